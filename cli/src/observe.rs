@@ -1,0 +1,109 @@
+//! What the server shows of itself: structured logs, and traces and metrics over OTLP when an endpoint is given.
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use node::Node;
+use opentelemetry::metrics::Gauge;
+use opentelemetry::trace::TracerProvider;
+use opentelemetry::{KeyValue, global};
+use opentelemetry_otlp::WithExportConfig;
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::metrics::SdkMeterProvider;
+use opentelemetry_sdk::trace::SdkTracerProvider;
+use proto::store::Link;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub enum Format {
+    /// For people.
+    Text,
+    /// For machines.
+    Json,
+}
+
+/// What has to be flushed at the end.
+pub struct Telemetry {
+    traces: Option<SdkTracerProvider>,
+    metrics: Option<SdkMeterProvider>,
+}
+
+/// Logs go to stderr; RUST_LOG chooses what. With an endpoint, spans and metrics go there, too.
+pub fn start(format: Format, otlp: Option<&str>) -> anyhow::Result<Telemetry> {
+    let filter = EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| EnvFilter::new("info,openraft=warn,opentelemetry=warn"));
+    let text = matches!(format, Format::Text).then(|| tracing_subscriber::fmt::layer().with_writer(std::io::stderr));
+    let json = matches!(format, Format::Json).then(|| tracing_subscriber::fmt::layer().json().with_writer(std::io::stderr));
+    let resource = Resource::builder()
+        .with_service_name("muster")
+        .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
+        .build();
+    let traces = otlp.map(|endpoint| traces(endpoint, resource.clone())).transpose()?;
+    let metrics = otlp.map(|endpoint| metrics(endpoint, resource)).transpose()?;
+    let spans = traces
+        .as_ref()
+        .map(|provider| tracing_opentelemetry::layer().with_tracer(provider.tracer("muster")));
+    tracing_subscriber::registry()
+        .with(filter)
+        .with(text)
+        .with(json)
+        .with(spans)
+        .try_init()
+        .context("logs")?;
+    if let Some(provider) = &metrics {
+        global::set_meter_provider(provider.clone());
+    }
+    Ok(Telemetry { traces, metrics })
+}
+
+fn traces(endpoint: &str, resource: Resource) -> anyhow::Result<SdkTracerProvider> {
+    let exporter = opentelemetry_otlp::SpanExporter::builder()
+        .with_tonic()
+        .with_endpoint(endpoint)
+        .build()
+        .with_context(|| format!("cannot send traces to {endpoint}"))?;
+    Ok(SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource).build())
+}
+
+fn metrics(endpoint: &str, resource: Resource) -> anyhow::Result<SdkMeterProvider> {
+    let exporter = opentelemetry_otlp::MetricExporter::builder()
+        .with_tonic()
+        .with_endpoint(endpoint)
+        .build()
+        .with_context(|| format!("cannot send metrics to {endpoint}"))?;
+    Ok(SdkMeterProvider::builder().with_periodic_exporter(exporter).with_resource(resource).build())
+}
+
+/// Records the fleet's figures; costs nothing without an endpoint.
+pub fn fleet(node: &Arc<Node>) {
+    static AGENTS: std::sync::OnceLock<Gauge<u64>> = std::sync::OnceLock::new();
+    let agents = AGENTS.get_or_init(|| {
+        let meter = global::meter("muster");
+        meter.u64_gauge("muster.agents").with_description("Agents by link state").build()
+    });
+    for (word, link) in [("connected", Link::Connected), ("lost", Link::Lost), ("left", Link::Left)] {
+        let count = |p: &Arc<node::partition::Partition>| {
+            p.index().read().rows.values().filter(|row| row.link == link && !row.alias).count() as u64
+        };
+        agents.record(node.partitions.iter().map(count).sum(), &[KeyValue::new("state", word)]);
+    }
+}
+
+// === impl Telemetry ===
+
+impl Telemetry {
+    /// Sends what has not been sent.
+    pub fn stop(self) {
+        let ended = self.traces.map(|traces| traces.shutdown());
+        if let Some(Err(error)) = ended {
+            eprintln!("traces were not flushed: {error}");
+        }
+        let ended = self.metrics.map(|metrics| metrics.shutdown());
+        if let Some(Err(error)) = ended {
+            eprintln!("metrics were not flushed: {error}");
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! What one does to agents: label, restart, forget, retry.
+//!
+//! The API wants uids where it changes something, so names are resolved first. A selector that moves collectors is
+//! asked about, with the number of agents it matches.
+
+use std::collections::BTreeMap;
+
+use proto::api;
+
+use super::args::Chosen;
+use super::uid;
+use crate::exit::{Code, Failure};
+use crate::operator::client::{Client, call, idempotency_key};
+use crate::operator::output::{Output, confirm};
+use crate::render::text::{clean, plural};
+
+pub async fn label(
+    items: Vec<String>,
+    selector: Option<String>,
+    client: &Client,
+    out: Output,
+) -> Result<(), Failure> {
+    let (agents, set, remove) = labels(items);
+    if set.is_empty() && remove.is_empty() {
+        return Err(Failure::usage("no label to set or remove").hint("give KEY=VALUE or KEY-"));
+    }
+    if agents.is_empty() == selector.is_none() {
+        return Err(Failure::usage(
+            "either agents by name or --selector is needed, and not both",
+        ));
+    }
+    let request = api::LabelAgentsRequest {
+        uids: uids(client, &agents).await?,
+        selector: selector.unwrap_or_default(),
+        set,
+        remove,
+        idempotency_key: idempotency_key(),
+    };
+    let answer = call("label agents", async || {
+        client.agents().label_agents(request.clone()).await
+    })
+    .await?;
+    changed(&answer, "labelled", out)
+}
+
+pub async fn restart(chosen: Chosen, client: &Client, out: Output) -> Result<(), Failure> {
+    let (uids, selector) = choose(chosen, "Restart the collectors of", client).await?;
+    let request = api::RestartAgentsRequest {
+        uids,
+        selector,
+        idempotency_key: idempotency_key(),
+    };
+    let answer = call("restart agents", async || {
+        client.agents().restart_agents(request.clone()).await
+    })
+    .await?;
+    changed(&answer, "ordered to restart:", out)
+}
+
+pub async fn retry(chosen: Chosen, client: &Client, out: Output) -> Result<(), Failure> {
+    let (uids, selector) = choose(
+        chosen,
+        "Offer again what was refused or not answered to",
+        client,
+    )
+    .await?;
+    let request = api::RetryAgentsRequest {
+        uids,
+        selector,
+        idempotency_key: idempotency_key(),
+    };
+    let answer = call("retry agents", async || {
+        client.agents().retry_agents(request.clone()).await
+    })
+    .await?;
+    changed(&answer, "to be offered again:", out)
+}
+
+pub async fn forget(agents: &[String], client: &Client, out: Output) -> Result<(), Failure> {
+    let mut sum = api::ChangedAgents::default();
+    for uid in uids(client, agents).await? {
+        let request = api::ForgetAgentRequest {
+            uid,
+            idempotency_key: idempotency_key(),
+        };
+        let doing = format!("forget agent {}", request.uid);
+        let answer = call(&doing, async || {
+            client.agents().forget_agent(request.clone()).await
+        })
+        .await?;
+        sum.changed += answer.changed;
+        sum.refused.extend(answer.refused);
+    }
+    changed(&sum, "forgotten:", out)
+}
+
+async fn choose(
+    chosen: Chosen,
+    act: &str,
+    client: &Client,
+) -> Result<(Vec<String>, String), Failure> {
+    let Some(selector) = chosen.selector else {
+        return Ok((uids(client, &chosen.agents).await?, String::new()));
+    };
+    if selector.trim().is_empty() {
+        return Err(Failure::usage("an empty selector matches every agent")
+            .hint("name a key, for example -l service.name"));
+    }
+    if !chosen.yes {
+        let request = api::ListAgentsRequest {
+            selector: selector.clone(),
+            page_size: 1,
+            ..Default::default()
+        };
+        let total = call("count agents", async || {
+            client.agents().list_agents(request.clone()).await
+        })
+        .await?
+        .total;
+        confirm(
+            false,
+            &format!(
+                "{act} {} in `{}`?",
+                plural(total, "agent"),
+                clean(&selector)
+            ),
+        )?;
+    }
+    Ok((Vec::new(), selector))
+}
+
+fn changed(answer: &api::ChangedAgents, done: &str, out: Output) -> Result<(), Failure> {
+    out.show(answer, |answer, _| {
+        format!("{done} {}", plural(answer.changed, "agent"))
+    })?;
+    if answer.refused.is_empty() {
+        return Ok(());
+    }
+    let why: Vec<String> = answer.refused.iter().map(|line| clean(line)).collect();
+    Err(Failure::new(
+        Code::Failed,
+        format!("left as they are: {}", plural(why.len() as u64, "agent")),
+    )
+    .hint(why.join("\n")))
+}
+
+async fn uids(client: &Client, agents: &[String]) -> Result<Vec<String>, Failure> {
+    let mut uids = Vec::with_capacity(agents.len());
+    for agent in agents {
+        uids.push(uid(client, agent).await?);
+    }
+    Ok(uids)
+}
+
+type Labels = (Vec<String>, BTreeMap<String, String>, Vec<String>);
+
+fn labels(items: Vec<String>) -> Labels {
+    let (mut agents, mut set, mut remove) = Labels::default();
+    for item in items {
+        match (item.split_once('='), item.strip_suffix('-')) {
+            (Some((key, value)), _) => drop(set.insert(key.to_owned(), value.to_owned())),
+            (None, Some(key)) => remove.push(key.to_owned()),
+            (None, None) => agents.push(item),
+        }
+    }
+    (agents, set, remove)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equals_sets_a_trailing_dash_removes_and_the_rest_are_agents() {
+        let (agents, set, remove) = labels(
+            ["web-1", "env=prod", "note=a=b", "old-"]
+                .map(str::to_owned)
+                .to_vec(),
+        );
+        assert_eq!(agents, ["web-1"]);
+        assert_eq!(
+            set,
+            BTreeMap::from([("env".into(), "prod".into()), ("note".into(), "a=b".into())])
+        );
+        assert_eq!(remove, ["old"]);
+    }
+
+    #[test]
+    fn agents_left_as_they_are_fail_the_command_with_their_reasons() {
+        let answer = api::ChangedAgents {
+            changed: 1,
+            refused: vec!["u2: not connected".into()],
+        };
+        let failure = changed(
+            &answer,
+            "restarted",
+            Output::new(crate::operator::output::Format::Json),
+        )
+        .unwrap_err();
+        assert_eq!(failure.code(), Code::Failed);
+        assert!(failure.to_string().contains("u2: not connected"));
+    }
+}

@@ -1,0 +1,149 @@
+//! What `muster agents` understands.
+
+use clap::{Args, Subcommand};
+
+const LIST_EXAMPLES: &str = "\
+Examples:
+  muster agents list -l 'role = agent, env in (prod, staging)'
+  muster agents list --state failed -o wide
+  muster agents list --rollout pii-redaction --bucket rejected
+  muster agents list --limit 0 -o json | jq -r '.agents[].uid'
+
+States: connected lost left unhealthy drifted unassigned failed, or a delivery state
+(\"pending pickup\", applying, soaking, converged, ...).";
+
+const LABEL_EXAMPLES: &str = "\
+KEY=VALUE sets a label, KEY- removes it; anything else is an agent. Relabelling never pushes a
+config.
+
+Examples:
+  muster agents label web-1 env=prod
+  muster agents label web-1 web-2 team=edge canary-
+  muster agents label -l 'host.name = web-1' env=prod";
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// List agents
+    #[command(visible_alias = "ls", after_help = LIST_EXAMPLES)]
+    List(ListArgs),
+    /// Show one agent: health, delivery, effective config, components
+    #[command(
+        after_help = "Examples:\n  muster agents get web-1\n  muster agents get 0192f3 --effective\n  muster agents get web-1 --config > sent.yaml"
+    )]
+    Get(GetArgs),
+    /// Show what happened to one agent, newest first
+    History {
+        /// Uid, a prefix of it, or a name that only one agent has
+        agent: String,
+        /// Transitions to show
+        #[arg(long, default_value_t = 100)]
+        limit: u32,
+    },
+    /// Set and remove labels
+    #[command(after_help = LABEL_EXAMPLES)]
+    Label {
+        /// Agents, then KEY=VALUE or KEY-
+        #[arg(required = true, value_name = "AGENT|KEY=VALUE|KEY-")]
+        items: Vec<String>,
+        /// All agents that match, instead of named ones
+        #[arg(short = 'l', long)]
+        selector: Option<String>,
+    },
+    /// Order supervisors to restart their collectors, once
+    Restart(Chosen),
+    /// Remove the record of agents; one that is alive comes back as new
+    Forget {
+        /// Uid, a prefix of it, or a name that only one agent has
+        #[arg(required = true)]
+        agents: Vec<String>,
+    },
+    /// Let a refused or unanswered config be offered again
+    Retry(Chosen),
+    /// Identical errors over the fleet, most frequent first
+    Errors {
+        /// Only agents that match
+        #[arg(short = 'l', long, default_value = "", hide_default_value = true)]
+        selector: String,
+    },
+    /// Count agents by the values of a key
+    #[command(
+        after_help = "Examples:\n  muster agents count --by service.version\n  muster agents count --by state -l 'env = prod'"
+    )]
+    Count(CountArgs),
+}
+
+#[derive(Args)]
+pub struct ListArgs {
+    /// Only agents that match: 'k = v, k in (a, b), !k, service.version >= 0.150'
+    #[arg(short = 'l', long, default_value = "", hide_default_value = true)]
+    pub selector: String,
+    /// Only agents with this text in uid, attributes, labels or errors
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub text: String,
+    /// Column or attribute to sort by, '-' before it for descending
+    #[arg(
+        long,
+        default_value = "",
+        hide_default_value = true,
+        allow_hyphen_values = true
+    )]
+    pub sort: String,
+    /// Only agents in this state
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub state: String,
+    /// Only members of this rollout
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub rollout: String,
+    /// Only members in this bucket of the rollout: converged, rejected, not_reached, ...
+    #[arg(
+        long,
+        requires = "rollout",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub bucket: String,
+    /// Agents to print, 0 for all [default: 500 as a table, all as json or yaml]
+    #[arg(long)]
+    pub limit: Option<u64>,
+}
+
+#[derive(Args)]
+pub struct GetArgs {
+    /// Uid, a prefix of it, or a name that only one agent has
+    pub agent: String,
+    /// Print the effective config only, as the agent reported it, redacted
+    #[arg(long, conflicts_with = "config")]
+    pub effective: bool,
+    /// Print the config sent last only
+    #[arg(long)]
+    pub config: bool,
+}
+
+#[derive(Args)]
+pub struct Chosen {
+    /// Uids, prefixes of them, or names that only one agent has
+    #[arg(required_unless_present = "selector", conflicts_with = "selector")]
+    pub agents: Vec<String>,
+    /// All agents that match; asks first
+    #[arg(short = 'l', long)]
+    pub selector: Option<String>,
+    /// Do not ask
+    #[arg(short, long)]
+    pub yes: bool,
+}
+
+#[derive(Args)]
+pub struct CountArgs {
+    /// Attribute, label or column
+    #[arg(long, value_name = "KEY")]
+    pub by: String,
+    /// Only agents that match
+    #[arg(short = 'l', long, default_value = "", hide_default_value = true)]
+    pub selector: String,
+    /// Only agents with this text in uid, attributes, labels or errors
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub text: String,
+    /// Only agents in this state
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub state: String,
+}

@@ -1,0 +1,154 @@
+//! `muster agents`: the fleet as it is, and the few things one does to single agents.
+
+mod acts;
+mod args;
+
+use proto::api;
+
+use crate::exit::Failure;
+use crate::operator::client::{Client, call};
+use crate::operator::output::{Output, talk};
+use crate::render::agent::{Part, detail, history};
+use crate::render::agents as render;
+pub use args::Command;
+use args::{CountArgs, GetArgs, ListArgs};
+
+/// Agents of one page; the most the API gives.
+const PAGE: u32 = 1000;
+/// Agents a person is shown unless `--limit` says otherwise. Programs get all.
+const SHOWN: u64 = 500;
+
+/// Runs one of them.
+pub async fn run(command: Command, client: &Client, out: Output) -> Result<(), Failure> {
+    match command {
+        Command::List(args) => list(args, client, out).await,
+        Command::Get(args) => get(args, client, out).await,
+        Command::History { agent, limit } => {
+            let request = api::AgentHistoryRequest {
+                uid: uid(client, &agent).await?,
+                limit,
+            };
+            let doing = format!("read the history of agent {agent}");
+            let answer = call(&doing, async || {
+                client.agents().agent_history(request.clone()).await
+            })
+            .await?;
+            out.show(&answer, |answer, look| history(&answer.transitions, look))
+        }
+        Command::Label { items, selector } => acts::label(items, selector, client, out).await,
+        Command::Restart(chosen) => acts::restart(chosen, client, out).await,
+        Command::Forget { agents } => acts::forget(&agents, client, out).await,
+        Command::Retry(chosen) => acts::retry(chosen, client, out).await,
+        Command::Errors { selector } => {
+            let request = api::ListErrorsRequest { selector };
+            let answer = call("list errors", async || {
+                client.agents().list_errors(request.clone()).await
+            })
+            .await?;
+            out.show(&answer, render::errors)
+        }
+        Command::Count(CountArgs {
+            by,
+            selector,
+            text,
+            state,
+        }) => {
+            let request = api::GroupAgentsRequest {
+                selector,
+                text,
+                by,
+                state,
+            };
+            let answer = call("count agents", async || {
+                client.agents().group_agents(request.clone()).await
+            })
+            .await?;
+            out.show(&answer, |answer, _| render::groups(answer, &request.by))
+        }
+    }
+}
+
+async fn list(args: ListArgs, client: &Client, out: Output) -> Result<(), Failure> {
+    let limit = match args
+        .limit
+        .unwrap_or(if out.for_programs() { 0 } else { SHOWN })
+    {
+        0 => u64::MAX,
+        limit => limit,
+    };
+    let ListArgs {
+        selector,
+        text,
+        sort,
+        state,
+        rollout,
+        bucket,
+        limit: _,
+    } = args;
+    let page_size = u32::try_from(limit.min(PAGE.into())).unwrap_or(PAGE);
+    let mut request = api::ListAgentsRequest {
+        selector,
+        text,
+        sort,
+        page_size,
+        page_token: String::new(),
+        state,
+        rollout,
+        bucket,
+    };
+    let mut all = api::ListAgentsResponse::default();
+    let bar = indicatif::ProgressBar::no_length();
+    loop {
+        let page = call("list agents", async || {
+            client.agents().list_agents(request.clone()).await
+        })
+        .await?;
+        all.total = page.total;
+        all.unreadable_partitions = all.unreadable_partitions.max(page.unreadable_partitions);
+        all.agents.extend(page.agents);
+        let read = u64::try_from(all.agents.len()).unwrap_or(u64::MAX);
+        bar.set_length(all.total.min(limit));
+        bar.set_position(read);
+        request.page_token = page.next_page_token;
+        if request.page_token.is_empty() || read >= limit {
+            break;
+        }
+    }
+    bar.finish_and_clear();
+    all.agents
+        .truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+    all.next_page_token.clear();
+    out.show(&all, render::list)?;
+    if let Some(note) = render::list_note(&all) {
+        talk(note);
+    }
+    Ok(())
+}
+
+async fn get(args: GetArgs, client: &Client, out: Output) -> Result<(), Failure> {
+    let answer = read(client, &args.agent).await?;
+    let part = match (args.effective, args.config) {
+        (true, _) => Part::Effective,
+        (_, true) => Part::Delivered,
+        _ => Part::All,
+    };
+    out.show(&answer, |answer, look| detail(answer, part, look))
+}
+
+/// The uid of an agent that is named by a prefix or a name; a whole uid is taken as it is.
+async fn uid(client: &Client, agent: &str) -> Result<String, Failure> {
+    match uuid::Uuid::try_parse(agent) {
+        Ok(uid) => Ok(uid.hyphenated().to_string()),
+        Err(_) => Ok(read(client, agent).await?.agent.unwrap_or_default().uid),
+    }
+}
+
+async fn read(client: &Client, agent: &str) -> Result<api::AgentDetail, Failure> {
+    let request = api::GetAgentRequest {
+        uid: agent.to_owned(),
+    };
+    call(&format!("read agent {agent}"), async || {
+        client.agents().get_agent(request.clone()).await
+    })
+    .await
+}

@@ -1,0 +1,97 @@
+//! The commands of an operator: each asks the API, and hands the answer to `render`.
+//!
+//! Nothing here decides about the fleet; what the server refuses is shown with its reason.
+
+pub mod address;
+pub mod agents;
+pub mod apply;
+pub mod audit;
+pub mod client;
+pub mod families;
+pub mod manifests;
+pub mod output;
+pub mod preview;
+pub mod rollout;
+pub mod start;
+pub mod supervisor;
+pub mod tokens;
+pub mod watch;
+
+use clap::{CommandFactory, Subcommand};
+
+use crate::args::{Cli, Connection};
+use crate::exit::Failure;
+use client::Client;
+use output::Output;
+
+/// Commands that speak to a server, and the two that need none.
+#[derive(Subcommand)]
+pub enum Operator {
+    /// Look at agents, label them, restart their collectors
+    #[command(subcommand, visible_alias = "agent")]
+    Agents(agents::Command),
+    /// Store manifests of families and plans; nothing is delivered
+    Apply(apply::ApplyArgs),
+    /// Look at families and their revisions
+    #[command(subcommand, visible_alias = "family")]
+    Families(families::Command),
+    /// Show exactly what activating a revision would do
+    Preview(preview::PreviewArgs),
+    /// Start a rollout, watch it, stop it
+    #[command(subcommand, visible_alias = "rollouts")]
+    Rollout(rollout::Command),
+    /// Make and revoke tokens of agents and operators
+    #[command(subcommand, visible_alias = "token")]
+    Tokens(tokens::Command),
+    /// Who changed what, and the proof that nothing was removed
+    #[command(subcommand)]
+    Audit(audit::Command),
+    /// Print a Supervisor config that is right for its version (offline)
+    SupervisorConfig(supervisor::SupervisorArgs),
+    /// Print a completion script for a shell
+    #[command(
+        after_help = "Examples:\n  muster completion bash > /etc/bash_completion.d/muster\n  muster completion zsh > ~/.zfunc/_muster"
+    )]
+    Completion {
+        /// Shell to complete in
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Runs one command.
+pub async fn run(command: Operator, connection: &Connection) -> Result<(), Failure> {
+    let out = Output::new(connection.output);
+    match command {
+        Operator::SupervisorConfig(args) => out.text(&supervisor::config(&args)),
+        Operator::Completion { shell } => completion(shell, out),
+        Operator::Agents(command) => {
+            agents::run(command, &Client::connect(connection).await?, out).await
+        }
+        // Files are read first: a mistake in them shows without a server.
+        Operator::Apply(args) => {
+            let manifests = manifests::read_all(&args.file)?;
+            apply::run(args, manifests, &Client::connect(connection).await?, out).await
+        }
+        Operator::Families(command) => {
+            families::run(command, &Client::connect(connection).await?, out).await
+        }
+        Operator::Preview(args) => {
+            preview::run(args, &Client::connect(connection).await?, out).await
+        }
+        Operator::Rollout(command) => {
+            rollout::run(command, &Client::connect(connection).await?, out).await
+        }
+        Operator::Tokens(command) => {
+            tokens::run(command, &Client::connect(connection).await?, out).await
+        }
+        Operator::Audit(command) => {
+            audit::run(command, &Client::connect(connection).await?, out).await
+        }
+    }
+}
+
+fn completion(shell: clap_complete::Shell, out: Output) -> Result<(), Failure> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "muster", &mut script);
+    out.text(&String::from_utf8_lossy(&script))
+}

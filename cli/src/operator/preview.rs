@@ -1,0 +1,70 @@
+//! `muster preview`: what activating a revision would do. Changes nothing.
+
+use clap::Args;
+use proto::api;
+
+use crate::exit::Failure;
+use crate::operator::client::{Client, call};
+use crate::operator::output::{Output, talk};
+use crate::render::preview as render;
+
+const EXAMPLES: &str = "\
+The server keeps a preview for 24 hours, so that a rollout can be bound to it.
+
+Examples:
+  muster preview pii-redaction
+  muster preview pii-redaction --revision 4 --plan careful
+  muster rollout start pii-redaction --preview \"$(muster preview pii-redaction -o json | jq -r .id)\"";
+
+#[derive(Args)]
+#[command(after_help = EXAMPLES)]
+pub struct PreviewArgs {
+    /// Name of the family
+    pub family: String,
+    /// Revision [default: the latest]
+    #[arg(long, default_value_t = 0, hide_default_value = true)]
+    pub revision: u64,
+    /// Plan [default: 1, 1 %, 10 %, 50 %, rest]
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub plan: String,
+    /// Show diffs whole, however long
+    #[arg(long)]
+    pub full: bool,
+}
+
+/// Makes one and prints it.
+pub async fn run(args: PreviewArgs, client: &Client, out: Output) -> Result<(), Failure> {
+    let request = api::PreviewRequest {
+        family: args.family,
+        revision: args.revision,
+        plan: args.plan,
+    };
+    let preview = make(&request, client).await?;
+    out.show(&preview, |preview, look| {
+        render::preview(preview, args.full, look)
+    })?;
+    if !out.for_programs() {
+        talk(format_args!(
+            "to activate exactly this:\n  {}",
+            render::start_command(&preview, &request.plan)
+        ));
+    }
+    Ok(())
+}
+
+/// Makes a preview. It reads every matching agent, so a terminal shows that something happens.
+pub async fn make(
+    request: &api::PreviewRequest,
+    client: &Client,
+) -> Result<api::PreviewResponse, Failure> {
+    let spinner = indicatif::ProgressBar::new_spinner()
+        .with_message(format!("previewing {}", request.family));
+    spinner.enable_steady_tick(std::time::Duration::from_millis(100));
+    let doing = format!("preview family {}", request.family);
+    let answer = call(&doing, async || {
+        client.families().preview(request.clone()).await
+    })
+    .await;
+    spinner.finish_and_clear();
+    answer
+}

@@ -1,0 +1,149 @@
+//! `muster rollout`: start, watch and stop a change on its way.
+
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use proto::api;
+
+use crate::exit::Failure;
+use crate::operator::client::{Client, call, idempotency_key};
+use crate::operator::output::Output;
+use crate::operator::{start, watch};
+use crate::render::rollout as render;
+
+const WATCH_EXAMPLES: &str = "\
+Redraws on a terminal; elsewhere one line for each change, or with -o json one object a line.
+Ends when the rollout ends or halts: exit code 0 if it completed, else 7. With --follow a halt is
+waited out.
+
+Examples:
+  muster rollout watch pii-redaction
+  muster rollout watch pii-redaction -o json | jq -c '.total'";
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Open a rollout of a revision, bound to a preview
+    #[command(after_help = start::EXAMPLES)]
+    Start(start::StartArgs),
+    /// List rollouts, newest first
+    #[command(visible_alias = "ls")]
+    List {
+        /// Only those of this family
+        #[arg(long, default_value = "", hide_default_value = true)]
+        family: String,
+        /// Only those that have not ended
+        #[arg(long)]
+        open: bool,
+    },
+    /// Show one rollout: waves, counts, errors
+    Get {
+        /// Id, or a family for its newest
+        rollout: String,
+    },
+    /// Follow a rollout until it ends
+    #[command(after_help = WATCH_EXAMPLES)]
+    Watch {
+        /// Id, or a family for its newest
+        rollout: String,
+        #[command(flatten)]
+        until: Until,
+    },
+    /// Start no further offers, for now
+    Pause(VerbArgs),
+    /// Go on after a pause or a halt
+    Resume(VerbArgs),
+    /// Stop: no further agent is offered the revision
+    Halt(VerbArgs),
+    /// Give every agent that was offered the revision what it would have without
+    Rollback(VerbArgs),
+}
+
+/// How long a watch lasts.
+#[derive(Args, Clone, Copy)]
+pub struct Until {
+    /// Stop waiting after so long (90s, 2h); the rollout goes on, the exit code is 7
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub timeout: Option<Duration>,
+    /// Wait through halts, too
+    #[arg(long)]
+    pub follow: bool,
+}
+
+#[derive(Args)]
+pub struct VerbArgs {
+    /// Id, or a family for its newest
+    rollout: String,
+    /// Why: kept in the audit log
+    #[arg(long, default_value = "", hide_default_value = true)]
+    reason: String,
+}
+
+#[derive(Clone, Copy)]
+enum Verb {
+    Pause,
+    Resume,
+    Halt,
+    Rollback,
+}
+
+/// Runs one of them.
+pub async fn run(command: Command, client: &Client, out: Output) -> Result<(), Failure> {
+    match command {
+        Command::Start(args) => start::run(args, client, out).await,
+        Command::List { family, open } => {
+            let request = api::ListRolloutsRequest {
+                family,
+                open_only: open,
+            };
+            let answer = call("list rollouts", async || {
+                client.rollouts().list_rollouts(request.clone()).await
+            })
+            .await?;
+            out.show(&answer, render::list)
+        }
+        Command::Get { rollout } => out.show(&read(client, &rollout).await?, render::detail),
+        Command::Watch { rollout, until } => {
+            watch::run(read(client, &rollout).await?, until, client, out).await
+        }
+        Command::Pause(args) => verb(Verb::Pause, args, client, out).await,
+        Command::Resume(args) => verb(Verb::Resume, args, client, out).await,
+        Command::Halt(args) => verb(Verb::Halt, args, client, out).await,
+        Command::Rollback(args) => verb(Verb::Rollback, args, client, out).await,
+    }
+}
+
+async fn verb(verb: Verb, args: VerbArgs, client: &Client, out: Output) -> Result<(), Failure> {
+    let id = read(client, &args.rollout).await?.id;
+    let request = api::RolloutVerb {
+        id,
+        reason: args.reason,
+        idempotency_key: idempotency_key(),
+    };
+    let name = match verb {
+        Verb::Pause => "pause",
+        Verb::Resume => "resume",
+        Verb::Halt => "halt",
+        Verb::Rollback => "roll back",
+    };
+    let doing = format!("{name} rollout {}", args.rollout);
+    let answer = call(&doing, async || {
+        let request = request.clone();
+        match verb {
+            Verb::Pause => client.rollouts().pause_rollout(request).await,
+            Verb::Resume => client.rollouts().resume_rollout(request).await,
+            Verb::Halt => client.rollouts().halt_rollout(request).await,
+            Verb::Rollback => client.rollouts().rollback_rollout(request).await,
+        }
+    });
+    out.show(&answer.await?, render::detail)
+}
+
+async fn read(client: &Client, rollout: &str) -> Result<api::Rollout, Failure> {
+    let request = api::GetRolloutRequest {
+        id: rollout.to_owned(),
+    };
+    call(&format!("read rollout {rollout}"), async || {
+        client.rollouts().get_rollout(request.clone()).await
+    })
+    .await
+}

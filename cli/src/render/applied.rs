@@ -1,0 +1,94 @@
+//! What `apply` stored, and what was found in manifests.
+
+use proto::api;
+
+use crate::render::text::{clean, indent, revision};
+use crate::render::{Look, Tone};
+
+/// What `apply` did.
+pub fn applied(answer: &api::ApplyResponse, look: &Look) -> String {
+    let mut text = String::new();
+    for result in &answer.results {
+        let number = if result.revision == 0 {
+            String::new()
+        } else {
+            format!(" {}", revision(result.revision))
+        };
+        let tone = if result.change == "unchanged" {
+            Tone::Quiet
+        } else {
+            Tone::Good
+        };
+        let change = look.paint(tone, &clean(&result.change));
+        text += &format!(
+            "{}/{}{number} {change}\n",
+            clean(&result.kind).to_lowercase(),
+            clean(&result.name)
+        );
+        text += &indent(&findings(&result.findings, look), 2);
+    }
+    if text.is_empty() {
+        "no manifests\n".to_owned()
+    } else {
+        text
+    }
+}
+
+/// One line for each finding: how bad, where, what.
+pub fn findings(findings: &[api::Finding], look: &Look) -> String {
+    let line = |finding: &api::Finding| {
+        let tone = if finding.severity == "error" {
+            Tone::Bad
+        } else {
+            Tone::Moving
+        };
+        let role = if finding.role.is_empty() {
+            String::new()
+        } else {
+            format!(" role {}", clean(&finding.role))
+        };
+        let path = if finding.path.is_empty() {
+            String::new()
+        } else {
+            format!(" {}", clean(&finding.path))
+        };
+        format!(
+            "{}{role}{path}: {}\n",
+            look.paint(tone, &clean(&finding.severity)),
+            clean(&finding.message)
+        )
+    };
+    findings.iter().map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn apply_tells_each_change_with_its_warnings() {
+        let finding = api::Finding {
+            severity: "warning".into(),
+            path: "processors.foo".into(),
+            message: "unused".into(),
+            role: "agent".into(),
+        };
+        let result = api::apply_response::Result {
+            kind: "Family".into(),
+            name: "pii".into(),
+            change: "new revision".into(),
+            revision: 4,
+            findings: vec![finding],
+        };
+        let text = applied(
+            &api::ApplyResponse {
+                results: vec![result],
+            },
+            &Look::default(),
+        );
+        assert_eq!(
+            text,
+            "family/pii r4 new revision\n  warning role agent processors.foo: unused\n"
+        );
+    }
+}

@@ -1,0 +1,273 @@
+//! A preview: who would get what, in which order, and who would not.
+
+use proto::api;
+
+use crate::render::agents::head;
+use crate::render::applied::findings;
+use crate::render::families::unified;
+use crate::render::text::{clean, indent, plural, short, such_as, thousands};
+use crate::render::{Look, Tone};
+
+/// Lines of one diff, unless all are asked for.
+const DIFF_LINES: usize = 40;
+/// Lines of a list of agents, unless all are asked for.
+const LIST_LINES: usize = 10;
+
+/// `muster preview`, and what `rollout start` shows before it asks. `full` cuts nothing.
+pub fn preview(preview: &api::PreviewResponse, full: bool, look: &Look) -> String {
+    let mut text = title(preview, look);
+    let mut section = |title: &str, body: String| {
+        if !body.is_empty() {
+            text += &format!("\n{}\n{}", look.paint(Tone::Title, title), indent(&body, 2));
+        }
+    };
+    let lines = |lines: usize| if full { usize::MAX } else { lines };
+    let several = |items: &[String]| {
+        head(
+            &items
+                .iter()
+                .map(|i| format!("{}\n", clean(i)))
+                .collect::<String>(),
+            lines(LIST_LINES),
+        )
+    };
+    section("Findings", findings(&preview.findings, look));
+    section("Agents that match two roles", several(&preview.conflicts));
+    section("Taken from other families", several(&preview.takeovers));
+    section(
+        "Order",
+        preview
+            .roles
+            .iter()
+            .enumerate()
+            .map(|(index, r)| role(index + 1, r))
+            .collect(),
+    );
+    section(
+        "Changes",
+        preview
+            .groups
+            .iter()
+            .map(|group| diff_group(group, lines(DIFF_LINES), look))
+            .collect(),
+    );
+    let left_out = preview.left_out.iter();
+    section(
+        "Left out",
+        left_out
+            .map(|l| {
+                format!(
+                    "{}: {}{}\n",
+                    plural(l.agents, "agent"),
+                    clean(&l.why),
+                    such_as(&l.examples)
+                )
+            })
+            .collect(),
+    );
+    text
+}
+
+/// Whether starting needs `--reach`.
+pub fn needs_reach(preview: &api::PreviewResponse) -> bool {
+    preview.members > preview.reach_limit || !preview.takeovers.is_empty()
+}
+
+/// The command that activates exactly what the preview shows.
+pub fn start_command(preview: &api::PreviewResponse, plan: &str) -> String {
+    let plan = if plan.is_empty() {
+        String::new()
+    } else {
+        format!(" --plan {}", clean(plan))
+    };
+    let reach = if needs_reach(preview) {
+        format!(" --reach {}", preview.members)
+    } else {
+        String::new()
+    };
+    let (family, revision, id) = (clean(&preview.family), preview.revision, clean(&preview.id));
+    format!("muster rollout start {family} --revision {revision}{plan} --preview {id}{reach}")
+}
+
+fn title(preview: &api::PreviewResponse, look: &Look) -> String {
+    let what = format!("{} r{}", clean(&preview.family), preview.revision);
+    let reach = if needs_reach(preview) {
+        look.paint(Tone::Bad, &format!("needs --reach {}", preview.members))
+    } else {
+        "within the limit".to_owned()
+    };
+    format!(
+        "Preview {} of {} ({})\n{}, {} changed; the family owns {} now; reach limit {}: {reach}\n",
+        clean(&preview.id),
+        look.paint(Tone::Title, &what),
+        short(&preview.revision_hash),
+        plural(preview.members, "member"),
+        thousands(preview.changed),
+        thousands(preview.owned),
+        thousands(preview.reach_limit),
+    )
+}
+
+fn role(place: usize, role: &api::RolePreview) -> String {
+    let matches = if role.matched == 1 {
+        "matches"
+    } else {
+        "match"
+    };
+    let mut text = format!(
+        "{place}. {}: {} {matches} `{}`\n",
+        clean(&role.role),
+        plural(role.matched, "agent"),
+        clean(&role.selector)
+    );
+    if !role.why.is_empty() {
+        text += &format!("   {}\n", clean(&role.why));
+    }
+    for (index, wave) in role.waves.iter().enumerate() {
+        let gate = if wave.gate.is_empty() {
+            String::new()
+        } else {
+            format!("; {}", clean(&wave.gate))
+        };
+        let size = if wave.size.is_empty() {
+            String::new()
+        } else {
+            format!(" ({})", clean(&wave.size))
+        };
+        let examples = such_as(&wave.examples);
+        text += &format!(
+            "   wave {}: {}{size}{examples}{gate}\n",
+            index + 1,
+            plural(wave.agents, "agent")
+        );
+    }
+    text
+}
+
+fn diff_group(group: &api::DiffGroup, lines: usize, look: &Look) -> String {
+    let who = format!(
+        "{} of role {}",
+        plural(group.agents, "agent"),
+        clean(&group.role)
+    );
+    let (be, get) = if group.agents == 1 {
+        ("is", "gets")
+    } else {
+        ("are", "get")
+    };
+    if group.unchanged {
+        return format!("{who} {be} unchanged{}\n", such_as(&group.examples));
+    }
+    let against = if group.against.is_empty() {
+        String::new()
+    } else {
+        format!(" against {}", clean(&group.against))
+    };
+    let diff = unified(&head(&group.diff, lines), look);
+    format!(
+        "{who} {get} this diff{against}{}\n{}",
+        such_as(&group.examples),
+        indent(&diff, 4)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn example() -> api::PreviewResponse {
+        let wave = |agents, size: &str| api::WavePreview {
+            agents,
+            size: size.into(),
+            ..Default::default()
+        };
+        api::PreviewResponse {
+            id: "p1".into(),
+            family: "pii".into(),
+            revision: 4,
+            revision_hash: "0123456789abcdef".into(),
+            roles: vec![api::RolePreview {
+                role: "agent".into(),
+                selector: "role = agent".into(),
+                matched: 9_447,
+                waves: vec![wave(1, "1"), wave(94, "1 %"), wave(9_352, "rest")],
+                why: "web-1 matches because role is agent".into(),
+            }],
+            groups: vec![
+                api::DiffGroup {
+                    role: "agent".into(),
+                    agents: 9_412,
+                    examples: vec!["web-1".into()],
+                    diff: "-a: 1\n+a: 2\n".into(),
+                    against: "r3".into(),
+                    ..Default::default()
+                },
+                api::DiffGroup {
+                    role: "agent".into(),
+                    agents: 1,
+                    unchanged: true,
+                    ..Default::default()
+                },
+            ],
+            left_out: vec![api::LeftOut {
+                why: "lack `redactionprocessor`".into(),
+                agents: 3,
+                examples: vec!["db-1".into()],
+            }],
+            members: 9_447,
+            changed: 9_443,
+            owned: 9_400,
+            reach_limit: 18_800,
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn preview_says_who_gets_what_in_which_order_and_who_does_not() {
+        assert_eq!(
+            preview(&example(), false, &Look::default()),
+            "\
+Preview p1 of pii r4 (0123456789ab)
+9,447 members, 9,443 changed; the family owns 9,400 now; reach limit 18,800: within the limit
+
+Order
+  1. agent: 9,447 agents match `role = agent`
+     web-1 matches because role is agent
+     wave 1: 1 agent (1)
+     wave 2: 94 agents (1 %)
+     wave 3: 9,352 agents (rest)
+
+Changes
+  9,412 agents of role agent get this diff against r3, e.g. web-1
+      -a: 1
+      +a: 2
+  1 agent of role agent is unchanged
+
+Left out
+  3 agents: lack `redactionprocessor`, e.g. db-1
+"
+        );
+    }
+
+    #[test]
+    fn what_stops_a_rollout_comes_before_its_order() {
+        let conflict = api::PreviewResponse {
+            conflicts: vec!["u1: gateway, agent".into()],
+            takeovers: vec!["u2 from base".into()],
+            ..example()
+        };
+        let text = preview(&conflict, false, &Look::default());
+        let at = |what: &str| text.find(what).unwrap();
+        assert!(at("match two roles\n  u1") < at("Order"));
+        assert!(at("other families\n  u2 from base") < at("Order"));
+        assert!(text.contains("needs --reach 9447"));
+    }
+
+    #[test]
+    fn long_diff_is_cut_unless_all_is_asked_for() {
+        let mut long = example();
+        long.groups[0].diff = "+x\n".repeat(100);
+        assert!(preview(&long, false, &Look::default()).contains("… 60 more lines"));
+        assert!(!preview(&long, true, &Look::default()).contains("more lines"));
+    }
+}

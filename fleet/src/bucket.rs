@@ -1,0 +1,320 @@
+//! Where a member of a rollout stands. Every member is in exactly one bucket, so that the figures add up.
+
+use crate::digest::Digest;
+use crate::offer::{Failure, Reported, State, failure_of};
+
+/// An agent that was healthy before its offer has so long to become healthy again before it counts as failed.
+pub const UNHEALTHY_AFTER_MS: u64 = 30_000;
+
+/// Buckets in the order in which people read them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Bucket {
+    /// Its wave has not begun.
+    Waiting,
+    /// To be offered, or offered and not answered.
+    PendingPickup,
+    /// In work at the agent.
+    Applying,
+    /// Applied; not yet converged by all signs.
+    Soaking,
+    /// Runs it, by all signs.
+    Converged,
+    /// Its delivery does not change.
+    Unchanged,
+    /// Failed, by kind.
+    Failed(Failure),
+    /// Not healthy, as before its offer.
+    WasUnhealthy,
+    /// Silent before its offer.
+    NotReached,
+    /// Cannot say what it runs.
+    Unverifiable,
+    /// Disconnected in order.
+    Left,
+    /// Its record is gone.
+    Deleted,
+    /// Failed with this config before this rollout.
+    Refused,
+    /// Cannot be configured now: duplicate uid, relabelled, re-owned, does not accept.
+    Excluded,
+    /// Rolled back, and proven to be.
+    Returned,
+}
+
+/// Every bucket, in order.
+pub const ALL: [Bucket; 20] = [
+    Bucket::Waiting,
+    Bucket::PendingPickup,
+    Bucket::Applying,
+    Bucket::Soaking,
+    Bucket::Converged,
+    Bucket::Unchanged,
+    Bucket::Failed(Failure::Rejected),
+    Bucket::Failed(Failure::Crashed),
+    Bucket::Failed(Failure::RolledBackByAgent),
+    Bucket::Failed(Failure::Unhealthy),
+    Bucket::Failed(Failure::NoAnswer),
+    Bucket::Failed(Failure::Vanished),
+    Bucket::WasUnhealthy,
+    Bucket::NotReached,
+    Bucket::Unverifiable,
+    Bucket::Left,
+    Bucket::Deleted,
+    Bucket::Refused,
+    Bucket::Excluded,
+    Bucket::Returned,
+];
+
+/// Is the agent there?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presence {
+    /// Heard of within its time.
+    Connected,
+    /// Silent for longer.
+    Lost,
+    /// Said goodbye.
+    Left,
+    /// No record.
+    Deleted,
+}
+
+/// A member as seen now.
+#[derive(Clone, Debug)]
+pub struct Sighting<'a> {
+    /// Is it there?
+    pub presence: Presence,
+    /// Its delivery did not change when the list was made.
+    pub unchanged: bool,
+    /// Its wave is open, or a rollback has reached it.
+    pub open: bool,
+    /// It was offered this rollout's revision.
+    pub touched: bool,
+    /// The rollback covers it.
+    pub taken_back: bool,
+    /// It cannot be configured now, or no longer belongs here.
+    pub excluded: bool,
+    /// It refused the goal before.
+    pub refuses: bool,
+    /// It reports config statuses.
+    pub reports_status: bool,
+    /// What it should run now.
+    pub goal: Option<Digest>,
+    /// Last authorised offer: hash, where it stands, the error.
+    pub offer: Option<(Digest, State, &'a str)>,
+    /// Last reported hash and status.
+    pub reported: Option<(Digest, Reported)>,
+    /// Healthy now; agents that do not report health count as healthy.
+    pub healthy: bool,
+    /// For how long it has been what `healthy` says.
+    pub health_age_ms: u64,
+    /// Healthy when the offer was made.
+    pub was_healthy: bool,
+    /// The effective config contradicts what was sent.
+    pub contradicts: bool,
+    /// The effective config proves what was sent.
+    pub proves: bool,
+}
+
+/// The one bucket this member is in.
+pub fn bucket(s: &Sighting<'_>) -> Bucket {
+    if s.presence == Presence::Deleted {
+        return Bucket::Deleted;
+    }
+    let at_goal = s.goal.is_some() && s.offer.map(|(hash, ..)| hash) == s.goal;
+    if s.taken_back && s.touched {
+        return match progress(s, at_goal) {
+            Bucket::Converged => Bucket::Returned,
+            Bucket::Failed(_) if !at_goal => Bucket::PendingPickup,
+            other => other,
+        };
+    }
+    if s.unchanged {
+        return Bucket::Unchanged;
+    }
+    if !s.touched && s.taken_back {
+        return Bucket::Waiting;
+    }
+    if s.excluded {
+        return Bucket::Excluded;
+    }
+    if !s.open && !s.touched {
+        return Bucket::Waiting;
+    }
+    if s.refuses && !s.touched {
+        return Bucket::Refused;
+    }
+    progress(s, at_goal)
+}
+
+fn progress(s: &Sighting<'_>, at_goal: bool) -> Bucket {
+    let Some((_, state, error)) = s.offer.filter(|_| at_goal) else {
+        return match s.presence {
+            Presence::Connected => Bucket::PendingPickup,
+            Presence::Left => Bucket::Left,
+            Presence::Lost | Presence::Deleted => Bucket::NotReached,
+        };
+    };
+    match (s.presence, state) {
+        (_, State::Failed) => Bucket::Failed(failure_of(error)),
+        (_, State::RolledBackByAgent) => Bucket::Failed(Failure::RolledBackByAgent),
+        (Presence::Left, _) => Bucket::Left,
+        (Presence::Lost, _) => Bucket::Failed(Failure::Vanished),
+        (_, State::NoAnswer | State::Offered) if !s.reports_status => unverified(s),
+        (_, State::NoAnswer) => Bucket::Failed(Failure::NoAnswer),
+        (_, State::Offered | State::Withdrawn) => Bucket::PendingPickup,
+        (_, State::Applying) => Bucket::Applying,
+        (_, State::Applied) => applied(s),
+    }
+}
+
+/// APPLIED is a timer at the agent, not proof: health and the effective config have to agree.
+fn applied(s: &Sighting<'_>) -> Bucket {
+    if !s.healthy {
+        return match (s.was_healthy, s.health_age_ms >= UNHEALTHY_AFTER_MS) {
+            (_, false) => Bucket::Soaking,
+            (true, true) => Bucket::Failed(Failure::Unhealthy),
+            (false, true) => Bucket::WasUnhealthy,
+        };
+    }
+    let names_it = s.reported.map(|(hash, status)| (Some(hash), status)) == Some((s.goal, Reported::Applied));
+    if names_it && !s.contradicts { Bucket::Converged } else { Bucket::Soaking }
+}
+
+/// An agent without config statuses converges by its effective config, or is counted apart.
+fn unverified(s: &Sighting<'_>) -> Bucket {
+    match (s.proves, s.healthy) {
+        (true, true) => Bucket::Converged,
+        (true, false) => applied(s),
+        (false, _) => Bucket::Unverifiable,
+    }
+}
+
+/// Members by bucket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts([u64; ALL.len()]);
+
+// === impl Counts ===
+
+impl Counts {
+    /// One more member in this bucket.
+    pub fn add(&mut self, bucket: Bucket) {
+        self.0[index(bucket)] += 1;
+    }
+
+    /// Members in this bucket.
+    pub fn of(&self, bucket: Bucket) -> u64 {
+        self.0[index(bucket)]
+    }
+
+    /// All members.
+    pub fn members(&self) -> u64 {
+        self.0.iter().sum()
+    }
+
+    /// Adds another partition's counts.
+    pub fn merge(&mut self, other: &Counts) {
+        for (mine, theirs) in self.0.iter_mut().zip(other.0) {
+            *mine += theirs;
+        }
+    }
+
+    /// Failed members of any kind.
+    pub fn failures(&self) -> u64 {
+        ALL.iter().filter(|bucket| matches!(bucket, Bucket::Failed(_))).map(|bucket| self.of(*bucket)).sum()
+    }
+
+    /// The failure kind with most members; ties go to the one named first.
+    pub fn main_failure(&self) -> Option<Failure> {
+        let failed = ALL.iter().filter_map(|bucket| match bucket {
+            Bucket::Failed(failure) if self.of(*bucket) > 0 => Some((self.of(*bucket), *failure)),
+            _ => None,
+        });
+        failed.max_by_key(|(count, failure)| (*count, std::cmp::Reverse(*failure))).map(|(_, failure)| failure)
+    }
+
+    /// Members whose outcome counts for the gate: not in a named exception.
+    pub fn reachable(&self) -> u64 {
+        let exceptions = [
+            Bucket::Unchanged,
+            Bucket::WasUnhealthy,
+            Bucket::NotReached,
+            Bucket::Unverifiable,
+            Bucket::Left,
+            Bucket::Deleted,
+            Bucket::Refused,
+            Bucket::Excluded,
+            Bucket::Returned,
+        ];
+        self.members() - exceptions.iter().map(|bucket| self.of(*bucket)).sum::<u64>()
+    }
+}
+
+fn index(bucket: Bucket) -> usize {
+    ALL.iter().position(|b| *b == bucket).expect("ALL lists every bucket")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn converged() -> Sighting<'static> {
+        let goal = Digest::of("test", &[b"goal"]);
+        Sighting {
+            presence: Presence::Connected,
+            unchanged: false,
+            open: true,
+            touched: true,
+            taken_back: false,
+            excluded: false,
+            refuses: false,
+            reports_status: true,
+            goal: Some(goal),
+            offer: Some((goal, State::Applied, "")),
+            reported: Some((goal, Reported::Applied)),
+            healthy: true,
+            health_age_ms: 1000,
+            was_healthy: true,
+            contradicts: false,
+            proves: true,
+        }
+    }
+
+    #[test]
+    fn converged_needs_every_sign() {
+        let all = converged();
+        assert_eq!(bucket(&all), Bucket::Converged);
+        assert_eq!(bucket(&Sighting { healthy: false, ..all.clone() }), Bucket::Soaking);
+        assert_eq!(bucket(&Sighting { contradicts: true, ..all.clone() }), Bucket::Soaking);
+        assert_eq!(bucket(&Sighting { reported: None, ..all.clone() }), Bucket::Soaking);
+        assert_eq!(bucket(&Sighting { presence: Presence::Lost, ..all }), Bucket::Failed(Failure::Vanished));
+    }
+
+    #[test]
+    fn thirty_seconds_unhealthy_fail_only_who_was_healthy() {
+        let sick = Sighting { healthy: false, health_age_ms: UNHEALTHY_AFTER_MS, ..converged() };
+        assert_eq!(bucket(&sick), Bucket::Failed(Failure::Unhealthy));
+        assert_eq!(bucket(&Sighting { was_healthy: false, ..sick }), Bucket::WasUnhealthy);
+    }
+
+    #[test]
+    fn silent_before_its_offer_is_not_failed() {
+        let asleep = Sighting { presence: Presence::Lost, touched: false, offer: None, ..converged() };
+        assert_eq!(bucket(&asleep), Bucket::NotReached);
+        assert_eq!(bucket(&Sighting { presence: Presence::Left, ..asleep }), Bucket::Left);
+    }
+
+    #[test]
+    fn an_agent_without_statuses_is_proven_by_its_effective_config_or_named() {
+        let goal = converged().goal.unwrap();
+        let mute = Sighting { reports_status: false, offer: Some((goal, State::NoAnswer, "")), reported: None, ..converged() };
+        assert_eq!(bucket(&mute), Bucket::Converged);
+        assert_eq!(bucket(&Sighting { proves: false, ..mute }), Bucket::Unverifiable);
+    }
+
+    #[test]
+    fn who_was_never_offered_it_is_not_touched_by_a_rollback() {
+        let untouched = Sighting { taken_back: true, touched: false, offer: None, ..converged() };
+        assert_eq!(bucket(&untouched), Bucket::Waiting);
+        assert_eq!(bucket(&Sighting { taken_back: true, ..converged() }), Bucket::Returned);
+    }
+}

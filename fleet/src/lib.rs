@@ -1,0 +1,25 @@
+//! The domain of Muster, as functions of their arguments: no clock, no randomness, no I/O, no serialisation.
+//!
+//! Read in this order: who an agent is and how it is selected, what a family delivers, what follows for one agent,
+//! how one offer lives, how a rollout moves, and how it is all written down.
+
+pub mod digest;
+pub mod selector;
+
+pub mod family;
+pub mod value;
+pub mod validate;
+pub mod components;
+pub mod merge;
+pub mod consistency;
+pub mod diff;
+pub mod redact;
+
+pub mod program;
+pub mod offer;
+
+pub mod bucket;
+pub mod rollout;
+pub mod waves;
+
+pub mod audit;

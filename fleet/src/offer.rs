@@ -1,0 +1,292 @@
+//! One offer's life, and whether an agent may be sent something now.
+//!
+//! `idle → offered → applying → applied | failed | rolled back by the agent | no answer | withdrawn`. Only a report
+//! that names the offered hash moves it; any other hash proves nothing. An offer is never derived from "reported ≠
+//! desired" alone: real supervisors answer a second delivery of the same config with APPLIED whatever their health.
+
+use crate::digest::Digest;
+
+/// Where an offer stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum State {
+    /// Written, or about to be; not answered.
+    Offered,
+    /// The agent said that it is applying it.
+    Applying,
+    /// The agent said that it applied it.
+    Applied,
+    /// The agent said that it failed.
+    Failed,
+    /// It failed, and the agent went back to an older config by itself.
+    RolledBackByAgent,
+    /// The time for an answer has passed.
+    NoAnswer,
+    /// Taken back by a halt before the agent answered.
+    Withdrawn,
+}
+
+/// What an agent says about a config.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reported {
+    /// Nothing yet.
+    Unset,
+    /// In work.
+    Applying,
+    /// Done.
+    Applied,
+    /// Not done.
+    Failed,
+}
+
+/// Last authorised offer of an agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Offer {
+    /// Delivery hash.
+    pub hash: Digest,
+    /// Where it stands.
+    pub state: State,
+    /// How often this hash was granted since a person last asked for it.
+    pub grants: u32,
+    /// Milliseconds since it was granted.
+    pub age_ms: u64,
+}
+
+/// What matters for the question "may something be sent now?".
+#[derive(Clone, Debug)]
+pub struct Situation<'a> {
+    /// What the agent should run; none: leave it.
+    pub desired: Option<Digest>,
+    /// May it be sent now? See [`crate::program::Desired::offerable`].
+    pub offerable: bool,
+    /// Last authorised offer.
+    pub last: Option<Offer>,
+    /// Last reported hash and status.
+    pub reported: Option<(Digest, Reported)>,
+    /// Hashes it failed or rolled back from, until a person says otherwise.
+    pub refused: &'a [Digest],
+    /// It declares AcceptsRemoteConfig.
+    pub accepts: bool,
+    /// It stands for many collectors: a map key that is missing deletes one, so it is shown and never configured.
+    pub many_collectors: bool,
+    /// Two agents speak with its uid.
+    pub duplicate: bool,
+    /// The report at hand is a full one that names another hash and whose collector started before the offer.
+    pub proves_not_received: bool,
+}
+
+/// The answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Send this hash.
+    Offer(Digest),
+    /// The agent runs it already, by its own word: write that down, send nothing.
+    Adopt(Digest),
+    /// Send nothing.
+    Nothing(Why),
+}
+
+/// Why nothing is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// It should keep what it has.
+    NothingDesired,
+    /// Its rollout stands still.
+    StandsStill,
+    /// It does not take remote configuration.
+    DoesNotAccept,
+    /// It stands for many collectors.
+    ManyCollectors,
+    /// Two agents speak with its uid.
+    Duplicate,
+    /// It failed with this config before.
+    Refused,
+    /// It has been offered and has not answered yet.
+    Outstanding,
+    /// It has it, or had its chance.
+    Settled,
+}
+
+/// May something be sent now?
+pub fn decide(s: &Situation<'_>) -> Decision {
+    let Some(desired) = s.desired else { return Decision::Nothing(Why::NothingDesired) };
+    if !s.accepts {
+        return Decision::Nothing(Why::DoesNotAccept);
+    }
+    if s.many_collectors {
+        return Decision::Nothing(Why::ManyCollectors);
+    }
+    if s.duplicate {
+        return Decision::Nothing(Why::Duplicate);
+    }
+    if s.refused.contains(&desired) {
+        return Decision::Nothing(Why::Refused);
+    }
+    let runs_it = s.reported == Some((desired, Reported::Applied));
+    match s.last {
+        Some(last) if last.hash == desired => match last.state {
+            State::Offered | State::Applying => Decision::Nothing(Why::Outstanding),
+            State::Applied | State::Failed | State::RolledBackByAgent => Decision::Nothing(Why::Settled),
+            State::NoAnswer | State::Withdrawn if runs_it => Decision::Adopt(desired),
+            _ if !s.offerable => Decision::Nothing(Why::StandsStill),
+            State::NoAnswer if last.grants < 2 && s.proves_not_received => Decision::Offer(desired),
+            State::NoAnswer => Decision::Nothing(Why::Settled),
+            State::Withdrawn => Decision::Offer(desired),
+        },
+        _ if runs_it => Decision::Adopt(desired),
+        _ if !s.offerable => Decision::Nothing(Why::StandsStill),
+        _ => Decision::Offer(desired),
+    }
+}
+
+/// How a report moves the last offer. `None`: it does not.
+pub fn on_report(last: &Offer, hash: Digest, reported: Reported) -> Option<State> {
+    use State::{Applied, Applying, Failed, NoAnswer, Offered, RolledBackByAgent, Withdrawn};
+    let next = if hash == last.hash {
+        match (last.state, reported) {
+            // A late answer is an answer. After a withdrawal it tells that the agent had it all the same.
+            (Offered | Applying | NoAnswer | Withdrawn, Reported::Applied) => Applied,
+            (Offered | NoAnswer | Withdrawn, Reported::Applying) => Applying,
+            (Offered | Applying | Applied | NoAnswer | Withdrawn, Reported::Failed) => Failed,
+            // Failed stays failed until a person asks again: APPLIED after FAILED is how a supervisor answers a
+            // second delivery, not proof of health.
+            _ => return None,
+        }
+    } else {
+        match (last.state, reported) {
+            (Failed, Reported::Applied) => RolledBackByAgent,
+            _ => return None,
+        }
+    };
+    Some(next)
+}
+
+/// An unanswered offer of this age: is it still open?
+pub fn on_time(last: &Offer, timeout_ms: u64) -> Option<State> {
+    (matches!(last.state, State::Offered | State::Applying) && last.age_ms >= timeout_ms).then_some(State::NoAnswer)
+}
+
+/// The failure kinds by which a rollout stops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Failure {
+    /// The agent refused the config.
+    Rejected,
+    /// The collector died of it.
+    Crashed,
+    /// The agent went back by itself.
+    RolledBackByAgent,
+    /// Not healthy for 30 s without a break, in an agent that was healthy before its offer.
+    Unhealthy,
+    /// No word about the offer in time.
+    NoAnswer,
+    /// Silent after its offer.
+    Vanished,
+}
+
+impl Failure {
+    /// The word people see.
+    pub fn name(self) -> &'static str {
+        match self {
+            Failure::Rejected => "rejected",
+            Failure::Crashed => "crashed",
+            Failure::RolledBackByAgent => "rolled back by the agent",
+            Failure::Unhealthy => "unhealthy",
+            Failure::NoAnswer => "no answer",
+            Failure::Vanished => "vanished",
+        }
+    }
+}
+
+/// Did the collector die, or did it refuse? Supervisors say both with FAILED; the text tells.
+pub fn failure_of(error: &str) -> Failure {
+    let error = error.to_ascii_lowercase();
+    let died = ["exited unexpectedly", "exit code", "exited with", "signal:", "panic:"];
+    if died.iter().any(|sign| error.contains(sign)) { Failure::Crashed } else { Failure::Rejected }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hash(n: u8) -> Digest {
+        Digest::of("test", &[&[n]])
+    }
+
+    fn situation(desired: u8, last: Option<(u8, State)>) -> Situation<'static> {
+        Situation {
+            desired: Some(hash(desired)),
+            offerable: true,
+            last: last.map(|(n, state)| Offer { hash: hash(n), state, grants: 1, age_ms: 0 }),
+            reported: None,
+            refused: &[],
+            accepts: true,
+            many_collectors: false,
+            duplicate: false,
+            proves_not_received: false,
+        }
+    }
+
+    #[test]
+    fn an_unanswered_offer_is_not_repeated() {
+        for state in [State::Offered, State::Applying] {
+            assert_eq!(decide(&situation(1, Some((1, state)))), Decision::Nothing(Why::Outstanding));
+        }
+    }
+
+    #[test]
+    fn a_failed_config_is_not_offered_again() {
+        for state in [State::Failed, State::RolledBackByAgent] {
+            assert_eq!(decide(&situation(1, Some((1, state)))), Decision::Nothing(Why::Settled));
+        }
+        let refused = [hash(1)];
+        let after_another = Situation { refused: &refused, ..situation(1, Some((2, State::Applied))) };
+        assert_eq!(decide(&after_another), Decision::Nothing(Why::Refused));
+    }
+
+    #[test]
+    fn no_answer_is_repeated_once_and_only_on_proof() {
+        let silent = situation(1, Some((1, State::NoAnswer)));
+        assert_eq!(decide(&silent), Decision::Nothing(Why::Settled));
+        let proven = Situation { proves_not_received: true, ..silent };
+        assert_eq!(decide(&proven), Decision::Offer(hash(1)));
+        let twice = Situation { last: proven.last.map(|last| Offer { grants: 2, ..last }), ..proven };
+        assert_eq!(decide(&twice), Decision::Nothing(Why::Settled));
+    }
+
+    #[test]
+    fn nothing_is_sent_while_its_rollout_stands_still() {
+        for last in [None, Some((1, State::Withdrawn)), Some((2, State::Applied))] {
+            let still = Situation { offerable: false, ..situation(1, last) };
+            assert_eq!(decide(&still), Decision::Nothing(Why::StandsStill));
+        }
+    }
+
+    #[test]
+    fn another_hash_proves_nothing() {
+        let last = Offer { hash: hash(1), state: State::Offered, grants: 1, age_ms: 0 };
+        for reported in [Reported::Unset, Reported::Applying, Reported::Applied, Reported::Failed] {
+            assert_eq!(on_report(&last, hash(2), reported), None);
+        }
+    }
+
+    #[test]
+    fn applied_after_failed_stays_failed() {
+        let last = Offer { hash: hash(1), state: State::Failed, grants: 1, age_ms: 0 };
+        assert_eq!(on_report(&last, hash(1), Reported::Applied), None);
+        assert_eq!(on_report(&last, hash(2), Reported::Applied), Some(State::RolledBackByAgent));
+    }
+
+    #[test]
+    fn an_agent_that_runs_it_already_is_sent_nothing() {
+        let runs = Situation { reported: Some((hash(1), Reported::Applied)), ..situation(1, None) };
+        assert_eq!(decide(&runs), Decision::Adopt(hash(1)));
+    }
+
+    #[test]
+    fn only_an_able_single_agent_is_sent_anything() {
+        let s = situation(1, None);
+        assert_eq!(decide(&s), Decision::Offer(hash(1)));
+        assert_eq!(decide(&Situation { accepts: false, ..s.clone() }), Decision::Nothing(Why::DoesNotAccept));
+        assert_eq!(decide(&Situation { many_collectors: true, ..s.clone() }), Decision::Nothing(Why::ManyCollectors));
+        assert_eq!(decide(&Situation { duplicate: true, ..s }), Decision::Nothing(Why::Duplicate));
+    }
+}

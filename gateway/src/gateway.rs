@@ -1,0 +1,151 @@
+//! The agents' side as a component: bind, run, drain.
+
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use tokio::sync::Semaphore;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+use crate::budget::Budget;
+use crate::config::{Config, StartError};
+use crate::guard::Guard;
+use crate::link::{Access, Link};
+use crate::listen::{Shared, Socket};
+use crate::metrics::Metrics;
+use crate::opamp::{Edge, http};
+use crate::session::Sessions;
+use crate::session::exchange::Exchange;
+
+/// Unused sessions are looked for so often.
+const SWEEP_EVERY: Duration = Duration::from_secs(60);
+
+/// Makes gateways.
+#[derive(Debug)]
+pub struct Gateway;
+
+/// A gateway that has its address and does not accept yet.
+pub struct Bound<L, A> {
+    socket: Socket,
+    shared: Shared,
+    edge: Arc<Edge<L, A>>,
+}
+
+// === impl Gateway ===
+
+impl Gateway {
+    /// Checks the settings, takes the address and reads the certificate. Needs a runtime.
+    pub fn bind<L: Link, A: Access>(
+        config: Config,
+        link: Arc<L>,
+        access: A,
+    ) -> Result<Bound<L, A>, StartError> {
+        let tokens_required = access.tokens_required();
+        config.check(tokens_required)?;
+        let socket = Socket::bind(&config.listener)?;
+        let limits = Arc::new(config.limits);
+        let metrics = Metrics::default();
+        let edge = Edge {
+            exchange: Exchange {
+                link,
+                sessions: Sessions::new(limits.clone()),
+                metrics: metrics.clone(),
+                reports: Semaphore::new(limits.in_flight_reports.min(Semaphore::MAX_PERMITS)),
+                limits: limits.clone(),
+                gateway: config.name,
+            },
+            guard: Guard::new(&config.listener, socket.address, tokens_required),
+            access,
+            path: config.path,
+            budget: Budget::new(limits.in_flight_bytes, metrics.in_flight_bytes.clone()),
+        };
+        if !tokens_required || socket.tls.is_none() {
+            tracing::warn!(
+                address = %socket.address, tls = socket.tls.is_some(), tokens = tokens_required,
+                "agents are served without all protection"
+            );
+        }
+        Ok(Bound {
+            socket,
+            shared: Shared::new(limits, metrics),
+            edge: Arc::new(edge),
+        })
+    }
+}
+
+// === impl Bound ===
+
+impl<L: Link, A: Access> Bound<L, A> {
+    /// Where agents connect; the port is the real one.
+    pub fn address(&self) -> SocketAddr {
+        self.socket.address
+    }
+
+    /// What is counted; to be registered by whoever serves `/metrics`.
+    pub fn metrics(&self) -> Metrics {
+        self.shared.metrics.clone()
+    }
+
+    /// Serves until `drain` is cancelled, then ends what is under way within the limits `drain_*`.
+    pub async fn run(self, drain: CancellationToken) {
+        let Bound {
+            socket,
+            shared,
+            edge,
+        } = self;
+        let stop = shared.kill.clone();
+        tokio::spawn(
+            stop.clone()
+                .run_until_cancelled_owned(presence(edge.clone())),
+        );
+        tokio::spawn(
+            stop.clone()
+                .run_until_cancelled_owned(notices(edge.clone())),
+        );
+        tokio::spawn(stop.run_until_cancelled_owned(sweep(edge.clone())));
+        let handle = {
+            let edge = edge.clone();
+            move |connection, request| http::respond(edge.clone(), connection, request)
+        };
+        let accepting = socket.serve(shared.clone(), handle);
+        tokio::select! {
+            () = accepting => {}
+            () = drain.cancelled() => {}
+        }
+        shared.drain.cancel();
+        shared.finish().await;
+        let batch = edge.exchange.sessions.presence(&edge.exchange.metrics);
+        let _late =
+            tokio::time::timeout(Duration::from_secs(1), edge.exchange.link.presence(batch)).await;
+    }
+}
+
+async fn presence<L: Link, A: Access>(edge: Arc<Edge<L, A>>) {
+    let mut ticks = tokio::time::interval(edge.exchange.limits.presence_every);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let batch = edge.exchange.sessions.presence(&edge.exchange.metrics);
+        edge.exchange.link.presence(batch).await;
+    }
+}
+
+async fn notices<L: Link, A: Access>(edge: Arc<Edge<L, A>>) {
+    let mut batches = pin!(edge.exchange.link.notices());
+    while let Some(batch) = batches.next().await {
+        for notice in &batch {
+            edge.exchange.sessions.notice(notice);
+        }
+    }
+    tracing::warn!("the stream of notices has ended: nothing is pushed any more");
+}
+
+async fn sweep<L: Link, A: Access>(edge: Arc<Edge<L, A>>) {
+    loop {
+        tokio::time::sleep(SWEEP_EVERY).await;
+        edge.exchange.sessions.sweep();
+    }
+}

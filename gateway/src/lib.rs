@@ -1,0 +1,28 @@
+//! The stateless edge: OpAMP over plain HTTP and WebSocket for agents, gRPC and gRPC-Web for operators.
+//!
+//! It answers quiescent agents from memory, hands everything else to the leader of the agent's partition
+//! (`Link`), and never evaluates what an agent should run. Losing a gateway loses nothing but time.
+
+pub mod api;
+pub mod config;
+pub mod limits;
+pub mod link;
+pub mod metrics;
+
+mod budget;
+mod gateway;
+mod guard;
+mod listen;
+mod opamp;
+mod session;
+mod stream;
+mod tls;
+
+#[doc(hidden)]
+pub mod fuzzing;
+
+pub use config::{Config, Listener, StartError, TlsFiles};
+pub use gateway::{Bound, Gateway};
+pub use limits::Limits;
+pub use link::{Access, Denied, Link, LinkError, Operator, Role};
+pub use metrics::Metrics;

@@ -1,0 +1,127 @@
+//! The public API over this node. Every change names its actor; every error says what, which object, what to do.
+
+pub mod admin;
+mod agents;
+mod families;
+mod folding;
+mod rollouts;
+
+use std::sync::Arc;
+
+use proto::api::admin_service_server::AdminServiceServer;
+use proto::api::agent_service_server::AgentServiceServer;
+use proto::api::family_service_server::FamilyServiceServer;
+use proto::api::rollout_service_server::RolloutServiceServer;
+use proto::uid::Uid;
+use tonic::{Request, Status};
+
+use crate::ledger::ProposeError;
+use crate::local::Node;
+use crate::partition::chain;
+
+/// Who calls. Put into the request's extensions by the edge.
+#[derive(Clone, Debug)]
+pub struct Actor {
+    /// For the audit.
+    pub name: String,
+    /// What it may do.
+    pub rank: Rank,
+}
+
+/// What an operator may do; each includes those before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rank {
+    /// Reads.
+    Viewer,
+    /// Writes families, plans, labels.
+    Editor,
+    /// Moves rollouts.
+    Approver,
+    /// Tokens.
+    Admin,
+}
+
+/// All services over one node.
+#[derive(Clone)]
+pub struct Api {
+    node: Arc<Node>,
+}
+
+/// Bytes of a request: manifests with their files.
+const REQUEST_BYTES_MAX: usize = 32 << 20;
+
+impl Api {
+    /// Over this node.
+    pub fn new(node: Arc<Node>) -> Self {
+        Api { node }
+    }
+
+    /// The services as routes.
+    pub fn routes(&self) -> tonic::service::Routes {
+        let mut routes = tonic::service::Routes::builder();
+        routes
+            .add_service(AgentServiceServer::new(self.clone()))
+            .add_service(FamilyServiceServer::new(self.clone()).max_decoding_message_size(REQUEST_BYTES_MAX))
+            .add_service(RolloutServiceServer::new(self.clone()))
+            .add_service(AdminServiceServer::new(self.clone()));
+        routes.routes()
+    }
+
+    /// The caller, if it may do this.
+    fn actor<T>(&self, request: &Request<T>, rank: Rank) -> Result<String, Status> {
+        let actor = request.extensions().get::<Actor>();
+        let actor = actor.ok_or_else(|| Status::unauthenticated("no operator is named in the call: give a token with --token-file"))?;
+        if actor.rank < rank {
+            return Err(Status::permission_denied(format!("{} is {:?}: this needs {rank:?}", actor.name, actor.rank).to_lowercase()));
+        }
+        Ok(actor.name.clone())
+    }
+
+    /// A uid, or a prefix or name that names one agent only.
+    fn find(&self, text: &str) -> Result<Uid, Status> {
+        if let Ok(uid) = text.parse::<Uid>() {
+            return Ok(uid);
+        }
+        if text.is_empty() {
+            return Err(Status::invalid_argument("no agent is named: give a uid, the beginning of one, or a host name"));
+        }
+        let mut found = Vec::new();
+        for partition in self.node.partitions.iter() {
+            let columns = partition.index().read();
+            let named = columns.rows.values().filter(|row| !row.alias && (row.uid.to_string().starts_with(text) || row.name() == text));
+            found.extend(named.map(|row| row.uid).take(3));
+        }
+        match found.as_slice() {
+            [] => Err(Status::not_found(format!("there is no agent `{text}`: list them with `muster agents list`"))),
+            [uid] => Ok(*uid),
+            several => {
+                let several: Vec<String> = several.iter().take(3).map(ToString::to_string).collect();
+                Err(Status::failed_precondition(format!("`{text}` names several agents, e.g. {}: give a uid", several.join(", "))))
+            }
+        }
+    }
+}
+
+/// A change that was not stored, for the caller.
+fn not_stored(error: &ProposeError) -> Status {
+    let text = chain(error);
+    match error {
+        ProposeError::Conflict(_) => Status::aborted(format!("somebody else changed it meanwhile: {text}; look again and repeat")),
+        ProposeError::StaleEpoch(_) => Status::aborted(text),
+        ProposeError::Group { .. } => Status::unavailable(format!("{text}; whether it happened is not known: look, then repeat with the same idempotency key")),
+        ProposeError::Answer(_) => Status::internal(text),
+    }
+}
+
+/// The database failed.
+fn broken(error: &raft::Fatal) -> Status {
+    Status::internal(chain(error))
+}
+
+fn selector(text: &str) -> Result<Option<fleet::selector::Selector>, Status> {
+    if text.trim().is_empty() {
+        return Ok(None);
+    }
+    let parsed = fleet::selector::Selector::parse(text);
+    parsed.map(Some).map_err(|error| Status::invalid_argument(format!("selector `{text}`: {error}")))
+}

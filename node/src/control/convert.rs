@@ -1,0 +1,176 @@
+//! Stored forms of the control group to domain types and back. Destructured, so that a new field is a compile error.
+
+use fleet::digest::Digest;
+use fleet::family::{ConfigFile, ConfigMap, Role};
+use fleet::program::{RollBack, Scope};
+use fleet::rollout::{Gate, OnStop, PlanSpec, Role as RoleProgress, Rollout, State, WaveSpec};
+use fleet::selector::Selector;
+use fleet::waves::{Size, WHOLE};
+use proto::store::{self, RolloutState};
+use std::collections::BTreeMap;
+
+/// Bytes that are a digest; zero digest for anything else, which matches nothing.
+pub fn digest(bytes: &[u8]) -> Digest {
+    Digest::from_slice(bytes).unwrap_or(Digest::from_bytes([0; 32]))
+}
+
+/// A stored config map.
+pub fn config_map(stored: &BTreeMap<String, store::ConfigFile>) -> ConfigMap {
+    let file = |f: &store::ConfigFile| ConfigFile { body: f.body.clone(), content_type: f.content_type.clone() };
+    stored.iter().map(|(name, f)| (name.clone(), file(f))).collect()
+}
+
+fn config_map_to_store(map: &ConfigMap) -> BTreeMap<String, store::ConfigFile> {
+    let file = |f: &ConfigFile| store::ConfigFile { body: f.body.clone(), content_type: f.content_type.clone() };
+    map.iter().map(|(name, f)| (name.clone(), file(f))).collect()
+}
+
+/// A stored role; none when its selector is one of a newer version.
+pub fn role(stored: &store::Role) -> Option<Role> {
+    let store::Role { name, selector, after, config, baseline } = stored;
+    Some(Role {
+        name: name.clone(),
+        selector: Selector::parse(selector).ok()?,
+        after: after.clone(),
+        config: config_map(config),
+        baseline: config_map(baseline),
+    })
+}
+
+/// And back.
+pub fn role_to_store(role: &Role) -> store::Role {
+    let Role { name, selector, after, config, baseline } = role;
+    store::Role {
+        name: name.clone(),
+        selector: selector.to_string(),
+        after: after.clone(),
+        config: config_map_to_store(config),
+        baseline: config_map_to_store(baseline),
+    }
+}
+
+fn size(stored: Option<&store::Size>) -> Option<Size> {
+    match stored?.size.as_ref()? {
+        store::size::Size::Count(count) => Some(Size::Count(*count)),
+        store::size::Size::PercentMilli(percent) => Some(Size::Percent(*percent)),
+    }
+}
+
+fn size_to_store(size: Size) -> store::Size {
+    let size = match size {
+        Size::Count(count) => store::size::Size::Count(count),
+        Size::Percent(percent) => store::size::Size::PercentMilli(percent),
+    };
+    store::Size { size: Some(size) }
+}
+
+/// A stored plan.
+pub fn plan_spec(stored: &store::Plan) -> PlanSpec {
+    let store::Plan { name: _, waves, on_stop } = stored;
+    let on_stop = match on_stop.as_str() {
+        "hold" => OnStop::Hold,
+        "roll-back-wave" => OnStop::RollBackWave,
+        "roll-back-all" => OnStop::RollBackAll,
+        _ => OnStop::Default,
+    };
+    PlanSpec { waves: waves.iter().map(wave).collect(), on_stop }
+}
+
+fn wave(stored: &store::Wave) -> WaveSpec {
+    let store::Wave { size: stored_size, soak_ms, gate, max_in_flight } = stored;
+    let gate = gate.as_ref().map_or_else(Gate::default, |g| Gate {
+        success: g.success_percent_milli,
+        max_failures: size(g.max_failures.as_ref()),
+        min_sample: g.min_sample.into(),
+    });
+    WaveSpec {
+        size: size(stored_size.as_ref()).unwrap_or(Size::Percent(WHOLE)),
+        soak_ms: *soak_ms,
+        max_in_flight: *max_in_flight,
+        gate,
+    }
+}
+
+/// And back, under a name.
+pub fn plan_to_store(name: &str, plan: &PlanSpec) -> store::Plan {
+    let PlanSpec { waves, on_stop } = plan;
+    let wave = |w: &WaveSpec| {
+        let WaveSpec { size, soak_ms, max_in_flight, gate } = *w;
+        let Gate { success, max_failures, min_sample } = gate;
+        store::Wave {
+            size: Some(size_to_store(size)),
+            soak_ms,
+            max_in_flight,
+            gate: Some(store::Gate {
+                success_percent_milli: success,
+                max_failures: max_failures.map(size_to_store),
+                min_sample: u32::try_from(min_sample).unwrap_or(u32::MAX),
+            }),
+        }
+    };
+    let on_stop = match on_stop {
+        OnStop::Default => "",
+        OnStop::Hold => "hold",
+        OnStop::RollBackWave => "roll-back-wave",
+        OnStop::RollBackAll => "roll-back-all",
+    };
+    store::Plan { name: name.to_owned(), waves: waves.iter().map(wave).collect(), on_stop: on_stop.to_owned() }
+}
+
+/// State in the domain's words; a value of a newer version stands still.
+pub fn rollout_state(stored: RolloutState) -> State {
+    match stored {
+        RolloutState::Planned => State::Planned,
+        RolloutState::AwaitingApproval => State::AwaitingApproval,
+        RolloutState::Running => State::Running,
+        RolloutState::Paused | RolloutState::Unspecified => State::Paused,
+        RolloutState::Halted => State::Halted,
+        RolloutState::RollingBack => State::RollingBack,
+        RolloutState::RolledBack => State::RolledBack,
+        RolloutState::Completed => State::Completed,
+        RolloutState::Aborted => State::Aborted,
+        RolloutState::Superseded => State::Superseded,
+    }
+}
+
+/// And back.
+pub fn stored_rollout_state(state: State) -> RolloutState {
+    match state {
+        State::Planned => RolloutState::Planned,
+        State::AwaitingApproval => RolloutState::AwaitingApproval,
+        State::Running => RolloutState::Running,
+        State::Paused => RolloutState::Paused,
+        State::Halted => RolloutState::Halted,
+        State::RollingBack => RolloutState::RollingBack,
+        State::RolledBack => RolloutState::RolledBack,
+        State::Completed => RolloutState::Completed,
+        State::Aborted => RolloutState::Aborted,
+        State::Superseded => RolloutState::Superseded,
+    }
+}
+
+/// What a stored rollback covers.
+pub fn scope(back: &store::RollBack) -> Scope {
+    if back.all { Scope::All } else { Scope::Wave { role: back.role.clone(), wave: back.wave } }
+}
+
+/// A stored rollout, for [`fleet::rollout::plan`].
+pub fn rollout(stored: &store::Rollout, after: impl Fn(&str) -> Vec<String>) -> Rollout {
+    let progress = |r: &store::RoleProgress| RoleProgress {
+        name: r.role.clone(),
+        after: after(&r.role),
+        wave_ends: r.wave_ends.clone(),
+        open_waves: r.open_waves,
+        soaked_ms: r.soaked_ms,
+        done: r.done,
+        forgiven: r.forgiven.clone(),
+    };
+    let back = |b: &store::RollBack| RollBack { scope: scope(b), open_roles: b.open_roles.clone() };
+    Rollout {
+        state: rollout_state(stored.state()),
+        plan: stored.plan.as_ref().map_or_else(fleet::rollout::default_plan, plan_spec),
+        roles: stored.roles.iter().map(progress).collect(),
+        roll_back: stored.roll_back.as_ref().map(back),
+        inconclusive_ms: stored.inconclusive_ms,
+    }
+}

@@ -1,0 +1,178 @@
+//! The control group's documents in memory, in the domain's types: families, revisions, rollouts, plans, tokens.
+
+mod convert;
+mod program;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, RwLock, RwLockReadGuard};
+
+use prost::Message;
+use proto::store;
+use tokio::sync::watch;
+
+pub use convert::{
+    config_map, digest, plan_spec, plan_to_store, role, role_to_store, rollout, rollout_state, scope, stored_rollout_state,
+};
+pub use program::build as build_program;
+
+use crate::ledger::{Mirror, table};
+
+/// A document with its version.
+#[derive(Clone, Debug)]
+pub struct Doc<T> {
+    /// For compare-and-store.
+    pub version: u64,
+    /// As stored.
+    pub value: Arc<T>,
+}
+
+/// Everything the control group holds, at one applied position.
+#[derive(Clone, Default)]
+pub struct Documents {
+    /// By name.
+    pub families: BTreeMap<String, Doc<store::Family>>,
+    /// By family and number.
+    pub revisions: BTreeMap<(String, u64), Doc<store::Revision>>,
+    /// By name.
+    pub plans: BTreeMap<String, Doc<store::Plan>>,
+    /// By id; ids grow with time.
+    pub rollouts: BTreeMap<String, Doc<store::Rollout>>,
+    /// By id.
+    pub previews: BTreeMap<String, Doc<store::Preview>>,
+    /// By name.
+    pub tokens: BTreeMap<String, Doc<store::Token>>,
+    /// Version of the newest change of families, revisions or rollouts: the counter of the program's epoch.
+    pub program_version: u64,
+}
+
+/// Shared between the state machine, which writes, and everybody else.
+#[derive(Clone)]
+pub struct Control {
+    documents: Arc<RwLock<Documents>>,
+    changed: watch::Sender<u64>,
+}
+
+/// The writing side.
+pub struct ControlMirror {
+    control: Control,
+    staged: Vec<(u8, Vec<u8>, Option<(u64, Vec<u8>)>)>,
+}
+
+// === impl Control ===
+
+impl Default for Control {
+    fn default() -> Self {
+        Control { documents: Arc::default(), changed: watch::channel(0).0 }
+    }
+}
+
+impl Control {
+    /// For reading; short, and never over an await.
+    pub fn read(&self) -> RwLockReadGuard<'_, Documents> {
+        self.documents.read().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Wakes on every change.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// The writing side, for the state machine.
+    pub fn mirror(&self) -> ControlMirror {
+        ControlMirror { control: self.clone(), staged: Vec::new() }
+    }
+}
+
+impl Mirror for ControlMirror {
+    const TABLES: &'static [u8] =
+        &[table::FAMILY, table::REVISION, table::PLAN, table::ROLLOUT, table::PREVIEW, table::TOKEN];
+
+    fn reset(&mut self) {
+        self.staged.clear();
+        *self.control.documents.write().unwrap_or_else(std::sync::PoisonError::into_inner) = Documents::default();
+    }
+
+    fn put(&mut self, table: u8, key: &[u8], version: u64, value: &[u8]) {
+        self.staged.push((table, key.to_vec(), Some((version, value.to_vec()))));
+    }
+
+    fn delete(&mut self, table: u8, key: &[u8]) {
+        self.staged.push((table, key.to_vec(), None));
+    }
+
+    fn publish(&mut self, _floor: u64) {
+        if self.staged.is_empty() {
+            return;
+        }
+        let mut documents = self.control.documents.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        for (table, key, document) in self.staged.drain(..) {
+            documents.take(table, &key, document);
+        }
+        drop(documents);
+        self.control.changed.send_modify(|n| *n += 1);
+    }
+}
+
+impl Documents {
+    fn take(&mut self, table: u8, key: &[u8], document: Option<(u64, Vec<u8>)>) {
+        let Ok(name) = std::str::from_utf8(key).map(str::to_owned) else {
+            return self.take_revision(key, document);
+        };
+        if let Some((version, _)) = &document
+            && matches!(table, table::FAMILY | table::ROLLOUT)
+        {
+            self.program_version = self.program_version.max(*version);
+        }
+        match table {
+            table::FAMILY => set(&mut self.families, name, document),
+            table::REVISION => self.take_revision(key, document),
+            table::PLAN => set(&mut self.plans, name, document),
+            table::ROLLOUT => set(&mut self.rollouts, name, document),
+            table::PREVIEW => set(&mut self.previews, name, document),
+            table::TOKEN => set(&mut self.tokens, name, document),
+            _ => {}
+        }
+    }
+
+    fn take_revision(&mut self, key: &[u8], document: Option<(u64, Vec<u8>)>) {
+        if let Some(at) = key.len().checked_sub(9)
+            && let Ok(family) = std::str::from_utf8(&key[..at])
+            && let Ok(number) = key[at + 1..].try_into()
+        {
+            set(&mut self.revisions, (family.to_owned(), u64::from_be_bytes(number)), document);
+        }
+    }
+
+    /// The rollout by id, or a family's newest.
+    pub fn find_rollout(&self, id: &str) -> Option<&Doc<store::Rollout>> {
+        self.rollouts.get(id).or_else(|| self.rollouts.values().rev().find(|rollout| rollout.value.family == id))
+    }
+
+    /// A family's revision; number 0 names the latest.
+    pub fn revision(&self, family: &str, number: u64) -> Option<&Doc<store::Revision>> {
+        let number = if number == 0 { self.families.get(family)?.value.latest } else { number };
+        self.revisions.get(&(family.to_owned(), number))
+    }
+}
+
+fn set<K: Ord, T: Message + Default>(map: &mut BTreeMap<K, Doc<T>>, key: K, document: Option<(u64, Vec<u8>)>) {
+    match document {
+        Some((version, bytes)) => {
+            // Bytes that do not decode were written by a newer version: better unknown than half known.
+            if let Ok(value) = T::decode(bytes.as_slice()) {
+                map.insert(key, Doc { version, value: Arc::new(value) });
+            }
+        }
+        None => {
+            map.remove(&key);
+        }
+    }
+}
+
+/// Key of a revision: family, a zero byte, number.
+pub fn revision_key(family: &str, number: u64) -> Vec<u8> {
+    let mut key = family.as_bytes().to_vec();
+    key.push(0);
+    key.extend_from_slice(&number.to_be_bytes());
+    key
+}

@@ -1,0 +1,310 @@
+//! Moves rollouts: observe, plan, propose. All it holds in memory can be lost and is rebuilt from the documents.
+
+pub mod prepare;
+pub mod verbs;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use fleet::bucket::Counts;
+use fleet::program::Scope;
+use fleet::rollout::{Observed, Plan, State, Step, Waiting, plan};
+use proto::store::{self, RevisionState, RolloutState};
+use tokio_util::sync::CancellationToken;
+
+pub use verbs::{Verb, VerbError};
+
+use crate::control::{revision_key, rollout as to_domain, rollout_state, stored_rollout_state};
+use crate::ledger::{ProposeError, act, entry, now_ms, put, table};
+use crate::local::Node;
+use crate::partition::{chain, millis};
+
+/// How often it looks.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Soak that a crash of the controller may lose.
+const KEEP: Duration = Duration::from_secs(5);
+
+/// What each open rollout waits for.
+#[derive(Clone, Default)]
+pub struct Board(Arc<Mutex<HashMap<String, Vec<Waiting>>>>);
+
+/// The controller.
+pub struct Controller {
+    node: Arc<Node>,
+    memory: HashMap<String, Memory>,
+}
+
+/// Between two writes.
+struct Memory {
+    looked: Instant,
+    kept: Instant,
+    soaked_ms: BTreeMap<String, u64>,
+    inconclusive_ms: u64,
+}
+
+// === impl Board ===
+
+impl Board {
+    /// What this rollout waits for; empty if it moves or is not open.
+    pub fn of(&self, rollout: &str) -> Vec<Waiting> {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get(rollout).cloned().unwrap_or_default()
+    }
+
+    fn write(&self, rollout: &str, waiting: Vec<Waiting>) {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(rollout.to_owned(), waiting);
+    }
+
+    fn wipe(&self, rollout: &str) {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).remove(rollout);
+    }
+}
+
+// === impl Controller ===
+
+impl Controller {
+    /// Over this node's groups.
+    pub fn new(node: Arc<Node>) -> Self {
+        Controller { node, memory: HashMap::new() }
+    }
+
+    /// Looks and moves until told to stop.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut interval = tokio::time::interval(LOOK);
+        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        while stop.run_until_cancelled(interval.tick()).await.is_some() {
+            for (id, version) in self.open() {
+                if let Err(error) = self.step(&id, version).await {
+                    tracing::warn!(rollout = id, error = %chain(&error), "the rollout was not moved; it is tried again");
+                }
+            }
+        }
+    }
+
+    fn open(&mut self) -> Vec<(String, u64)> {
+        let documents = self.node.control.read();
+        let open: Vec<_> = documents
+            .rollouts
+            .iter()
+            .filter(|(_, rollout)| !rollout_state(rollout.value.state()).is_final())
+            .map(|(id, rollout)| (id.clone(), rollout.version))
+            .collect();
+        drop(documents);
+        self.memory.retain(|id, _| {
+            let still = open.iter().any(|(open, _)| open == id);
+            if !still {
+                self.node.waiting.wipe(id);
+            }
+            still
+        });
+        open
+    }
+
+    async fn step(&mut self, id: &str, version: u64) -> Result<(), ProposeError> {
+        let Some(stored) = self.node.control.read().rollouts.get(id).map(|r| store::Rollout::clone(&r.value)) else { return Ok(()) };
+        if stored.state() == RolloutState::Planned {
+            return prepare::prepare(&self.node, version, stored).await;
+        }
+        let now = Instant::now();
+        let (elapsed_ms, mut rollout) = {
+            let memory = self.memory.entry(id.to_owned()).or_insert_with(|| Memory::of(&stored, now));
+            let elapsed = now.duration_since(std::mem::replace(&mut memory.looked, now));
+            let mut rollout = self.node.control.read().domain(&stored);
+            for role in &mut rollout.roles {
+                role.soaked_ms = memory.soaked_ms.get(&role.name).copied().unwrap_or(role.soaked_ms);
+            }
+            rollout.inconclusive_ms = memory.inconclusive_ms;
+            // A pause of our own, e.g. a suspended machine, is no soak.
+            (millis(elapsed.min(4 * LOOK)), rollout)
+        };
+        let observed = observe(&self.node, &stored);
+        let next = plan(&rollout, &observed, elapsed_ms);
+        rollout.inconclusive_ms = next.inconclusive_ms;
+        self.node.waiting.write(id, next.waiting.clone());
+        self.remember(id, version, stored, next, now).await
+    }
+
+    async fn remember(&mut self, id: &str, version: u64, stored: store::Rollout, next: Plan, now: Instant) -> Result<(), ProposeError> {
+        let Some(memory) = self.memory.get_mut(id) else { return Ok(()) };
+        memory.soaked_ms.extend(next.soaked_ms.clone());
+        memory.inconclusive_ms = next.inconclusive_ms;
+        if next.steps.is_empty() {
+            let changed = stored.roles.iter().any(|r| memory.soaked_ms.get(&r.role).is_some_and(|soaked| *soaked != r.soaked_ms));
+            if changed && now.duration_since(memory.kept) >= KEEP {
+                memory.kept = now;
+                let mut stored = stored;
+                memory.write_to(&mut stored);
+                self.node.control_ledger.propose(entry(vec![put(table::ROLLOUT, id, version, &stored)], vec![])).await?;
+            }
+            return Ok(());
+        }
+        let mut stored = stored;
+        memory.write_to(&mut stored);
+        let fences = next.steps.iter().any(|step| matches!(step, Step::Stop { .. } | Step::Pause));
+        let ends = next.steps.iter().any(|step| matches!(step, Step::Complete));
+        let change = apply(&self.node, stored, version, &next.steps);
+        self.node.control_ledger.propose(change).await?;
+        self.memory.remove(id);
+        if fences {
+            self.node.fence().await?;
+        }
+        if ends {
+            for partition in self.node.partitions.iter() {
+                partition.take_program();
+                partition.drop_list(id).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Memory {
+    fn of(stored: &store::Rollout, now: Instant) -> Self {
+        let soaked_ms = stored.roles.iter().map(|r| (r.role.clone(), r.soaked_ms)).collect();
+        Memory { looked: now, kept: now, soaked_ms, inconclusive_ms: stored.inconclusive_ms }
+    }
+
+    fn write_to(&self, stored: &mut store::Rollout) {
+        for role in &mut stored.roles {
+            role.soaked_ms = self.soaked_ms.get(&role.role).copied().unwrap_or(role.soaked_ms);
+        }
+        stored.inconclusive_ms = self.inconclusive_ms;
+    }
+}
+
+impl crate::control::Documents {
+    /// A stored rollout in the domain's types, with the order of its target revision.
+    pub fn domain(&self, stored: &store::Rollout) -> fleet::rollout::Rollout {
+        let revision = self.revision(&stored.family, stored.to).map(|r| r.value.clone());
+        to_domain(stored, |role| {
+            let roles = revision.as_ref().map(|r| r.roles.as_slice()).unwrap_or_default();
+            roles.iter().find(|r| r.name == role).map(|r| r.after.clone()).unwrap_or_default()
+        })
+    }
+
+}
+
+/// What the partitions see of the members, by role name and wave.
+pub fn observe(node: &Node, stored: &store::Rollout) -> Observed {
+    let revision = node.control.read().revision(&stored.family, stored.to).map(|r| r.value.clone());
+    let names: Vec<String> = revision.map(|r| r.roles.iter().map(|role| role.name.clone()).collect()).unwrap_or_default();
+    let mut roles: BTreeMap<String, Vec<Counts>> = BTreeMap::new();
+    let mut evidence_age_ms = Some(0);
+    for partition in node.partitions.iter() {
+        if partition.ledger.group().status().stopped.is_some() {
+            evidence_age_ms = None;
+        }
+        for ((role, wave), counts) in partition.count(stored) {
+            let Some(name) = names.get(role as usize) else { continue };
+            let waves = roles.entry(name.clone()).or_default();
+            if waves.len() <= wave as usize {
+                waves.resize(wave as usize + 1, Counts::default());
+            }
+            waves[wave as usize].merge(&counts);
+        }
+    }
+    Observed { roles, evidence_age_ms }
+}
+
+/// The entry that performs these steps.
+fn apply(node: &Node, mut stored: store::Rollout, version: u64, steps: &[Step]) -> store::Entry {
+    let documents = node.control.read();
+    let mut writes = Vec::new();
+    let mut acts = Vec::new();
+    let object = format!("rollout/{}", stored.id);
+    for step in steps {
+        let (action, detail) = perform(&mut stored, step);
+        acts.push(act("controller", action, object.clone(), detail));
+    }
+    let state = rollout_state(stored.state());
+    if let Some(family) = documents.families.get(&stored.family)
+        && state.is_final()
+    {
+        let mut next = store::Family::clone(&family.value);
+        if state == State::Completed {
+            for (number, state) in [(next.stable, RevisionState::Superseded), (stored.to, RevisionState::Active)] {
+                if let Some(revision) = documents.revision(&stored.family, number).filter(|_| number != 0) {
+                    let revision_next = store::Revision { state: state.into(), ..store::Revision::clone(&revision.value) };
+                    writes.push(put(table::REVISION, revision_key(&stored.family, number), revision.version, &revision_next));
+                }
+            }
+            next.stable = stored.to;
+            next.rollout.clear();
+        }
+        next.target = next.stable;
+        stored.ended_ms = now_ms();
+        writes.push(put(table::FAMILY, stored.family.as_str(), family.version, &next));
+    }
+    writes.push(put(table::ROLLOUT, stored.id.as_str(), version, &stored));
+    entry(writes, acts)
+}
+
+fn perform(stored: &mut store::Rollout, step: &Step) -> (&'static str, String) {
+    match step {
+        Step::OpenWave { role, wave } => {
+            let mut agents = 0;
+            if let Some(progress) = stored.roles.iter_mut().find(|r| r.role == *role) {
+                progress.open_waves = wave + 1;
+                progress.soaked_ms = 0;
+                let end = |i: usize| progress.wave_ends.get(i).copied().unwrap_or(0);
+                agents = end(*wave as usize) - if *wave == 0 { 0 } else { end(*wave as usize - 1) };
+            }
+            ("wave.open", format!("{role} wave {}: {agents} agents", wave + 1))
+        }
+        Step::FinishRole { role } => {
+            if let Some(progress) = stored.roles.iter_mut().find(|r| r.role == *role) {
+                progress.done = true;
+            }
+            ("role.finish", role.clone())
+        }
+        Step::Complete => {
+            set_state(stored, State::Completed, "every member has converged or is a named exception");
+            ("rollout.complete", format!("revision {} is stable", stored.to))
+        }
+        Step::Stop { role, wave, failure, failures, roll_back } => {
+            let cause = format!("{role} wave {}: {failures} {}", wave + 1, failure.name());
+            stored.stopped_by = failure.name().to_owned();
+            match roll_back {
+                Some(scope) => {
+                    set_state(stored, State::RollingBack, &cause);
+                    stored.roll_back = Some(stored_scope(scope));
+                }
+                None => set_state(stored, State::Halted, &cause),
+            }
+            ("rollout.stop", cause)
+        }
+        Step::Pause => {
+            set_state(stored, State::Paused, "the gate could not decide for 15 minutes");
+            ("rollout.pause", stored.cause.clone())
+        }
+        Step::OpenRollBack { role } => {
+            if let Some(back) = &mut stored.roll_back {
+                back.open_roles.push(role.clone());
+            }
+            ("rollback.open", role.clone())
+        }
+        Step::FinishRollBack => {
+            let open: u32 = stored.roles.iter().map(|r| r.open_waves).sum();
+            let everything = stored.roll_back.as_ref().is_none_or(|back| back.all || open <= 1);
+            let next = if everything { State::RolledBack } else { State::Halted };
+            let cause = format!("{}; what it covers has gone back", stored.cause);
+            set_state(stored, next, &cause);
+            ("rollback.finish", next.name().to_owned())
+        }
+    }
+}
+
+/// Moves a stored rollout; the table of moves is the domain's.
+fn set_state(stored: &mut store::Rollout, next: State, cause: &str) {
+    debug_assert!(rollout_state(stored.state()).can_move_to(next));
+    stored.state = stored_rollout_state(next).into();
+    stored.cause = cause.to_owned();
+}
+
+fn stored_scope(scope: &Scope) -> store::RollBack {
+    match scope {
+        Scope::All => store::RollBack { all: true, ..store::RollBack::default() },
+        Scope::Wave { role, wave } => store::RollBack { role: role.clone(), wave: *wave, ..store::RollBack::default() },
+    }
+}

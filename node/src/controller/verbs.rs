@@ -1,0 +1,139 @@
+//! What a person does to a rollout: pause, resume, halt, roll back. Answered when nothing contrary can be sent any more.
+
+use std::sync::Arc;
+
+use fleet::rollout::State;
+use proto::store::{self, Entry};
+
+use super::{observe, set_state};
+use crate::control::rollout_state;
+use crate::ledger::{ProposeError, act, entry, put, table};
+use crate::local::Node;
+
+/// A person's order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verb {
+    /// Stand still.
+    Pause,
+    /// Go on, in spite of the failures seen so far.
+    Resume,
+    /// Stop.
+    Halt,
+    /// Give every touched member back what it had.
+    RollBack,
+}
+
+/// Why an order was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum VerbError {
+    /// No such rollout.
+    #[error("there is no rollout `{0}`: list them with `muster rollout list`")]
+    Unknown(String),
+    /// Not in this state.
+    #[error("rollout {id} is {state}: it cannot be {verb}")]
+    State {
+        /// Which.
+        id: String,
+        /// Where it is.
+        state: &'static str,
+        /// What was asked.
+        verb: &'static str,
+    },
+    /// Not stored.
+    #[error("rollout {id}: the order was not stored")]
+    Store {
+        /// Which.
+        id: String,
+        /// Why.
+        #[source]
+        source: ProposeError,
+    },
+}
+
+impl Verb {
+    fn next(self) -> State {
+        match self {
+            Verb::Pause => State::Paused,
+            Verb::Resume => State::Running,
+            Verb::Halt => State::Halted,
+            Verb::RollBack => State::RollingBack,
+        }
+    }
+
+    fn past(self) -> &'static str {
+        match self {
+            Verb::Pause => "paused",
+            Verb::Resume => "resumed",
+            Verb::Halt => "halted",
+            Verb::RollBack => "rolled back",
+        }
+    }
+
+    fn action(self) -> &'static str {
+        match self {
+            Verb::Pause => "rollout.pause",
+            Verb::Resume => "rollout.resume",
+            Verb::Halt => "rollout.halt",
+            Verb::RollBack => "rollout.rollback",
+        }
+    }
+}
+
+/// Performs the order. `id` is a rollout's, or a family's name for its newest.
+pub async fn order(node: &Arc<Node>, id: &str, verb: Verb, actor: &str, reason: &str, key: &str) -> Result<String, VerbError> {
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        let (version, mut stored) = {
+            let documents = node.control.read();
+            let found = documents.find_rollout(id).ok_or_else(|| VerbError::Unknown(id.to_owned()))?;
+            (found.version, store::Rollout::clone(&found.value))
+        };
+        let state = rollout_state(stored.state());
+        if state == verb.next() {
+            return Ok(stored.id); // said twice, meant once
+        }
+        if !state.can_move_to(verb.next()) || (verb == Verb::RollBack && !stored.prepared) {
+            return Err(VerbError::State { id: stored.id, state: state.name(), verb: verb.past() });
+        }
+        change(node, &mut stored, verb, actor, reason);
+        let detail = if reason.is_empty() { stored.cause.clone() } else { reason.to_owned() };
+        let act = act(actor, verb.action(), format!("rollout/{}", stored.id), detail);
+        let change = Entry { idempotency_key: key.to_owned(), ..entry(vec![put(table::ROLLOUT, stored.id.as_str(), version, &stored)], vec![act]) };
+        match node.control_ledger.propose(change).await {
+            Ok(_) => break fence(node, stored.id).await,
+            // The controller moved it meanwhile.
+            Err(ProposeError::Conflict(_)) if tries < 10 => {}
+            Err(source) => return Err(VerbError::Store { id: stored.id, source }),
+        }
+    }
+}
+
+async fn fence(node: &Arc<Node>, id: String) -> Result<String, VerbError> {
+    match node.fence().await {
+        Ok(()) => Ok(id),
+        Err(source) => Err(VerbError::Store { id, source }),
+    }
+}
+
+fn change(node: &Arc<Node>, stored: &mut store::Rollout, verb: Verb, actor: &str, reason: &str) {
+    let mut cause = format!("{} by {actor}", verb.past());
+    if !reason.is_empty() {
+        cause = format!("{cause}: {reason}");
+    }
+    match verb {
+        Verb::Pause | Verb::Halt => {}
+        Verb::Resume => {
+            let observed = observe(node, stored);
+            for role in &mut stored.roles {
+                let waves = observed.roles.get(&role.role).map(Vec::as_slice).unwrap_or_default();
+                role.forgiven = waves.iter().map(fleet::bucket::Counts::failures).collect();
+                role.soaked_ms = 0;
+            }
+            stored.inconclusive_ms = 0;
+            stored.stopped_by.clear();
+        }
+        Verb::RollBack => stored.roll_back = Some(store::RollBack { all: true, ..store::RollBack::default() }),
+    }
+    set_state(stored, verb.next(), &cause);
+}

@@ -1,0 +1,177 @@
+//! The column index of one partition: every agent in memory, compact, rebuilt from the documents at start.
+
+mod row;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, RwLock, RwLockReadGuard};
+
+use prost::Message;
+use proto::store::{self, MemberChunk};
+use proto::uid::Uid;
+
+pub use row::{BRIDGE, Delivery, Interner, Row, is_healthy, reported, state, stored_state};
+
+use crate::ledger::{Mirror, table};
+
+/// A member of a rollout's list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Index into the rollout's roles.
+    pub role: u32,
+    /// Wave index from 0.
+    pub wave: u32,
+    /// Its delivery did not change when the list was made.
+    pub unchanged: bool,
+}
+
+/// What readers see, always at one applied position.
+#[derive(Default)]
+pub struct Columns {
+    /// Agents by uid.
+    pub rows: BTreeMap<Uid, Row>,
+    /// Member lists by rollout.
+    pub lists: HashMap<String, BTreeMap<Uid, Member>>,
+    /// The open rollouts an agent is listed by.
+    pub listed: HashMap<Uid, Vec<Arc<str>>>,
+    /// Component lists by hash as reported that some agent has told in full.
+    pub components: HashMap<Box<[u8]>, [u8; 32]>,
+    /// No program before this one is accepted.
+    pub floor: u64,
+}
+
+/// Shared between the state machine, which writes, and everybody else.
+#[derive(Clone, Default)]
+pub struct Index(Arc<RwLock<Columns>>);
+
+/// The writing side.
+pub struct IndexMirror {
+    index: Index,
+    interner: Interner,
+    staged: Vec<Staged>,
+    published: u64,
+}
+
+enum Staged {
+    Agent(Uid, Option<Box<(Row, Option<Components>)>>),
+    Chunk(String, Option<MemberChunk>),
+}
+
+type Components = (Box<[u8]>, [u8; 32]);
+
+// === impl Index ===
+
+impl Index {
+    /// For reading; short, and never over an await.
+    pub fn read(&self) -> RwLockReadGuard<'_, Columns> {
+        self.0.read().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// The writing side, for the state machine.
+    pub fn mirror(&self) -> IndexMirror {
+        IndexMirror { index: self.clone(), interner: Interner::default(), staged: Vec::new(), published: 0 }
+    }
+}
+
+// === impl IndexMirror ===
+
+impl Mirror for IndexMirror {
+    const TABLES: &'static [u8] = &[table::AGENT, table::MEMBERS];
+
+    fn reset(&mut self) {
+        self.staged.clear();
+        *self.index.0.write().unwrap_or_else(std::sync::PoisonError::into_inner) = Columns::default();
+    }
+
+    fn put(&mut self, table: u8, key: &[u8], version: u64, value: &[u8]) {
+        match table {
+            table::AGENT => {
+                let (Ok(uid), Ok(agent)) = (Uid::from_wire(key), store::Agent::decode(value)) else { return };
+                let row = Row::new(uid, version, &agent, &mut self.interner);
+                let components = agent.components.and_then(|c| Some((c.hash.into_boxed_slice(), c.body.try_into().ok()?)));
+                self.staged.push(Staged::Agent(uid, Some(Box::new((row, components)))));
+            }
+            table::MEMBERS => {
+                if let (Some(rollout), Ok(list)) = (chunk_key(key), MemberChunk::decode(value)) {
+                    self.staged.push(Staged::Chunk(rollout, Some(list)));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn delete(&mut self, table: u8, key: &[u8]) {
+        match table {
+            table::AGENT => self.staged.extend(Uid::from_wire(key).ok().map(|uid| Staged::Agent(uid, None))),
+            table::MEMBERS => self.staged.extend(chunk_key(key).map(|rollout| Staged::Chunk(rollout, None))),
+            _ => {}
+        }
+    }
+
+    fn publish(&mut self, floor: u64) {
+        if self.staged.is_empty() && self.index.read().floor == floor {
+            return;
+        }
+        let mut columns = self.index.0.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        columns.floor = floor;
+        for staged in self.staged.drain(..) {
+            columns.take(staged);
+        }
+        drop(columns);
+        self.published += 1;
+        if self.published.is_multiple_of(10_000) {
+            self.interner.sweep();
+        }
+    }
+}
+
+impl Columns {
+    fn take(&mut self, staged: Staged) {
+        match staged {
+            Staged::Agent(uid, Some(agent)) => {
+                let (row, components) = *agent;
+                self.components.extend(components);
+                self.rows.insert(uid, row);
+            }
+            Staged::Agent(uid, None) => {
+                self.rows.remove(&uid);
+            }
+            Staged::Chunk(rollout, Some(chunk)) => {
+                let id: Arc<str> = rollout.as_str().into();
+                let list = self.lists.entry(rollout).or_default();
+                for member in chunk.members {
+                    let Ok(uid) = Uid::from_wire(&member.uid) else { continue };
+                    list.insert(uid, Member { role: member.role, wave: member.wave, unchanged: member.unchanged });
+                    let listed = self.listed.entry(uid).or_default();
+                    if !listed.contains(&id) {
+                        listed.push(Arc::clone(&id));
+                    }
+                }
+            }
+            Staged::Chunk(rollout, None) => {
+                // Lists go as a whole: every chunk of a rollout is removed in one entry.
+                for uid in self.lists.remove(&rollout).unwrap_or_default().into_keys() {
+                    if let Some(listed) = self.listed.get_mut(&uid) {
+                        listed.retain(|id| **id != *rollout);
+                        if listed.is_empty() {
+                            self.listed.remove(&uid);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Key of a chunk: rollout id, a zero byte, chunk number.
+pub fn chunk(rollout: &str, number: u32) -> Vec<u8> {
+    let mut key = rollout.as_bytes().to_vec();
+    key.push(0);
+    key.extend_from_slice(&number.to_be_bytes());
+    key
+}
+
+/// The rollout that a chunk belongs to.
+fn chunk_key(key: &[u8]) -> Option<String> {
+    let rollout = key.get(..key.len().checked_sub(5)?)?;
+    String::from_utf8(rollout.to_vec()).ok()
+}

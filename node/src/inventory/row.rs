@@ -1,0 +1,265 @@
+//! An agent in the column index: what decisions, filters and counts need, with every text interned.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use fleet::digest::Digest;
+use fleet::offer::{Offer, Reported, State};
+use fleet::selector::Facts;
+use proto::opamp::AgentCapabilities;
+use proto::store::{self, ConfigState, DeliveryState, Link};
+use proto::uid::Uid;
+
+/// Texts that many agents share, kept once.
+#[derive(Default)]
+pub struct Interner {
+    texts: HashMap<Arc<str>, ()>,
+}
+
+impl Interner {
+    /// The shared copy of this text.
+    pub fn get(&mut self, text: &str) -> Arc<str> {
+        if let Some((shared, ())) = self.texts.get_key_value(text) {
+            return Arc::clone(shared);
+        }
+        let shared: Arc<str> = text.into();
+        self.texts.insert(Arc::clone(&shared), ());
+        shared
+    }
+
+    /// Forgets texts that no agent uses any more.
+    pub fn sweep(&mut self) {
+        self.texts.retain(|text, ()| Arc::strong_count(text) > 1);
+    }
+}
+
+/// An agent's last authorised offer.
+#[derive(Clone, Debug)]
+pub struct Delivery {
+    /// Delivery hash.
+    pub hash: Digest,
+    /// Where it stands.
+    pub state: State,
+    /// Owner's family.
+    pub family: Arc<str>,
+    /// Owner's role.
+    pub role: Arc<str>,
+    /// Revision; 0 = baseline.
+    pub revision: u64,
+    /// Rollout; empty: joined at stable.
+    pub rollout: Arc<str>,
+    /// Times it was granted.
+    pub offers: u32,
+    /// Wall clock of the grant.
+    pub offered_ms: u64,
+    /// Health before it.
+    pub was_healthy: bool,
+    /// Does the effective config agree?
+    pub effective: store::Match,
+    /// Why it failed.
+    pub error: Arc<str>,
+}
+
+/// One agent.
+#[derive(Clone, Debug)]
+pub struct Row {
+    /// Identity.
+    pub uid: Uid,
+    /// Version of the record.
+    pub version: u64,
+    /// Sorted by key; labels and attributes in one, labels winning.
+    facts: Box<[(Arc<str>, Arc<str>)]>,
+    /// Enrolment token.
+    pub token: Arc<str>,
+    /// Capability mask.
+    pub capabilities: u64,
+    /// Is it there?
+    pub link: Link,
+    /// Since when, wall clock.
+    pub link_since_ms: u64,
+    /// Last reported health; agents that do not report health count as healthy.
+    pub healthy: bool,
+    /// Since when, wall clock.
+    pub health_since_ms: u64,
+    /// Agent-defined word.
+    pub health_status: Arc<str>,
+    /// Why not.
+    pub health_error: Arc<str>,
+    /// Start of the collector process, wall clock; 0 = not known.
+    pub started_ms: u64,
+    /// Last reported hash and status.
+    pub reported: Option<(Digest, Reported)>,
+    /// Error of the last status.
+    pub config_error: Arc<str>,
+    /// Last authorised offer.
+    pub delivery: Option<Delivery>,
+    /// Hashes it is not offered again.
+    pub refused: Box<[Digest]>,
+    /// Two agents, one uid.
+    pub duplicate: bool,
+    /// A restart has been ordered and not sent.
+    pub restart_pending: bool,
+    /// Transport of the last record change.
+    pub websocket: bool,
+    /// Last message that changed the record, wall clock.
+    pub last_seen_ms: u64,
+    /// Hash of its component list as reported; zero-length: none.
+    pub components: Box<[u8]>,
+    /// This uid was replaced: a stub.
+    pub alias: bool,
+}
+
+// === impl Row ===
+
+impl Row {
+    /// From a stored record.
+    pub fn new(uid: Uid, version: u64, agent: &store::Agent, interner: &mut Interner) -> Self {
+        let mut facts: std::collections::BTreeMap<&str, &str> = std::collections::BTreeMap::new();
+        facts.extend(agent.attributes.iter().map(|a| (a.key.as_str(), a.value.as_str())));
+        facts.extend(agent.token_labels.iter().map(|(k, v)| (k.as_str(), v.as_str())));
+        facts.extend(agent.operator_labels.iter().map(|(k, v)| (k.as_str(), v.as_str())));
+        let facts = facts.into_iter().map(|(k, v)| (interner.get(k), interner.get(v))).collect();
+        let health = agent.health.as_ref();
+        let status = agent.status.as_ref();
+        Row {
+            uid,
+            version,
+            facts,
+            token: interner.get(&agent.token),
+            capabilities: agent.capabilities,
+            link: agent.link(),
+            link_since_ms: agent.link_since_ms,
+            healthy: is_healthy(agent),
+            health_since_ms: health.map_or(agent.first_seen_ms, |h| h.since_ms),
+            health_status: interner.get(health.map_or("", |h| h.status.as_str())),
+            health_error: interner.get(health.map_or("", |h| h.last_error.as_str())),
+            started_ms: agent.started_ms,
+            reported: status.and_then(reported),
+            config_error: interner.get(status.map_or("", |s| s.error.as_str())),
+            delivery: agent.delivery.as_ref().and_then(|d| delivery(d, interner)),
+            refused: agent.refused.iter().filter_map(|r| Digest::from_slice(&r.hash)).collect(),
+            duplicate: agent.duplicate,
+            restart_pending: agent.restart_pending,
+            websocket: agent.transport == "websocket",
+            last_seen_ms: agent.last_seen_ms,
+            components: agent.components.as_ref().map(|c| c.hash.clone().into_boxed_slice()).unwrap_or_default(),
+            alias: !agent.alias_of.is_empty(),
+        }
+    }
+
+    /// Every fact, by key.
+    pub fn facts(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.facts.iter().map(|(k, v)| (&**k, &**v))
+    }
+
+    /// Owner: family and role of the last authorised offer.
+    pub fn owner(&self) -> Option<(&str, &str)> {
+        self.delivery.as_ref().map(|d| (&*d.family, &*d.role))
+    }
+
+    /// Last authorised offer, for [`fleet::offer`].
+    pub fn offer(&self, now_ms: u64) -> Option<Offer> {
+        self.delivery.as_ref().map(|d| Offer {
+            hash: d.hash,
+            state: d.state,
+            grants: d.offers,
+            age_ms: now_ms.saturating_sub(d.offered_ms),
+        })
+    }
+
+    /// Name for people: host, else instance id, else uid.
+    pub fn name(&self) -> String {
+        let named = ["host.name", "k8s.pod.name", "service.instance.id"].iter().find_map(|key| self.get(key));
+        named.map_or_else(|| self.uid.to_string(), str::to_owned)
+    }
+
+    /// Does it declare this capability?
+    pub fn can(&self, capability: AgentCapabilities) -> bool {
+        self.capabilities & capability as u64 != 0
+    }
+
+    /// One agent for many collectors.
+    pub fn many_collectors(&self) -> bool {
+        self.get("service.name").is_some_and(|name| name == BRIDGE)
+    }
+
+    /// What makes agents alike for a canary.
+    pub fn stratum(&self) -> String {
+        let part = |key| self.get(key).unwrap_or("");
+        format!("{}|{}|{}", part("service.version"), part("os.type"), part("host.arch"))
+    }
+}
+
+/// Name under which the operator's bridge reports.
+pub const BRIDGE: &str = "io.opentelemetry.operator-opamp-bridge";
+
+impl Facts for Row {
+    fn get(&self, key: &str) -> Option<&str> {
+        let at = self.facts.binary_search_by(|(k, _)| (**k).cmp(key)).ok()?;
+        Some(&self.facts[at].1)
+    }
+}
+
+/// Health as it counts: agents that do not report it are not called sick.
+pub fn is_healthy(agent: &store::Agent) -> bool {
+    let reports = agent.capabilities & AgentCapabilities::ReportsHealth as u64 != 0;
+    match &agent.health {
+        Some(health) => health.healthy,
+        None => !reports,
+    }
+}
+
+/// A status with a hash, in the domain's words.
+pub fn reported(status: &store::ConfigStatus) -> Option<(Digest, Reported)> {
+    let hash = Digest::from_slice(&status.hash)?;
+    let state = match status.state() {
+        ConfigState::Unset => Reported::Unset,
+        ConfigState::Applied => Reported::Applied,
+        ConfigState::Applying => Reported::Applying,
+        ConfigState::Failed => Reported::Failed,
+    };
+    Some((hash, state))
+}
+
+/// Delivery state in the domain's words; none for a value of a newer version.
+pub fn state(state: DeliveryState) -> Option<State> {
+    Some(match state {
+        DeliveryState::Unspecified => return None,
+        DeliveryState::Offered => State::Offered,
+        DeliveryState::Applying => State::Applying,
+        DeliveryState::Applied => State::Applied,
+        DeliveryState::Failed => State::Failed,
+        DeliveryState::RolledBackByAgent => State::RolledBackByAgent,
+        DeliveryState::NoAnswer => State::NoAnswer,
+        DeliveryState::Withdrawn => State::Withdrawn,
+    })
+}
+
+/// And back.
+pub fn stored_state(state: State) -> DeliveryState {
+    match state {
+        State::Offered => DeliveryState::Offered,
+        State::Applying => DeliveryState::Applying,
+        State::Applied => DeliveryState::Applied,
+        State::Failed => DeliveryState::Failed,
+        State::RolledBackByAgent => DeliveryState::RolledBackByAgent,
+        State::NoAnswer => DeliveryState::NoAnswer,
+        State::Withdrawn => DeliveryState::Withdrawn,
+    }
+}
+
+fn delivery(d: &store::Delivery, interner: &mut Interner) -> Option<Delivery> {
+    Some(Delivery {
+        hash: Digest::from_slice(&d.hash)?,
+        state: state(d.state())?,
+        family: interner.get(&d.family),
+        role: interner.get(&d.role),
+        revision: d.revision,
+        rollout: interner.get(&d.rollout),
+        offers: d.offers,
+        offered_ms: d.offered_ms,
+        was_healthy: d.was_healthy,
+        effective: d.effective(),
+        error: interner.get(&d.error),
+    })
+}

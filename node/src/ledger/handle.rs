@@ -1,0 +1,174 @@
+//! A group as the rest of the node uses it: propose entries, read documents, verify the audit chain.
+
+use bytes::Bytes;
+use fleet::audit;
+use fleet::digest::Digest;
+use prost::Message;
+use proto::store::{ActRecord, Conflict, Entry, Outcome, StaleEpoch, outcome};
+use raft::{Fatal, Group};
+
+use super::machine::{Machine, Mirror, head_of, record, versioned};
+use super::table;
+
+/// One group.
+pub struct Ledger<M: Mirror> {
+    name: String,
+    group: Group<Machine<M>>,
+}
+
+/// Why an entry was not stored.
+#[derive(Debug, thiserror::Error)]
+pub enum ProposeError {
+    /// Somebody else changed the document meanwhile.
+    #[error("document {:?} of table {} has version {}, {} was expected", String::from_utf8_lossy(&.0.key), .0.table, .0.found, .0.expected)]
+    Conflict(Conflict),
+    /// The program it was decided on is not the newest that the group accepted.
+    #[error("decided on program {}, the group accepts none before {}", .0.epoch, .0.floor)]
+    StaleEpoch(StaleEpoch),
+    /// No leader, no answer, or the node stops.
+    #[error("group {group} did not store it")]
+    Group {
+        /// Which.
+        group: String,
+        /// Why.
+        #[source]
+        source: raft::ProposeError,
+    },
+    /// An answer of the machine that this version does not know.
+    #[error("group {0} answered something unknown")]
+    Answer(String),
+}
+
+/// Documents at one applied position.
+pub struct View(raft::View);
+
+// === impl Ledger ===
+
+impl<M: Mirror> Clone for Ledger<M> {
+    fn clone(&self) -> Self {
+        Ledger { name: self.name.clone(), group: self.group.clone() }
+    }
+}
+
+impl<M: Mirror> Ledger<M> {
+    /// A started group under its name.
+    pub fn new(name: impl Into<String>, group: Group<Machine<M>>) -> Self {
+        Ledger { name: name.into(), group }
+    }
+
+    /// Its name: `control`, `inventory-0`…
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The group below.
+    pub fn group(&self) -> &Group<Machine<M>> {
+        &self.group
+    }
+
+    /// Stores an entry: answered after commit and apply, with the version its documents got.
+    pub async fn propose(&self, entry: Entry) -> Result<u64, ProposeError> {
+        let answer = self.group.propose(Bytes::from(entry.encode_to_vec())).await;
+        self.outcome(answer)
+    }
+
+    /// Stores many entries, each by itself; the answers in the same order.
+    pub async fn propose_many(&self, entries: &[Entry]) -> Vec<Result<u64, ProposeError>> {
+        let entries = entries.iter().map(|entry| Bytes::from(entry.encode_to_vec())).collect();
+        self.group.propose_many(entries).await.into_iter().map(|answer| self.outcome(answer)).collect()
+    }
+
+    fn outcome(&self, answer: Result<Vec<u8>, raft::ProposeError>) -> Result<u64, ProposeError> {
+        let answer = answer.map_err(|source| ProposeError::Group { group: self.name.clone(), source })?;
+        match Outcome::decode(answer.as_slice()).ok().and_then(|outcome| outcome.outcome) {
+            Some(outcome::Outcome::Stored(stored)) => Ok(stored.version),
+            Some(outcome::Outcome::Conflict(conflict)) => Err(ProposeError::Conflict(conflict)),
+            Some(outcome::Outcome::StaleEpoch(stale)) => Err(ProposeError::StaleEpoch(stale)),
+            None => Err(ProposeError::Answer(self.name.clone())),
+        }
+    }
+
+    /// Documents as they are now on this node.
+    pub fn view(&self) -> Result<View, Fatal> {
+        Ok(View(self.group.view()?))
+    }
+
+    /// Recomputes the chain from genesis to head: number of entries and head, or what is broken.
+    pub fn verify(&self) -> Result<Result<audit::Head, audit::Broken>, Fatal> {
+        let view = self.group.view()?;
+        let head = head_of(&self.name, &view)?;
+        let mut verifier = audit::Verifier::after(audit::Head::genesis(&self.name));
+        for row in view.scan_prefix(table::AUDIT, &[]) {
+            let entry = audit_entry(&row?.1)?;
+            if let Err(broken) = verifier.check(&entry) {
+                return Ok(Err(broken));
+            }
+        }
+        Ok(verifier.finish(head).map(|()| head))
+    }
+
+    /// Newest audit entries first, as many as `take` says yes to; it ends at the first `None`.
+    pub fn audit(&self, limit: usize, wanted: impl Fn(&ActRecord) -> bool) -> Result<Vec<ActRecord>, Fatal> {
+        let view = self.group.view()?;
+        let head = head_of(&self.name, &view)?;
+        let mut found = Vec::new();
+        // Backwards by numbers: entries are dense from 1 to the head.
+        for seq in (1..=head.seq).rev() {
+            let Some(bytes) = view.get(table::AUDIT, &seq.to_be_bytes())? else { continue };
+            let entry = ActRecord::decode(bytes.as_slice()).map_err(|e| Fatal::because("decode an audit entry", e))?;
+            if wanted(&entry) {
+                found.push(entry);
+                if found.len() >= limit {
+                    break;
+                }
+            }
+        }
+        Ok(found)
+    }
+}
+
+// === impl View ===
+
+impl View {
+    /// A document with its version.
+    pub fn get<T: Message + Default>(&self, table: u8, key: &[u8]) -> Result<Option<(u64, T)>, Fatal> {
+        let Some(stored) = self.0.get(table, key)? else { return Ok(None) };
+        decode(&stored).map(Some)
+    }
+
+    /// All documents whose key begins with `prefix`, by key.
+    pub fn scan<T: Message + Default>(
+        &self,
+        table: u8,
+        prefix: &[u8],
+    ) -> impl Iterator<Item = Result<(Vec<u8>, u64, T), Fatal>> {
+        self.0.scan_prefix(table, prefix).map(|row| {
+            let (key, stored) = row?;
+            let (version, document) = decode(&stored)?;
+            Ok((key, version, document))
+        })
+    }
+}
+
+fn decode<T: Message + Default>(stored: &[u8]) -> Result<(u64, T), Fatal> {
+    let (version, value) = versioned(stored)?;
+    let document = T::decode(value).map_err(|e| Fatal::because("decode a stored document", e))?;
+    Ok((version, document))
+}
+
+fn audit_entry(bytes: &[u8]) -> Result<audit::Entry, Fatal> {
+    let stored = ActRecord::decode(bytes).map_err(|e| Fatal::because("decode an audit entry", e))?;
+    let damaged = || Fatal::new(format!("audit entry {} is damaged", stored.seq));
+    Ok(audit::Entry {
+        seq: stored.seq,
+        prev: Digest::from_slice(&stored.prev).ok_or_else(damaged)?,
+        digest: Digest::from_slice(&stored.hash).ok_or_else(damaged)?,
+        record: record(stored.act.as_ref().ok_or_else(damaged)?),
+    })
+}
+
+/// Wall time in milliseconds since 1970: for people, never for order.
+pub fn now_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,23 @@
+//! The state cluster: replicated documents, partition leaders, the rollout controller, and the services over them.
+//!
+//! `ledger` replicates documents; `control` and `inventory` are what their groups hold in memory; `partition` answers
+//! agents; `controller` moves rollouts; `api` answers operators. It never speaks OpAMP to a socket: that is `gateway`.
+
+pub mod ledger;
+
+pub mod control;
+pub mod inventory;
+
+pub mod partition;
+
+pub mod controller;
+
+pub mod manifest;
+pub mod preview;
+
+pub mod api;
+pub mod metrics;
+
+mod local;
+
+pub use local::{Config, Node, StartError};

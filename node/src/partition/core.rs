@@ -1,0 +1,187 @@
+//! What a partition leader knows of its agents that is never replicated: who is there, where each conversation stands,
+//! who has something pending. `step`-like: every method takes the time and returns what is to be done.
+
+use std::collections::HashMap;
+
+use proto::edge::Presence;
+use proto::sequence::Digest;
+use proto::uid::Uid;
+
+/// Two backward jumps within so many intervals tell that two agents use one uid.
+const DUPLICATE_INTERVALS: u64 = 10;
+
+/// An agent as heard.
+#[derive(Clone, Copy, Debug)]
+struct Live {
+    number: u64,
+    digest: Digest,
+    /// Monotonic.
+    seen_ms: u64,
+    connection: u64,
+    full_asked_ms: Option<u64>,
+    /// Backward jumps from another connection, and when the first was.
+    backs: u8,
+    back_ms: u64,
+}
+
+/// Timing of liveness.
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    /// Expected time between two messages of an agent.
+    pub interval_ms: u64,
+    /// Silent for so long: lost.
+    pub lost_after_ms: u64,
+}
+
+/// Sans-I/O: no clock, no channel.
+pub struct Core {
+    timing: Timing,
+    live: HashMap<Uid, Live>,
+    /// Since then everybody known has a right to be heard again.
+    grace_from_ms: u64,
+}
+
+// === impl Core ===
+
+impl Core {
+    /// A leader that has just begun at `now_ms`: nobody is lost before a whole grace period.
+    pub fn new(timing: Timing, now_ms: u64) -> Self {
+        Core { timing, live: HashMap::new(), grace_from_ms: now_ms }
+    }
+
+    /// Agents spoke without saying anything new.
+    pub fn heard(&mut self, batch: &[Presence], now_ms: u64) -> Vec<Uid> {
+        let mut uids = Vec::with_capacity(batch.len());
+        for presence in batch {
+            let Ok(uid) = Uid::from_wire(&presence.instance_uid) else { continue };
+            let digest = presence.digest.as_ref().try_into().unwrap_or_default();
+            let seen_ms = now_ms.saturating_sub(presence.age_ms.into());
+            self.note(uid, presence.number, digest, presence.connection, seen_ms);
+            uids.push(uid);
+        }
+        uids
+    }
+
+    /// A message with something new was handled.
+    pub fn handled(&mut self, uid: Uid, number: u64, digest: Digest, connection: u64, asked_full: bool, now_ms: u64) {
+        self.note(uid, number, digest, connection, now_ms);
+        if asked_full && let Some(live) = self.live.get_mut(&uid) {
+            live.full_asked_ms = Some(now_ms);
+        }
+    }
+
+    fn note(&mut self, uid: Uid, number: u64, digest: Digest, connection: u64, seen_ms: u64) {
+        let live = self.live.entry(uid).or_insert(Live {
+            number,
+            digest,
+            seen_ms,
+            connection,
+            full_asked_ms: None,
+            backs: 0,
+            back_ms: 0,
+        });
+        if seen_ms >= live.seen_ms {
+            (live.number, live.digest, live.seen_ms, live.connection) = (number, digest, seen_ms, connection);
+        }
+    }
+
+    /// Does this message tell that two agents use one uid? Numbers that go back, from another connection, without a
+    /// fresh start, twice in ten intervals.
+    pub fn sees_double(&mut self, uid: Uid, number: u64, connection: u64, fresh: bool, now_ms: u64) -> bool {
+        let window = DUPLICATE_INTERVALS * self.timing.interval_ms;
+        let Some(live) = self.live.get_mut(&uid) else { return false };
+        if fresh || connection == live.connection || number >= live.number {
+            return false;
+        }
+        if now_ms.saturating_sub(live.back_ms) > window {
+            (live.backs, live.back_ms) = (0, now_ms);
+        }
+        live.backs = live.backs.saturating_add(1);
+        live.backs >= 2
+    }
+
+    /// Last number and digest heard.
+    pub fn last(&self, uid: Uid) -> Option<(u64, Digest)> {
+        self.live.get(&uid).map(|live| (live.number, live.digest))
+    }
+
+    /// The connection that was heard last.
+    pub fn connection(&self, uid: Uid) -> Option<u64> {
+        self.live.get(&uid).map(|live| live.connection)
+    }
+
+    /// How long ago full state was asked for.
+    pub fn full_asked_ms_ago(&self, uid: Uid, now_ms: u64) -> Option<u64> {
+        self.live.get(&uid)?.full_asked_ms.map(|at| now_ms.saturating_sub(at))
+    }
+
+    /// How long ago the agent was heard; since the start of the grace period if not yet.
+    pub fn age_ms(&self, uid: Uid, now_ms: u64) -> u64 {
+        let seen = self.live.get(&uid).map_or(self.grace_from_ms, |live| live.seen_ms);
+        now_ms.saturating_sub(seen)
+    }
+
+    /// Has it been silent for too long?
+    pub fn is_lost(&self, uid: Uid, now_ms: u64) -> bool {
+        self.age_ms(uid, now_ms) >= self.timing.lost_after_ms
+    }
+
+    /// Everything heard, to be written down by a clean stop: uid, number, digest, age.
+    pub fn conversations(&self, now_ms: u64) -> impl Iterator<Item = (Uid, u64, Digest, u64)> {
+        self.live.iter().map(move |(uid, live)| (*uid, live.number, live.digest, now_ms.saturating_sub(live.seen_ms)))
+    }
+
+    /// The agent's record is gone.
+    pub fn forget(&mut self, uid: Uid) {
+        self.live.remove(&uid);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TIMING: Timing = Timing { interval_ms: 30_000, lost_after_ms: 90_000 };
+
+    fn uid(n: u8) -> Uid {
+        Uid::from_wire(&[n; 16]).unwrap()
+    }
+
+    #[test]
+    fn nobody_is_lost_before_the_grace_period_ends() {
+        let core = Core::new(TIMING, 1_000);
+        assert!(!core.is_lost(uid(1), 90_999));
+        assert!(core.is_lost(uid(1), 91_000));
+    }
+
+    #[test]
+    fn late_news_do_not_undo_newer_ones() {
+        let mut core = Core::new(TIMING, 0);
+        core.handled(uid(1), 8, [8; 16], 1, false, 5_000);
+        let old = Presence { instance_uid: vec![1; 16].into(), number: 7, digest: vec![7; 16].into(), age_ms: 3_000, connection: 1 };
+        core.heard(&[old], 6_000);
+        assert_eq!(core.last(uid(1)), Some((8, [8; 16])));
+    }
+
+    #[test]
+    fn two_streams_with_one_uid_are_seen_at_their_second_step_back() {
+        let mut core = Core::new(TIMING, 0);
+        core.handled(uid(1), 50, [0; 16], 1, false, 0);
+        assert!(!core.sees_double(uid(1), 3, 2, false, 1_000));
+        core.handled(uid(1), 3, [1; 16], 2, false, 1_000);
+        assert!(!core.sees_double(uid(1), 51, 1, false, 2_000));
+        core.handled(uid(1), 51, [2; 16], 1, false, 2_000);
+        assert!(core.sees_double(uid(1), 4, 2, false, 3_000));
+    }
+
+    #[test]
+    fn one_agent_that_starts_anew_is_not_double() {
+        let mut core = Core::new(TIMING, 0);
+        core.handled(uid(1), 50, [0; 16], 1, false, 0);
+        for at in 1..5 {
+            assert!(!core.sees_double(uid(1), 0, 2 + at, true, at * 1_000));
+            core.handled(uid(1), 0, [1; 16], 2 + at, false, at * 1_000);
+            core.handled(uid(1), 40, [1; 16], 2 + at, false, at * 1_000);
+        }
+    }
+}

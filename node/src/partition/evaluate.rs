@@ -1,0 +1,533 @@
+//! What one report means: the new record, what to write, what to answer. A function of its arguments.
+
+use fleet::consistency::{Consistency, compare};
+use fleet::digest::Digest;
+use fleet::family::ConfigMap;
+use fleet::offer::{self, Decision, Situation, State};
+use fleet::program::{Desired, Place, Program, Reason, Subject, desired};
+use fleet::selector::Facts;
+use proto::edge::{Report, Transport};
+use proto::opamp::{AgentCapabilities, AgentToServer, ServerToAgent, ServerToAgentFlags};
+use proto::sequence::{Digest as MessageDigest, Verdict, is_fresh, judge};
+use proto::store::{self, Act, DeliveryState, Link, Match, Write};
+use proto::uid::Uid;
+
+use super::merge::{Merged, attribute, cut, merge, transition};
+use crate::inventory::{BRIDGE, is_healthy, reported, state, stored_state};
+use crate::ledger::{act, put, put_any, table};
+
+/// AcceptsStatus, OffersRemoteConfig, AcceptsEffectiveConfig: what is really served.
+pub const SERVER_CAPABILITIES: u64 = 0x7;
+
+/// Full state is asked for at most so often by one agent's losses.
+pub const FULL_STATE_PAUSE_MS: u64 = 30_000;
+
+/// What is known around the report.
+pub struct Context<'a> {
+    /// By which everything is decided.
+    pub program: &'a Program,
+    /// The agent's place in an open rollout.
+    pub place: Option<Place<'a>>,
+    /// May offers be authorised now: is the program lease valid?
+    pub lease: bool,
+    /// Last number and digest heard through presence.
+    pub heard: Option<(u64, MessageDigest)>,
+    /// Full state was asked for so long ago.
+    pub full_asked_ms_ago: Option<u64>,
+    /// Config map by delivery hash, if it is one of the program's.
+    pub config: &'a dyn Fn(&store::Delivery) -> Option<ConfigMap>,
+    /// Config map of what is desired.
+    pub desired_config: &'a dyn Fn(&Desired) -> Option<ConfigMap>,
+    /// Is the component list with this hash kept?
+    pub knows_components: &'a dyn Fn(&[u8]) -> bool,
+    /// Unanswered offers of this age are closed.
+    pub offer_timeout_ms: u64,
+    /// Wall clock.
+    pub now_ms: u64,
+    /// A uid for an agent that asks for one; in the same slot.
+    pub new_uid: Uid,
+    /// This report comes from another stream than the one before: two agents with one uid, seen twice.
+    pub duplicate: bool,
+}
+
+/// What follows from a report.
+pub struct Evaluation {
+    /// How the message followed the one before.
+    pub verdict: Option<Verdict>,
+    /// Stored before anything is answered; none: nothing changed.
+    pub entry: Option<store::Entry>,
+    /// The answers, in order.
+    pub replies: Vec<ServerToAgent>,
+    /// An offer is among them.
+    pub offers: bool,
+    /// Something more is waiting for the agent.
+    pub pending: bool,
+    /// Full state is asked for in the answer.
+    pub asks_full: bool,
+    /// The agent gets this uid.
+    pub new_uid: Option<Uid>,
+    /// Said goodbye: close when answered.
+    pub goodbye: bool,
+    /// Last stated capabilities.
+    pub capabilities: u64,
+}
+
+/// Evaluates one report against the stored record and its version (0 = none).
+pub fn evaluate(uid: Uid, report: &Report, stored: Option<(u64, &store::Agent)>, tombstone: Option<&store::Agent>, ctx: &Context<'_>) -> Evaluation {
+    let message = report.message.as_ref();
+    let verdict = message.map(|m| verdict(report, m, stored, ctx));
+    let mut turn = Turn::begin(uid, report, stored, tombstone, ctx);
+    if let Some(message) = message {
+        if verdict == Some(Verdict::Retry) {
+            return turn.again(message);
+        }
+        turn.hear(message, verdict.unwrap_or(Verdict::Next));
+    }
+    turn.answer(verdict)
+}
+
+fn verdict(report: &Report, message: &AgentToServer, stored: Option<(u64, &store::Agent)>, ctx: &Context<'_>) -> Verdict {
+    let digest: MessageDigest = report.digest.as_ref().try_into().unwrap_or_default();
+    let session = report.session.as_ref().and_then(|s| Some((s.number, s.digest.as_ref().try_into().ok()?)));
+    let recorded = stored.and_then(|(_, agent)| Some((agent.number, agent.digest.as_slice().try_into().ok()?)));
+    let last = session.or(ctx.heard).or(recorded);
+    judge(last.as_ref().map(|(number, digest)| (*number, digest)), message.sequence_num, &digest, is_fresh(message))
+}
+
+struct Turn<'a> {
+    uid: Uid,
+    version: u64,
+    before: Option<&'a store::Agent>,
+    agent: store::Agent,
+    report: &'a Report,
+    ctx: &'a Context<'a>,
+    merged: Merged,
+    writes: Vec<Write>,
+    acts: Vec<Act>,
+    full: bool,
+    asks_full: bool,
+    offer: Option<(Digest, ConfigMap)>,
+    restart: bool,
+    new_uid: Option<Uid>,
+}
+
+impl<'a> Turn<'a> {
+    fn begin(uid: Uid, report: &'a Report, stored: Option<(u64, &'a store::Agent)>, tombstone: Option<&store::Agent>, ctx: &'a Context<'a>) -> Self {
+        let fresh = || store::Agent {
+            uid: uid.as_bytes().to_vec(),
+            first_seen_ms: ctx.now_ms,
+            token: report.token.clone(),
+            refused: tombstone.map(|t| t.refused.clone()).unwrap_or_default(),
+            ..store::Agent::default()
+        };
+        Turn {
+            uid,
+            version: stored.map_or(0, |(version, _)| version),
+            before: stored.map(|(_, agent)| agent),
+            agent: stored.map_or_else(fresh, |(_, agent)| agent.clone()),
+            report,
+            ctx,
+            merged: Merged::default(),
+            writes: Vec::new(),
+            acts: Vec::new(),
+            full: false,
+            asks_full: false,
+            offer: None,
+            restart: false,
+            new_uid: None,
+        }
+    }
+
+    /// The same message again: the same answer, unless what it offered has been withdrawn.
+    fn again(mut self, message: &AgentToServer) -> Evaluation {
+        self.asks_full = self.agent.full_asked && self.ctx.full_asked_ms_ago.is_some();
+        if !self.agent.alias_of.is_empty() {
+            self.new_uid = Uid::from_wire(&self.agent.alias_of).ok();
+        }
+        let desired = self.desired();
+        let delivery = self.agent.delivery.clone().unwrap_or_default();
+        let offered = delivery.state() == DeliveryState::Offered && delivery.number == message.sequence_num;
+        if offered {
+            let wanted = desired.delivery.map(|d| d.as_bytes().to_vec()) == Some(delivery.hash.clone());
+            if wanted && desired.offerable && self.ctx.lease {
+                self.offer = (self.ctx.desired_config)(&desired).map(|config| (super::digest(&delivery.hash), config));
+            } else if !wanted || !desired.offerable {
+                self.set_delivery_state(State::Withdrawn, "");
+            }
+        }
+        let mut evaluation = self.finish(Some(Verdict::Retry));
+        evaluation.pending |= offered && !evaluation.offers;
+        evaluation
+    }
+
+    fn hear(&mut self, message: &AgentToServer, verdict: Verdict) {
+        let ctx = self.ctx;
+        let asks_uid = message.flags & proto::opamp::AgentToServerFlags::RequestInstanceUid as u64 != 0;
+        if asks_uid {
+            self.new_uid = Some(ctx.new_uid);
+        }
+        self.full = message.agent_description.is_some();
+        let known = !self.agent.attributes.is_empty();
+        let lost = verdict == Verdict::Lost || !known;
+        if lost && !self.full && ctx.full_asked_ms_ago.is_none_or(|ago| ago >= FULL_STATE_PAUSE_MS) {
+            self.asks_full = true;
+        }
+        if self.full {
+            self.agent.full_asked = false;
+        }
+        self.agent.number = message.sequence_num;
+        self.agent.digest = self.report.digest.to_vec();
+        self.agent.last_seen_ms = ctx.now_ms;
+        self.agent.peer.clone_from(&self.report.peer);
+        self.agent.transport = match self.report.transport() {
+            Transport::Websocket => "websocket".to_owned(),
+            _ => "http".to_owned(),
+        };
+        self.merged = merge(&mut self.agent, self.uid, message, ctx.now_ms);
+        self.connect();
+        if ctx.duplicate && !self.agent.duplicate {
+            self.agent.duplicate = true;
+            self.merged.transitions.push(transition(ctx.now_ms, "duplicate uid", "", "", &self.report.peer));
+            if self.agent.reassigned_to.is_empty() {
+                self.agent.reassigned_to = ctx.new_uid.as_bytes().to_vec();
+                self.new_uid = Some(ctx.new_uid);
+            }
+        }
+        self.judge_delivery();
+    }
+
+    fn connect(&mut self) {
+        let before = self.agent.link();
+        let now = if self.merged.goodbye { Link::Left } else { Link::Connected };
+        if before == now {
+            return;
+        }
+        let word = |link: Link| match link {
+            Link::Unspecified => "",
+            Link::Connected => "connected",
+            Link::Lost => "lost",
+            Link::Left => "left",
+        };
+        self.merged.transitions.push(transition(self.ctx.now_ms, word(now), word(before), word(now), &self.report.peer));
+        self.agent.link = now.into();
+        self.agent.link_since_ms = self.ctx.now_ms;
+    }
+
+    /// Moves the last offer by what the agent said.
+    fn judge_delivery(&mut self) {
+        let Some(mut delivery) = self.agent.delivery.clone() else { return };
+        if self.merged.restarted && delivery.state() == DeliveryState::Applied {
+            delivery.restarts += 1;
+        }
+        if let Some(effective) = &self.merged.effective {
+            delivery.effective = self.match_of(&delivery, effective).into();
+        }
+        self.agent.delivery = Some(delivery);
+        if !self.merged.status {
+            return;
+        }
+        let Some((hash, status)) = self.agent.status.as_ref().and_then(reported) else { return };
+        let Some(last) = self.last_offer() else { return };
+        if let Some(next) = offer::on_report(&last, hash, status) {
+            let error = self.agent.status.as_ref().map(|s| s.error.clone()).unwrap_or_default();
+            self.set_delivery_state(next, &error);
+        }
+    }
+
+    fn match_of(&self, delivery: &store::Delivery, effective: &fleet::value::Value) -> Match {
+        let Some(config) = (self.ctx.config)(delivery) else { return Match::Unknown };
+        match merged_config(&config).map(|sent| compare(&sent, effective)) {
+            Some(Consistency::Agrees) => Match::Yes,
+            Some(Consistency::Contradicts) => Match::No,
+            Some(Consistency::Unknown) | None => Match::Unknown,
+        }
+    }
+
+    fn last_offer(&self) -> Option<offer::Offer> {
+        let d = self.agent.delivery.as_ref()?;
+        let age_ms = self.ctx.now_ms.saturating_sub(d.offered_ms);
+        Some(offer::Offer { hash: Digest::from_slice(&d.hash)?, state: state(d.state())?, grants: d.offers, age_ms })
+    }
+
+    /// Moves the offer, remembers a refusal, and writes both down.
+    fn set_delivery_state(&mut self, next: State, error: &str) {
+        let now = self.ctx.now_ms;
+        let Some(delivery) = self.agent.delivery.as_mut() else { return };
+        let before = delivery.state();
+        let next_stored = stored_state(next);
+        if before == next_stored {
+            return;
+        }
+        delivery.state = next_stored.into();
+        if matches!(next, State::Applied | State::Failed | State::RolledBackByAgent) {
+            delivery.answered_ms = now;
+        }
+        if next == State::Failed {
+            delivery.error = cut(error, 1024);
+        }
+        let hash = delivery.hash.clone();
+        let short = super::digest(&hash).to_string();
+        if next == State::Failed && !self.agent.refused.iter().any(|r| r.hash == hash) {
+            self.agent.refused.push(store::Refusal { hash, why: cut(error, 512), at_ms: now });
+        }
+        let word = state_word(next);
+        self.merged.transitions.push(transition(now, word, state_word_stored(before), word, &format!("{short} {error}")));
+        let detail = if error.is_empty() { short } else { format!("{short}: {}", cut(error, 300)) };
+        self.acts.push(act("agent", &format!("config.{}", word.replace(' ', "-")), format!("agent/{}", self.uid), detail));
+    }
+
+    fn desired(&self) -> Desired {
+        let facts = RecordFacts(&self.agent);
+        let delivery = self.agent.delivery.as_ref();
+        let subject = Subject {
+            facts: &facts,
+            owner: delivery.map(|d| (d.family.as_str(), d.role.as_str())),
+            delivery: delivery.and_then(|d| Digest::from_slice(&d.hash)),
+            delivered_in: delivery.map_or("", |d| d.rollout.as_str()),
+            place: self.ctx.place,
+        };
+        desired(&subject, self.ctx.program)
+    }
+
+    fn answer(mut self, verdict: Option<Verdict>) -> Evaluation {
+        if let Some(last) = self.last_offer()
+            && let Some(next) = offer::on_time(&last, self.ctx.offer_timeout_ms)
+        {
+            self.set_delivery_state(next, "");
+        }
+        let mut pending = false;
+        if !self.merged.goodbye && self.new_uid.is_none() && self.agent.alias_of.is_empty() && !self.agent.attributes.is_empty() {
+            pending = self.decide();
+        }
+        let accepts_restart = self.agent.capabilities & AgentCapabilities::AcceptsRestartCommand as u64 != 0;
+        if self.agent.restart_pending && accepts_restart && !self.merged.goodbye {
+            self.restart = true;
+            self.agent.restart_pending = false;
+            self.agent.restart_sent_ms = self.ctx.now_ms;
+            self.acts.push(act("partition", "restart.send", format!("agent/{}", self.uid), String::new()));
+            // A command travels alone; agents drop what comes with it. HTTP hears the rest at its next poll.
+            pending |= self.offer.is_some() && self.report.transport() != Transport::Websocket;
+        }
+        let mut evaluation = self.finish(verdict);
+        evaluation.pending |= pending;
+        evaluation
+    }
+
+    /// Offers, adopts, or leaves it. True: something is due that may not be sent yet.
+    fn decide(&mut self) -> bool {
+        let desired = self.desired();
+        let refused: Vec<Digest> = self.agent.refused.iter().filter_map(|r| Digest::from_slice(&r.hash)).collect();
+        let last = self.last_offer();
+        let reported_now = self.agent.status.as_ref().and_then(reported);
+        let offered_ms = self.agent.delivery.as_ref().map_or(0, |d| d.offered_ms);
+        let names_another = reported_now.is_none_or(|(hash, _)| Some(hash) != last.map(|l| l.hash));
+        let situation = Situation {
+            desired: desired.delivery,
+            offerable: desired.offerable,
+            last,
+            reported: reported_now,
+            refused: &refused,
+            accepts: self.agent.capabilities & AgentCapabilities::AcceptsRemoteConfig as u64 != 0,
+            many_collectors: attribute(&self.agent, "service.name") == BRIDGE,
+            duplicate: self.agent.duplicate,
+            proves_not_received: self.full && names_another && self.agent.started_ms < offered_ms,
+        };
+        match offer::decide(&situation) {
+            Decision::Nothing(_) => false,
+            Decision::Adopt(hash) => {
+                self.deliver(&desired, hash, State::Applied);
+                false
+            }
+            Decision::Offer(_) if !self.ctx.lease => true,
+            Decision::Offer(hash) => {
+                // Never an empty map: that is an order to stop the collector.
+                let config = (self.ctx.desired_config)(&desired).filter(|config| !config.is_empty());
+                let Some(config) = config else { return false };
+                self.deliver(&desired, hash, State::Offered);
+                let wait = self.restarts_first();
+                self.offer = Some((hash, config));
+                wait
+            }
+        }
+    }
+
+    fn restarts_first(&self) -> bool {
+        self.agent.restart_pending && self.report.transport() != Transport::Websocket
+    }
+
+    fn deliver(&mut self, desired: &Desired, hash: Digest, state: State) {
+        let Some((family, role)) = desired.owner.clone() else { return };
+        let before = self.agent.delivery.take();
+        let repeated = before.as_ref().filter(|b| b.hash == hash.as_bytes()).map_or(0, |b| b.offers);
+        let rollout = match &desired.reason {
+            Reason::Wave { rollout } | Reason::RolledBack { rollout } | Reason::Waiting { rollout } => rollout.clone(),
+            Reason::Unassigned | Reason::Stable | Reason::Kept => String::new(),
+        };
+        let revision = desired.revision.map_or(0, |r| r.0);
+        let verb = if state == State::Offered { "offer.grant" } else { "offer.adopt" };
+        let detail = format!("{family}/{role} revision {revision} ({hash}) in rollout {}", if rollout.is_empty() { "none" } else { &rollout });
+        self.acts.push(act("partition", verb, format!("agent/{}", self.uid), detail));
+        let word = if state == State::Offered { "offered" } else { "adopted" };
+        self.merged.transitions.push(transition(self.ctx.now_ms, word, "", word, &format!("{hash} {family}/{role} r{revision}")));
+        let effective = before.as_ref().filter(|b| b.hash == hash.as_bytes()).map_or(Match::Unknown, store::Delivery::effective);
+        self.agent.delivery = Some(store::Delivery {
+            hash: hash.as_bytes().to_vec(),
+            state: stored_state(state).into(),
+            family,
+            role,
+            revision,
+            rollout,
+            epoch: self.ctx.program.epoch.0,
+            offered_ms: self.ctx.now_ms,
+            answered_ms: if state == State::Offered { 0 } else { self.ctx.now_ms },
+            offers: repeated + 1,
+            was_healthy: is_healthy(&self.agent),
+            error: String::new(),
+            effective: effective.into(),
+            converged_ms: 0,
+            previous: before.map(|b| b.hash).unwrap_or_default(),
+            number: self.agent.number,
+            restarts: 0,
+        });
+    }
+
+    fn finish(mut self, verdict: Option<Verdict>) -> Evaluation {
+        let mut flags = 0;
+        if self.asks_full {
+            self.agent.full_asked = true;
+            flags |= ServerToAgentFlags::ReportFullState as u64;
+        }
+        let reports_components = self.agent.capabilities & AgentCapabilities::ReportsAvailableComponents as u64 != 0;
+        let hash = self.agent.components.as_ref().map(|c| c.hash.clone()).unwrap_or_default();
+        let told = self.report.message.as_ref().is_some_and(|m| m.available_components.is_some());
+        if reports_components && told && !hash.is_empty() && !(self.ctx.knows_components)(&hash) {
+            let has_body = self.agent.components.as_ref().is_some_and(|c| !c.body.is_empty());
+            flags |= if has_body { 0 } else { ServerToAgentFlags::ReportAvailableComponents as u64 };
+        }
+        let base = ServerToAgent {
+            instance_uid: self.uid.as_bytes().to_vec(),
+            capabilities: SERVER_CAPABILITIES,
+            ..ServerToAgent::default()
+        };
+        let mut replies = Vec::new();
+        if self.restart {
+            let command = proto::opamp::ServerToAgentCommand { r#type: proto::opamp::CommandType::Restart.into() };
+            replies.push(ServerToAgent { command: Some(command), ..base.clone() });
+        }
+        let identification = self.new_uid.map(|uid| proto::opamp::AgentIdentification { new_instance_uid: uid.as_bytes().to_vec() });
+        let offers = self.offer.is_some();
+        let remote_config = self.offer.take().map(|(hash, config)| remote_config(hash, &config));
+        let says_something = flags != 0 || identification.is_some() || remote_config.is_some();
+        if !self.restart || says_something {
+            replies.push(ServerToAgent { flags, agent_identification: identification, remote_config, ..base });
+        }
+        Evaluation {
+            verdict,
+            entry: self.entry(offers),
+            replies,
+            offers,
+            pending: false,
+            asks_full: self.asks_full,
+            new_uid: self.new_uid,
+            goodbye: self.merged.goodbye,
+            capabilities: self.agent.capabilities,
+        }
+    }
+
+    fn entry(&mut self, offers: bool) -> Option<store::Entry> {
+        if self.report.message.is_none() && self.before.is_none() {
+            return None;
+        }
+        if let Some(new_uid) = self.new_uid
+            && !self.agent.duplicate
+        {
+            self.agent.alias_of = new_uid.as_bytes().to_vec();
+            self.agent.link = Link::Left.into();
+        }
+        let changed = self.before.is_none_or(|before| !same(before, &self.agent));
+        if !changed && self.merged.transitions.is_empty() && self.acts.is_empty() {
+            return None;
+        }
+        let mut writes = std::mem::take(&mut self.writes);
+        writes.push(put(table::AGENT, *self.uid.as_bytes(), self.version, &self.agent));
+        writes.append(&mut self.merged.bodies);
+        if self.before.is_none() {
+            let detail = format!("token `{}`, {} from {}", self.report.token, self.agent.transport, self.report.peer);
+            self.acts.push(act("agent", "agent.register", format!("agent/{}", self.uid), detail));
+        }
+        for (i, transition) in self.merged.transitions.iter().enumerate() {
+            writes.push(put_any(table::HISTORY, history_key(self.uid, transition.at_ms, i), transition));
+        }
+        let epoch = if offers { self.ctx.program.epoch.0 } else { 0 };
+        Some(store::Entry { epoch, ..crate::ledger::entry(writes, std::mem::take(&mut self.acts)) })
+    }
+}
+
+/// Key of a transition: newest last.
+pub fn history_key(uid: Uid, at_ms: u64, i: usize) -> Vec<u8> {
+    let mut key = uid.as_bytes().to_vec();
+    key.extend_from_slice(&at_ms.to_be_bytes());
+    key.push(u8::try_from(i).unwrap_or(u8::MAX));
+    key
+}
+
+/// Equal but for what changes with every message.
+fn same(a: &store::Agent, b: &store::Agent) -> bool {
+    let neutral = |agent: &store::Agent| {
+        let mut agent = agent.clone();
+        agent.number = 0;
+        agent.digest.clear();
+        agent.last_seen_ms = 0;
+        agent.peer.clear();
+        agent
+    };
+    neutral(a) == neutral(b)
+}
+
+/// The config map as one document, as a supervisor merges it.
+pub fn merged_config(config: &ConfigMap) -> Option<fleet::value::Value> {
+    let parsed: Result<std::collections::BTreeMap<_, _>, _> =
+        config.iter().map(|(name, file)| proto::yaml::parse(&file.body).map(|value| (name.clone(), value))).collect();
+    fleet::merge::merge(&parsed.ok()?).ok()
+}
+
+fn remote_config(hash: Digest, config: &ConfigMap) -> proto::opamp::AgentRemoteConfig {
+    let object = |file: &fleet::family::ConfigFile| proto::opamp::AgentConfigObject {
+        body: file.body.clone().into_bytes(),
+        content_type: file.content_type.clone(),
+        role: String::new(),
+    };
+    let config_map = config.iter().map(|(name, file)| (name.clone(), object(file))).collect();
+    proto::opamp::AgentRemoteConfig {
+        config: Some(proto::opamp::AgentConfigMap { config_map }),
+        config_hash: hash.as_bytes().to_vec(),
+    }
+}
+
+/// The word people see.
+pub fn state_word(state: State) -> &'static str {
+    match state {
+        State::Offered => "offered",
+        State::Applying => "applying",
+        State::Applied => "applied",
+        State::Failed => "failed",
+        State::RolledBackByAgent => "rolled back by the agent",
+        State::NoAnswer => "no answer",
+        State::Withdrawn => "withdrawn",
+    }
+}
+
+fn state_word_stored(stored: DeliveryState) -> &'static str {
+    state(stored).map_or("", state_word)
+}
+
+/// Labels and attributes of a stored record.
+struct RecordFacts<'a>(&'a store::Agent);
+
+impl Facts for RecordFacts<'_> {
+    fn get(&self, key: &str) -> Option<&str> {
+        let labels = self.0.operator_labels.get(key).or_else(|| self.0.token_labels.get(key));
+        labels.map(String::as_str).or_else(|| self.0.attributes.iter().find(|a| a.key == key).map(|a| a.value.as_str()))
+    }
+}
+

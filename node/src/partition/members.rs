@@ -1,0 +1,230 @@
+//! A partition's part of a rollout: who could be a member, the stored list, and where each member stands.
+
+use std::collections::BTreeMap;
+
+use fleet::bucket::{Bucket, Counts, Presence, Sighting, bucket};
+use fleet::family::delivery_hash;
+use fleet::offer::State;
+use fleet::program::{Program, Reason, matching};
+use fleet::waves;
+use proto::opamp::AgentCapabilities;
+use proto::store::{self, Link, Match, Member, MemberChunk};
+use proto::uid::Uid;
+
+use super::{Partition, desired_of, place_of};
+use crate::control::role;
+use crate::inventory::{Columns, Row, chunk};
+use crate::ledger::{ProposeError, delete_any, entry, now_ms, put_any, table};
+
+/// Members in one chunk: about 400 KiB.
+const CHUNK: usize = 10_000;
+
+/// An agent as a rollout's preview and preparation see it.
+#[derive(Clone, Debug)]
+pub struct Candidate {
+    /// Identity.
+    pub uid: Uid,
+    /// Index of its role in the revision; none: left out.
+    pub role: Option<u32>,
+    /// Why it is left out.
+    pub left_out: Option<String>,
+    /// Roles it matches, if more than one.
+    pub conflict: Option<Vec<String>>,
+    /// Its delivery does not change.
+    pub unchanged: bool,
+    /// Connected now.
+    pub reachable: bool,
+    /// Version, OS, architecture.
+    pub stratum: String,
+    /// What it runs by its last authorised offer: hash as bytes, family, role, revision, rollout; none: nothing.
+    pub delivery: Option<store::Delivery>,
+    /// Component list hash.
+    pub components: Box<[u8]>,
+    /// Owned by this family now.
+    pub owned: bool,
+}
+
+/// A member and its bucket.
+pub struct MemberView {
+    /// Who.
+    pub uid: Uid,
+    /// Index into the revision's roles.
+    pub role: u32,
+    /// Index from 0.
+    pub wave: u32,
+    /// Where it stands.
+    pub bucket: Bucket,
+    /// The error that explains a failure; empty otherwise.
+    pub error: String,
+}
+
+// === impl Partition ===
+
+impl Partition {
+    /// Every agent that a revision of this family touches in some way: its roles match it, or the family owns it.
+    pub fn candidates(&self, family: &str, precedence: i64, revision: &store::Revision) -> Vec<Candidate> {
+        let program = self.program();
+        let roles: Vec<_> = revision.roles.iter().filter_map(role).collect();
+        let program_roles: Vec<_> = roles
+            .iter()
+            .map(|r| fleet::program::ProgramRole {
+                name: r.name.clone(),
+                selector: r.selector.clone(),
+                delivery: delivery_hash(&r.config),
+                baseline: delivery_hash(&r.baseline()),
+            })
+            .collect();
+        let columns = self.index.read();
+        let live = columns.rows.values().filter(|row| !row.alias);
+        live.filter_map(|row| candidate(row, &program, family, precedence, &program_roles)).collect()
+    }
+
+    /// Stores this partition's list of a rollout. Idempotent: the same list replaces itself.
+    pub async fn store_list(&self, rollout: &str, mut members: Vec<Member>) -> Result<(), ProposeError> {
+        members.sort_by(|a, b| a.uid.cmp(&b.uid));
+        for (i, part) in members.chunks(CHUNK).enumerate() {
+            let list = MemberChunk { members: part.to_vec() };
+            let key = chunk(rollout, u32::try_from(i).unwrap_or(u32::MAX));
+            self.ledger.propose(entry(vec![put_any(table::MEMBERS, key, &list)], vec![])).await?;
+        }
+        Ok(())
+    }
+
+    /// Removes this partition's list of a rollout.
+    pub async fn drop_list(&self, rollout: &str) -> Result<(), ProposeError> {
+        let members = self.index.read().lists.get(rollout).map_or(0, BTreeMap::len);
+        if members == 0 {
+            return Ok(());
+        }
+        let chunks = members.div_ceil(CHUNK);
+        let keys = (0..chunks).map(|i| chunk(rollout, u32::try_from(i).unwrap_or(u32::MAX)));
+        self.ledger.propose(entry(keys.map(|key| delete_any(table::MEMBERS, key)).collect(), vec![])).await.map(|_| ())
+    }
+
+    /// Where every member stands, in uid order.
+    pub fn members(&self, rollout: &store::Rollout) -> Vec<MemberView> {
+        let program = self.program();
+        let columns = self.index.read();
+        let Some(list) = columns.lists.get(&rollout.id) else { return vec![] };
+        let view = |(uid, member): (&Uid, &crate::inventory::Member)| {
+            let (bucket, error) = self.stand(&columns, &program, rollout, *uid, *member);
+            MemberView { uid: *uid, role: member.role, wave: member.wave, bucket, error }
+        };
+        list.iter().map(view).collect()
+    }
+
+    /// Counts by role index and wave.
+    pub fn count(&self, rollout: &store::Rollout) -> BTreeMap<(u32, u32), Counts> {
+        let mut counts: BTreeMap<(u32, u32), Counts> = BTreeMap::new();
+        for member in self.members(rollout) {
+            counts.entry((member.role, member.wave)).or_default().add(member.bucket);
+        }
+        counts
+    }
+
+    fn stand(&self, columns: &Columns, program: &Program, rollout: &store::Rollout, uid: Uid, member: crate::inventory::Member) -> (Bucket, String) {
+        let Some(row) = columns.rows.get(&uid) else { return (Bucket::Deleted, String::new()) };
+        let now = now_ms();
+        let place = place_of(columns, program, uid).filter(|p| p.rollout == rollout.id);
+        let place = place.as_ref().map(super::OwnedPlace::borrow);
+        let desired = desired_of(row, place, program);
+        let program_rollout = program.rollout(&rollout.id).map(|(_, r)| r);
+        let covered = place.as_ref().is_some_and(|p| program_rollout.is_some_and(|r| r.covers(p)));
+        let open = place.as_ref().is_some_and(|p| program_rollout.is_some_and(|r| r.is_open(p)));
+        let delivery = row.delivery.as_ref();
+        let touched = delivery.is_some_and(|d| *d.rollout == *rollout.id);
+        let goal = desired.delivery;
+        let elsewhere = delivery.is_some_and(|d| *d.family != *rollout.family) && !matches!(desired.reason, Reason::Wave { .. } | Reason::Waiting { .. });
+        let cannot = !row.can(AgentCapabilities::AcceptsRemoteConfig) || row.many_collectors() || row.duplicate || row.alias;
+        let sighting = Sighting {
+            presence: match row.link {
+                Link::Connected => Presence::Connected,
+                Link::Left => Presence::Left,
+                Link::Lost | Link::Unspecified => Presence::Lost,
+            },
+            unchanged: member.unchanged,
+            open,
+            touched,
+            taken_back: covered,
+            excluded: elsewhere || cannot || (!touched && matches!(desired.reason, Reason::Kept)),
+            refuses: goal.is_some_and(|hash| row.refused.contains(&hash)),
+            reports_status: row.can(AgentCapabilities::ReportsRemoteConfig),
+            goal,
+            offer: delivery.map(|d| (d.hash, d.state, &*d.error)),
+            reported: row.reported,
+            healthy: row.healthy,
+            health_age_ms: now.saturating_sub(row.health_since_ms),
+            was_healthy: delivery.is_some_and(|d| d.was_healthy),
+            contradicts: delivery.is_some_and(|d| d.effective == Match::No),
+            proves: delivery.is_some_and(|d| d.effective == Match::Yes),
+        };
+        let bucket = bucket(&sighting);
+        let error = match bucket {
+            Bucket::Failed(fleet::offer::Failure::Unhealthy) | Bucket::WasUnhealthy => row.health_error.to_string(),
+            Bucket::Failed(_) => delivery.map(|d| d.error.to_string()).unwrap_or_default(),
+            _ => String::new(),
+        };
+        (bucket, error)
+    }
+}
+
+fn candidate(row: &Row, program: &Program, family: &str, precedence: i64, roles: &[fleet::program::ProgramRole]) -> Option<Candidate> {
+    let names = matching(roles, row);
+    let owned = row.owner().is_some_and(|(owner, _)| owner == family);
+    if names.is_empty() && !owned {
+        return None;
+    }
+    let delivery = row.delivery.as_ref();
+    let mut candidate = Candidate {
+        uid: row.uid,
+        role: None,
+        left_out: None,
+        conflict: None,
+        unchanged: false,
+        reachable: row.link == Link::Connected,
+        stratum: row.stratum(),
+        delivery: delivery.map(|d| store::Delivery {
+            hash: d.hash.as_bytes().to_vec(),
+            family: d.family.to_string(),
+            role: d.role.to_string(),
+            revision: d.revision,
+            rollout: d.rollout.to_string(),
+            ..store::Delivery::default()
+        }),
+        components: row.components.clone(),
+        owned,
+    };
+    let by_higher = program.claims(row).into_iter().find(|claim| {
+        claim.family != family && program.family(claim.family).is_some_and(|f| f.precedence > precedence)
+    });
+    candidate.left_out = if names.is_empty() {
+        Some("no role of this revision matches it any more: it keeps what it runs".to_owned())
+    } else if names.len() > 1 {
+        candidate.conflict = Some(names.iter().map(|name| (*name).to_owned()).collect());
+        Some(format!("it matches {} roles: {}", names.len(), names.join(", ")))
+    } else if row.duplicate {
+        Some("two agents speak with its uid".to_owned())
+    } else if row.many_collectors() {
+        Some("it stands for many collectors and is never configured".to_owned())
+    } else if !row.can(AgentCapabilities::AcceptsRemoteConfig) {
+        Some("it does not accept remote configuration".to_owned())
+    } else if let Some((owner, _)) = row.owner().filter(|(owner, _)| *owner != family) {
+        Some(format!("it is owned by family {owner}"))
+    } else {
+        by_higher.map(|claim| format!("shadowed by family {}, which has a higher precedence", claim.family))
+    };
+    if candidate.left_out.is_none() {
+        let at = roles.iter().position(|r| r.name == names[0])?;
+        candidate.role = u32::try_from(at).ok();
+        let same = delivery.is_some_and(|d| d.hash == roles[at].delivery && d.state == State::Applied);
+        candidate.unchanged = same;
+    }
+    Some(candidate)
+}
+
+impl Candidate {
+    /// As the wave assignment takes it.
+    pub fn for_waves(&self) -> waves::Candidate {
+        waves::Candidate { uid: *self.uid.as_bytes(), stratum: self.stratum.clone(), reachable: self.reachable }
+    }
+}

@@ -1,0 +1,696 @@
+//! A partition leader: it keeps the agents of one inventory group, answers their reports, and knows who is there.
+//!
+//! The decisions are pure ([`evaluate`]) or sans-I/O ([`core`]); this file performs them.
+
+pub mod body;
+pub mod core;
+mod evaluate;
+mod members;
+pub mod merge;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use fleet::digest::Digest;
+use fleet::family::ConfigMap;
+use fleet::offer::{Decision, Situation, decide};
+use fleet::program::{Desired, Place, Program, Reason, Subject, desired};
+use proto::edge::{Answer, Notice, Presence, Report, Session, Transport, notice};
+use proto::opamp::AgentCapabilities;
+use proto::sequence::is_fresh;
+use proto::store::{self, DeliveryState, Link};
+use proto::uid::Uid;
+use tokio::sync::broadcast;
+
+pub use evaluate::{SERVER_CAPABILITIES, history_key, merged_config, state_word};
+pub use members::{Candidate, MemberView};
+
+use self::core::{Core, Timing};
+use crate::control::{Control, Documents, config_map};
+use crate::inventory::{Columns, Index, IndexMirror, Row};
+use crate::ledger::{self, Ledger, ProposeError, entry, now_ms, put, put_any, table};
+
+/// Time within which a granted offer may be written.
+pub const GRANT_LIFE: Duration = Duration::from_secs(2);
+
+/// A program confirmed with the control group may authorise offers for so long.
+pub const LEASE: Duration = Duration::from_secs(3);
+
+/// Messages of one agent take turns; agents share so many queues.
+const TURNS: usize = 1024;
+
+/// Tries after a conflicting change. More than three writers of one agent at once do not exist.
+const TRIES: usize = 5;
+
+/// Settings.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Expected time between two messages of an agent. Default 30 s: what supervisors use.
+    pub agent_interval: Duration,
+    /// Silent for so many intervals: lost. Default 3.
+    pub lost_after_intervals: u32,
+    /// An offer that is not answered for so long is *no answer*. Longer than poll, validate and apply. Default 3 min.
+    pub offer_timeout: Duration,
+    /// Transitions are kept for so long. Default 30 days.
+    pub history: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            agent_interval: Duration::from_secs(30),
+            lost_after_intervals: 3,
+            offer_timeout: Duration::from_secs(180),
+            history: Duration::from_secs(30 * 24 * 3600),
+        }
+    }
+}
+
+/// Why a report was not handled.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Not 16 bytes.
+    #[error(transparent)]
+    Uid(#[from] proto::uid::UidError),
+    /// Not stored: nothing was answered.
+    #[error("agent {uid}: its report was not stored")]
+    Store {
+        /// Whose.
+        uid: Uid,
+        /// Why.
+        #[source]
+        source: ProposeError,
+    },
+    /// The database failed.
+    #[error("agent {uid}: its record cannot be read")]
+    Read {
+        /// Whose.
+        uid: Uid,
+        /// Why.
+        #[source]
+        source: raft::Fatal,
+    },
+    /// Another token speaks for this uid.
+    #[error("agent {uid} enrolled with token `{enrolled}`, not with `{token}`: forget the agent first if it is to enrol anew")]
+    Token {
+        /// Whose.
+        uid: Uid,
+        /// Of the record.
+        enrolled: String,
+        /// Of the connection.
+        token: String,
+    },
+}
+
+/// One partition on this node.
+pub struct Partition {
+    /// The group below.
+    pub ledger: Ledger<IndexMirror>,
+    index: Index,
+    control: Control,
+    config: Config,
+    core: std::sync::Mutex<Core>,
+    started: Instant,
+    program: ArcSwap<Program>,
+    /// When the program was last confirmed with the control group; in milliseconds since `started`, 0 = never.
+    confirmed_ms: std::sync::atomic::AtomicU64,
+    last_grant_ms: std::sync::atomic::AtomicU64,
+    notices: broadcast::Sender<Arc<Vec<Notice>>>,
+    turns: Box<[tokio::sync::Mutex<()>]>,
+}
+
+// === impl Partition ===
+
+impl Partition {
+    /// A leader over a started group.
+    pub fn new(ledger: Ledger<IndexMirror>, index: Index, control: Control, config: Config, notices: broadcast::Sender<Arc<Vec<Notice>>>) -> Self {
+        let interval_ms = millis(config.agent_interval);
+        let timing = Timing { interval_ms, lost_after_ms: interval_ms * u64::from(config.lost_after_intervals) };
+        Partition {
+            ledger,
+            index,
+            control,
+            config,
+            core: std::sync::Mutex::new(Core::new(timing, 0)),
+            started: Instant::now(),
+            program: ArcSwap::from_pointee(Program::default()),
+            confirmed_ms: 0.into(),
+            last_grant_ms: 0.into(),
+            notices,
+            turns: (0..TURNS).map(|_| tokio::sync::Mutex::new(())).collect(),
+        }
+    }
+
+    /// The column index, for queries.
+    pub fn index(&self) -> &Index {
+        &self.index
+    }
+
+    /// The program it decides by.
+    pub fn program(&self) -> Arc<Program> {
+        self.program.load_full()
+    }
+
+    /// How long ago the agent was heard.
+    pub fn age_ms(&self, uid: Uid) -> u64 {
+        self.core().age_ms(uid, self.monotonic_ms())
+    }
+
+    fn core(&self) -> std::sync::MutexGuard<'_, Core> {
+        self.core.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn monotonic_ms(&self) -> u64 {
+        millis(self.started.elapsed())
+    }
+
+    fn turn(&self, uid: Uid) -> &tokio::sync::Mutex<()> {
+        let bytes = uid.as_bytes();
+        &self.turns[usize::from(u16::from_be_bytes([bytes[12], bytes[13]])) % TURNS]
+    }
+
+    // ---- reports ----
+
+    /// Answers a report, after what it changed is stored.
+    pub async fn report(&self, report: Report) -> Result<Answer, Error> {
+        let uid = Uid::from_wire(&report.instance_uid)?;
+        let _turn = self.turn(uid).lock().await;
+        let now = self.monotonic_ms();
+        let digest = report.digest.as_ref().try_into().unwrap_or_default();
+        let (heard, asked_ago, duplicate) = {
+            let mut core = self.core();
+            let duplicate = report
+                .message
+                .as_ref()
+                .is_some_and(|m| core.sees_double(uid, m.sequence_num, report.connection, is_fresh(m), now));
+            (core.last(uid), core.full_asked_ms_ago(uid, now), duplicate)
+        };
+        let evaluation = self.evaluate(uid, &report, heard, asked_ago, duplicate, true).await?;
+        if let Some(message) = &report.message {
+            self.core().handled(uid, message.sequence_num, digest, report.connection, evaluation.asks_full, now);
+        }
+        Ok(self.answer(&report, evaluation))
+    }
+
+    fn answer(&self, report: &Report, evaluation: evaluate::Evaluation) -> Answer {
+        let many = evaluation.replies.len() > 1 && report.transport() != Transport::Websocket;
+        let (number, digest) = match (&report.message, &report.session) {
+            (Some(message), _) => (message.sequence_num, report.digest.clone()),
+            (None, Some(session)) => (session.number, session.digest.clone()),
+            (None, None) => (0, bytes::Bytes::new()),
+        };
+        let session = Session { number, digest, pending: evaluation.pending || many, capabilities: evaluation.capabilities };
+        let grant_ms = if evaluation.offers { u32::try_from(GRANT_LIFE.as_millis()).unwrap_or(0) } else { 0 };
+        Answer {
+            replies: evaluation.replies,
+            session: Some(session),
+            grant_ms,
+            new_instance_uid: evaluation.new_uid.map(|uid| uid.as_bytes().to_vec().into()).unwrap_or_default(),
+            disconnect: evaluation.goodbye && report.transport() == Transport::Websocket,
+        }
+    }
+
+    async fn evaluate(
+        &self,
+        uid: Uid,
+        report: &Report,
+        heard: Option<(u64, proto::sequence::Digest)>,
+        full_asked_ms_ago: Option<u64>,
+        duplicate: bool,
+        may_offer: bool,
+    ) -> Result<evaluate::Evaluation, Error> {
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let program = self.program();
+            let stored = self.stored(uid)?;
+            if let Some((_, agent)) = &stored {
+                check_token(uid, agent, report)?;
+            }
+            let tombstone = if stored.is_none() { self.tombstone(uid)? } else { None };
+            let evaluation = {
+                let columns = self.index.read();
+                let place = place_of(&columns, &program, uid);
+                let agent = stored.as_ref().map(|(_, agent)| agent);
+                let config = |delivery: &store::Delivery| {
+                    let reason_rollout = delivery.rollout.as_str();
+                    delivered_config(&self.control.read(), &delivery.family, &delivery.role, delivery.revision, reason_rollout)
+                };
+                let desired_config = |desired: &Desired| desired_config(&self.control.read(), desired, agent);
+                let ctx = evaluate::Context {
+                    program: &program,
+                    place: place.as_ref().map(|p| p.borrow()),
+                    lease: may_offer && self.has_lease(),
+                    heard,
+                    full_asked_ms_ago,
+                    config: &config,
+                    desired_config: &desired_config,
+                    knows_components: &|hash| columns.components.contains_key(hash),
+                    offer_timeout_ms: millis(self.config.offer_timeout),
+                    now_ms: now_ms(),
+                    new_uid: new_uid(uid),
+                    duplicate,
+                };
+                let mut evaluation = evaluate::evaluate(uid, report, stored.as_ref().map(|(v, a)| (*v, a)), tombstone.as_ref(), &ctx);
+                if let Some(entry) = &mut evaluation.entry
+                    && stored.is_none()
+                    && report.message.is_some()
+                {
+                    self.enrol(entry, &report.token);
+                }
+                evaluation
+            };
+            let Some(entry) = evaluation.entry.clone() else { return Ok(evaluation) };
+            if evaluation.offers {
+                self.last_grant_ms.fetch_max(self.monotonic_ms(), std::sync::atomic::Ordering::SeqCst);
+            }
+            match self.ledger.propose(entry).await {
+                // Checked before proposing and again after commit: a lease that ran out in between authorises nothing.
+                Ok(_) if evaluation.offers && !self.has_lease() => return Ok(without_offer(evaluation)),
+                Ok(_) => return Ok(evaluation),
+                Err(ProposeError::Conflict(_)) if tries < TRIES => {}
+                Err(ProposeError::StaleEpoch(_)) if tries < TRIES => self.take_program(),
+                Err(source) => return Err(Error::Store { uid, source }),
+            }
+        }
+    }
+
+    /// Labels of the enrolling token become the agent's.
+    fn enrol(&self, entry: &mut store::Entry, token: &str) {
+        let documents = self.control.read();
+        let Some(labels) = documents.tokens.get(token).map(|t| t.value.labels.clone()).filter(|l| !l.is_empty()) else { return };
+        for write in entry.writes.iter_mut().filter(|w| w.table == u32::from(table::AGENT)) {
+            if let Ok(mut agent) = <store::Agent as prost::Message>::decode(write.value.as_slice()) {
+                agent.token_labels.clone_from(&labels);
+                write.value = prost::Message::encode_to_vec(&agent);
+            }
+        }
+    }
+
+    fn stored(&self, uid: Uid) -> Result<Option<(u64, store::Agent)>, Error> {
+        // Most first messages come from agents that the index does not know: no need to ask the database.
+        if !self.index.read().rows.contains_key(&uid) {
+            return Ok(None);
+        }
+        self.document(uid, table::AGENT)
+    }
+
+    fn tombstone(&self, uid: Uid) -> Result<Option<store::Agent>, Error> {
+        Ok(self.document(uid, table::TOMBSTONE)?.map(|(_, agent)| agent))
+    }
+
+    fn document(&self, uid: Uid, table: u8) -> Result<Option<(u64, store::Agent)>, Error> {
+        let read = || self.ledger.view()?.get(table, uid.as_bytes());
+        read().map_err(|source| Error::Read { uid, source })
+    }
+
+    /// The stored record of an agent with its version.
+    pub fn agent(&self, uid: Uid) -> Result<Option<(u64, store::Agent)>, Error> {
+        self.stored(uid)
+    }
+
+    // ---- liveness ----
+
+    /// Agents spoke without saying anything new.
+    pub async fn heard(&self, batch: &[Presence]) {
+        let uids = self.core().heard(batch, self.monotonic_ms());
+        let back: Vec<Uid> = {
+            let columns = self.index.read();
+            uids.into_iter().filter(|uid| columns.rows.get(uid).is_some_and(|row| row.link != Link::Connected && !row.alias)).collect()
+        };
+        for uid in back {
+            self.link(uid, Link::Connected, "heard again").await;
+        }
+    }
+
+    /// A connection ended. Only a clean end says that the agent has left.
+    pub async fn closed(&self, uid: Uid, connection: u64, clean: bool) {
+        // A newer connection may own the agent already.
+        let owns = self.core().connection(uid).is_none_or(|owner| owner == connection);
+        if clean && owns {
+            self.link(uid, Link::Left, "connection closed by the agent").await;
+        }
+    }
+
+    async fn link(&self, uid: Uid, link: Link, detail: &str) {
+        let word = match link {
+            Link::Lost => "lost",
+            Link::Left => "left",
+            Link::Connected | Link::Unspecified => "connected",
+        };
+        let changed = self
+            .change(uid, "partition", |agent| {
+                if agent.link() == link {
+                    return None;
+                }
+                agent.link = link.into();
+                agent.link_since_ms = now_ms();
+                Some(merge::transition(now_ms(), word, "", word, detail))
+            })
+            .await;
+        if let Err(error) = changed {
+            tracing::warn!(%uid, error = %chain(&error), "liveness change was not stored");
+        }
+    }
+
+    /// Changes a record by itself, e.g. a label. `None` from the closure: leave it. Answers whether it was changed.
+    pub async fn change(&self, uid: Uid, _actor: &str, change: impl Fn(&mut store::Agent) -> Option<store::Transition>) -> Result<bool, Error> {
+        self.change_with(uid, vec![], change).await
+    }
+
+    /// As [`Partition::change`], with entries for the audit chain.
+    pub async fn change_with(&self, uid: Uid, acts: Vec<store::Act>, change: impl Fn(&mut store::Agent) -> Option<store::Transition>) -> Result<bool, Error> {
+        for _ in 0..TRIES {
+            let Some((version, mut agent)) = self.stored(uid)? else { return Ok(false) };
+            let Some(transition) = change(&mut agent) else { return Ok(false) };
+            let history = put_any(table::HISTORY, history_key(uid, transition.at_ms, 200), &transition);
+            let writes = vec![put(table::AGENT, *uid.as_bytes(), version, &agent), history];
+            match self.ledger.propose(entry(writes, acts.clone())).await {
+                Ok(_) => return Ok(true),
+                Err(ProposeError::Conflict(_)) => {}
+                Err(source) => return Err(Error::Store { uid, source }),
+            }
+        }
+        Ok(false)
+    }
+
+    /// Looks for silent agents and for offers whose time has passed. Call it every second.
+    pub async fn tick(&self) {
+        let (lost, late) = self.overdue();
+        for uid in lost {
+            self.link(uid, Link::Lost, "silent").await;
+        }
+        for uid in late {
+            let _turn = self.turn(uid).lock().await;
+            let report = Report { instance_uid: uid.as_bytes().to_vec().into(), ..Report::default() };
+            if let Err(error) = self.evaluate(uid, &report, None, None, false, false).await {
+                tracing::warn!(%uid, error = %chain(&error), "an offer's time has passed and that was not stored");
+            }
+        }
+    }
+
+    fn overdue(&self) -> (Vec<Uid>, Vec<Uid>) {
+        let (now, wall) = (self.monotonic_ms(), now_ms());
+        let core = self.core();
+        let columns = self.index.read();
+        let lost = |row: &&Row| row.link == Link::Connected && core.is_lost(row.uid, now);
+        let late = |row: &&Row| {
+            row.offer(wall).is_some_and(|offer| fleet::offer::on_time(&offer, millis(self.config.offer_timeout)).is_some())
+        };
+        let uids = |wanted: &dyn Fn(&&Row) -> bool| columns.rows.values().filter(wanted).map(|row| row.uid).collect();
+        (uids(&lost), uids(&late))
+    }
+
+    // ---- the program ----
+
+    /// Takes the control group's newest program; agents that it has something for are named to their gateways.
+    pub fn take_program(&self) {
+        let program = crate::control::build_program(&self.control.read());
+        let before = self.program.swap(Arc::new(program.clone()));
+        if before.families != program.families {
+            self.name_pending(&program);
+        }
+    }
+
+    /// Tells the gateways which agents have something pending.
+    pub fn name_pending(&self, program: &Program) {
+        let kind = notice::Kind::Pending.into();
+        let notices: Vec<Notice> = {
+            let columns = self.index.read();
+            let due = columns.rows.values().filter(|row| is_due(&columns, program, row));
+            due.map(|row| Notice { instance_uid: row.uid.as_bytes().to_vec().into(), kind }).collect()
+        };
+        self.notify(notices);
+    }
+
+    /// One notice to the gateways.
+    pub fn tell(&self, uid: Uid, kind: notice::Kind) {
+        self.notify(vec![Notice { instance_uid: uid.as_bytes().to_vec().into(), kind: kind.into() }]);
+    }
+
+    fn notify(&self, notices: Vec<Notice>) {
+        if !notices.is_empty() {
+            // No gateway listening is no error: sessions are opened with a report.
+            let _ = self.notices.send(Arc::new(notices));
+        }
+    }
+
+    /// The program was confirmed with the control group by a read sent at `sent`.
+    pub fn confirm(&self, sent: Instant) {
+        let at = millis(sent.saturating_duration_since(self.started)).max(1);
+        self.confirmed_ms.fetch_max(at, std::sync::atomic::Ordering::SeqCst);
+    }
+
+    fn has_lease(&self) -> bool {
+        let confirmed = self.confirmed_ms.load(std::sync::atomic::Ordering::SeqCst);
+        confirmed != 0 && self.monotonic_ms().saturating_sub(confirmed) < millis(LEASE)
+    }
+
+    /// Answers when no offer of an older program can be written any more: new ones are refused by the group, and the
+    /// grants that are out have run out.
+    pub async fn raise_floor(&self, epoch: u64) -> Result<(), ProposeError> {
+        self.take_program();
+        let entry = store::Entry { raise_floor: epoch, ..entry(vec![], vec![]) };
+        self.ledger.propose(entry).await?;
+        let last = self.last_grant_ms.load(std::sync::atomic::Ordering::SeqCst);
+        let over = last + millis(GRANT_LIFE);
+        let now = self.monotonic_ms();
+        if last != 0 && over > now {
+            tokio::time::sleep(Duration::from_millis(over - now)).await;
+        }
+        Ok(())
+    }
+
+    // ---- a clean stop ----
+
+    /// Writes down where each conversation stands.
+    pub async fn write_numbers(&self) {
+        let now = self.monotonic_ms();
+        let wall = now_ms();
+        let numbers: Vec<store::Number> = self
+            .core()
+            .conversations(now)
+            .map(|(uid, number, digest, age)| store::Number {
+                uid: uid.as_bytes().to_vec(),
+                number,
+                digest: digest.to_vec(),
+                seen_ms: wall.saturating_sub(age),
+            })
+            .collect();
+        for (i, chunk) in numbers.chunks(10_000).enumerate() {
+            let key = u32::try_from(i).unwrap_or(u32::MAX).to_be_bytes();
+            let write = put_any(table::NUMBERS, key, &store::Numbers { numbers: chunk.to_vec() });
+            if let Err(error) = self.ledger.propose(entry(vec![write], vec![])).await {
+                tracing::warn!(error = %chain(&error), "conversations were not written down: agents will be asked for full state");
+                return;
+            }
+        }
+    }
+
+    /// Reads what a clean stop wrote down, and removes it: it is true once.
+    pub async fn read_numbers(&self) -> Result<(), raft::Fatal> {
+        let found: Vec<(Vec<u8>, u64, store::Numbers)> = self.ledger.view()?.scan(table::NUMBERS, &[]).collect::<Result<_, _>>()?;
+        let now = self.monotonic_ms();
+        for number in found.iter().flat_map(|(_, _, numbers)| &numbers.numbers) {
+            if let (Ok(uid), Ok(digest)) = (Uid::from_wire(&number.uid), number.digest.as_slice().try_into()) {
+                self.core().handled(uid, number.number, digest, 0, false, now);
+            }
+        }
+        let writes: Vec<_> = found.into_iter().map(|(key, ..)| ledger::delete_any(table::NUMBERS, key)).collect();
+        if !writes.is_empty()
+            && let Err(error) = self.ledger.propose(entry(writes, vec![])).await
+        {
+            tracing::warn!(error = %chain(&error), "written-down conversations were not removed");
+        }
+        Ok(())
+    }
+
+    /// Removes transitions older than the setting says. Call it now and then.
+    pub async fn prune_history(&self) -> Result<usize, raft::Fatal> {
+        let before = now_ms().saturating_sub(millis(self.config.history));
+        let view = self.ledger.view()?;
+        let old = view.scan::<store::Transition>(table::HISTORY, &[]).filter_map(|row| match row {
+            Ok((key, _, transition)) if transition.at_ms < before => Some(Ok(ledger::delete_any(table::HISTORY, key))),
+            Ok(_) => None,
+            Err(error) => Some(Err(error)),
+        });
+        let writes: Vec<_> = old.take(10_000).collect::<Result<_, _>>()?;
+        let count = writes.len();
+        if count > 0
+            && let Err(error) = self.ledger.propose(entry(writes, vec![])).await
+        {
+            tracing::warn!(error = %chain(&error), "old transitions were not removed");
+        }
+        Ok(count)
+    }
+}
+
+fn without_offer(mut evaluation: evaluate::Evaluation) -> evaluate::Evaluation {
+    for reply in &mut evaluation.replies {
+        reply.remote_config = None;
+    }
+    evaluation.offers = false;
+    evaluation.pending = true;
+    evaluation
+}
+
+fn check_token(uid: Uid, agent: &store::Agent, report: &Report) -> Result<(), Error> {
+    let (enrolled, token) = (agent.token.clone(), report.token.clone());
+    let same = enrolled == token || enrolled.is_empty() || report.message.is_none();
+    if same { Ok(()) } else { Err(Error::Token { uid, enrolled, token }) }
+}
+
+/// Would this row be sent something at its next message?
+fn is_due(columns: &Columns, program: &Program, row: &Row) -> bool {
+    if row.alias {
+        return false;
+    }
+    if row.restart_pending {
+        return true;
+    }
+    let place = place_of(columns, program, row.uid);
+    let desired = desired_of(row, place.as_ref().map(|p| p.borrow()), program);
+    let situation = Situation {
+        desired: desired.delivery,
+        offerable: desired.offerable,
+        last: row.offer(now_ms()),
+        reported: row.reported,
+        refused: &row.refused,
+        accepts: row.can(AgentCapabilities::AcceptsRemoteConfig),
+        many_collectors: row.many_collectors(),
+        duplicate: row.duplicate,
+        proves_not_received: false,
+    };
+    matches!(decide(&situation), Decision::Offer(_) | Decision::Adopt(_))
+}
+
+/// What a row should run.
+pub fn desired_of(row: &Row, place: Option<Place<'_>>, program: &Program) -> Desired {
+    let subject = Subject {
+        facts: row,
+        owner: row.owner(),
+        delivery: row.delivery.as_ref().map(|d| d.hash),
+        delivered_in: row.delivery.as_ref().map_or("", |d| &d.rollout),
+        place,
+    };
+    desired(&subject, program)
+}
+
+/// An agent's place, owned.
+pub struct OwnedPlace {
+    rollout: String,
+    role: String,
+    wave: u32,
+}
+
+impl OwnedPlace {
+    /// As the domain takes it.
+    pub fn borrow(&self) -> Place<'_> {
+        Place { rollout: &self.rollout, role: &self.role, wave: self.wave }
+    }
+}
+
+/// The agent's place in a rollout that the program names.
+pub fn place_of(columns: &Columns, program: &Program, uid: Uid) -> Option<OwnedPlace> {
+    columns.listed.get(&uid)?.iter().rev().find_map(|id| {
+        let (family, rollout) = program.rollout(id)?;
+        let member = columns.lists.get(&**id)?.get(&uid)?;
+        let role = family.roles(rollout.to).get(member.role as usize)?;
+        Some(OwnedPlace { rollout: id.to_string(), role: role.name.clone(), wave: member.wave })
+    })
+}
+
+/// The config map of a role at a revision; revision 0: the baseline of the rollout's target.
+fn delivered_config(documents: &Documents, family: &str, role: &str, revision: u64, rollout: &str) -> Option<ConfigMap> {
+    let (number, baseline) = match revision {
+        0 => (documents.rollouts.get(rollout)?.value.to, true),
+        number => (number, false),
+    };
+    let revision = documents.revision(family, number)?;
+    let role = revision.value.roles.iter().find(|r| r.name == role)?;
+    let map = if baseline { crate::control::role(role)?.baseline() } else { config_map(&role.config) };
+    Some(map)
+}
+
+fn desired_config(documents: &Documents, desired: &Desired, _agent: Option<&store::Agent>) -> Option<ConfigMap> {
+    let (family, role) = desired.owner.as_ref()?;
+    let rollout = match &desired.reason {
+        Reason::RolledBack { rollout } => rollout.as_str(),
+        _ => "",
+    };
+    delivered_config(documents, family, role, desired.revision.map_or(0, |r| r.0), rollout)
+}
+
+/// A new uid of version 7 in the slot of the old one, so that record, alias and retry answer are one entry.
+fn new_uid(old: Uid) -> Uid {
+    let mut bytes = *uuid::Uuid::now_v7().as_bytes();
+    bytes[14] = (bytes[14] & !0x03) | (old.as_bytes()[14] & 0x03);
+    bytes[15] = old.as_bytes()[15];
+    Uid::from_wire(&bytes).unwrap_or(old)
+}
+
+/// A stored digest.
+fn digest(bytes: &[u8]) -> Digest {
+    crate::control::digest(bytes)
+}
+
+/// Milliseconds of a duration.
+pub fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// An error with everything below it, for logs.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+/// The delivery of a row by a person's words: what an agent's state is called everywhere.
+pub fn state_of(row: &Row, desired: &Desired) -> &'static str {
+    use fleet::offer::State;
+    let Some(delivery) = &row.delivery else {
+        return match desired.reason {
+            Reason::Unassigned => "unassigned",
+            _ if desired.offerable => "pending pickup",
+            _ => "unassigned",
+        };
+    };
+    if desired.delivery.is_some_and(|hash| hash != delivery.hash) {
+        let refused = desired.delivery.is_some_and(|hash| row.refused.contains(&hash));
+        return match (refused, desired.offerable) {
+            (true, _) => "refused",
+            (false, true) => "pending pickup",
+            (false, false) => "drifted",
+        };
+    }
+    match delivery.state {
+        State::Offered | State::Withdrawn => "pending pickup",
+        State::Applying => "applying",
+        State::Failed => "failed",
+        State::RolledBackByAgent => "rolled back",
+        State::NoAnswer => "no answer",
+        State::Applied if delivery.effective == store::Match::No => "drifted",
+        State::Applied if row.healthy => "converged",
+        State::Applied => "soaking",
+    }
+}
+
+/// Is this stored state one that an answer is awaited in?
+pub fn is_open(state: DeliveryState) -> bool {
+    matches!(state, DeliveryState::Offered | DeliveryState::Applying)
+}
+
+impl Partition {
+    /// The agent's record is gone: its conversation is, too.
+    pub fn forget(&self, uid: Uid) {
+        self.core().forget(uid);
+        self.tell(uid, notice::Kind::Drop);
+    }
+}

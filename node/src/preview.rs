@@ -1,0 +1,370 @@
+//! What activating a revision would do, exactly: members, waves, grouped diffs against what each agent runs, who is
+//! left out and why. An activation is bound to one.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use fleet::components::{Available, Used, missing};
+use fleet::diff::diff;
+use fleet::digest::Digest;
+use fleet::family::{ConfigMap, Role, order};
+use fleet::rollout::PlanSpec;
+use fleet::waves::{self, Size};
+use proto::api;
+use proto::store;
+use proto::uid::Uid;
+
+use crate::control::{Documents, config_map, plan_spec, role};
+use crate::controller::prepare::assign;
+use crate::ledger::{entry, now_ms, put, table};
+use crate::local::Node;
+use crate::manifest::duration_text;
+use crate::partition::{Candidate, body, merged_config};
+
+/// Uids named as examples.
+const EXAMPLES: usize = 3;
+
+/// A person cannot weigh more conflicts than this; the number is told in full.
+const CONFLICTS_SHOWN: usize = 20;
+
+/// No letters that look like digits.
+const ID_LETTERS: &[u8] = b"abcdefghijkmnpqrstuvwxyz23456789";
+
+/// Previews are kept for a day.
+pub const KEPT_MS: u64 = 24 * 3600 * 1000;
+
+/// Why there is no preview.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No such family.
+    #[error("there is no family `{0}`: list them with `muster families list`")]
+    Family(String),
+    /// No such revision.
+    #[error("family {family} has no revision {revision}: its latest is {latest}")]
+    Revision {
+        /// Which.
+        family: String,
+        /// As given.
+        revision: u64,
+        /// What there is.
+        latest: u64,
+    },
+    /// No such plan.
+    #[error("there is no plan `{0}`: apply one, or leave --plan out for the default plan")]
+    Plan(String),
+    /// The plan does not fit the fleet.
+    #[error("plan does not fit role {role}: {source}")]
+    Waves {
+        /// Which.
+        role: String,
+        /// Why.
+        source: waves::Error,
+    },
+    /// A body cannot be read.
+    #[error("the inventory cannot be read")]
+    Read(#[source] raft::Fatal),
+    /// Not stored.
+    #[error("the preview was not stored")]
+    Store(#[source] crate::ledger::ProposeError),
+}
+
+/// A preview, for people and for the binding.
+pub struct Preview {
+    /// For people.
+    pub shown: api::PreviewResponse,
+    /// What is kept of it.
+    pub kept: store::Preview,
+}
+
+/// The plan of this name; the default one for an empty name.
+pub fn plan_of(documents: &Documents, name: &str) -> Result<PlanSpec, Error> {
+    if name.is_empty() || name == "default" {
+        return Ok(fleet::rollout::default_plan());
+    }
+    documents.plans.get(name).map(|plan| plan_spec(&plan.value)).ok_or_else(|| Error::Plan(name.to_owned()))
+}
+
+/// Makes a preview; revision 0 is the latest, an empty plan the default one.
+pub fn make(node: &Arc<Node>, family: &str, revision: u64, plan: &str) -> Result<Preview, Error> {
+    let (stored, precedence, plan) = {
+        let documents = node.control.read();
+        let stored = documents.families.get(family).ok_or_else(|| Error::Family(family.to_owned()))?;
+        let found = documents.revision(family, revision);
+        let unknown = || Error::Revision { family: family.to_owned(), revision, latest: stored.value.latest };
+        (found.ok_or_else(unknown)?.value.clone(), stored.value.precedence, plan_of(&documents, plan)?)
+    };
+    let mut candidates: Vec<Vec<Candidate>> =
+        node.partitions.iter().map(|p| p.candidates(family, precedence, &stored)).collect();
+    let roles: Vec<Role> = stored.roles.iter().filter_map(role).collect();
+    let mut maker = Maker { node, stored: &stored, roles: &roles, configs: BTreeMap::new(), shown: api::PreviewResponse::default() };
+    maker.lacking(&mut candidates)?;
+    maker.roles(&candidates, &plan)?;
+    maker.groups(&candidates);
+    maker.left_out(&candidates);
+    maker.sums(&candidates);
+    let mut shown = maker.shown;
+    shown.id = format!("pv-{}", short_id());
+    shown.family = family.to_owned();
+    shown.revision = stored.number;
+    shown.revision_hash = crate::control::digest(&stored.hash).to_string();
+    let members = candidates.iter().flatten().filter(|c| c.role.is_some());
+    let mut uids: Vec<Vec<u8>> = members.map(|c| c.uid.as_bytes().to_vec()).collect();
+    uids.sort_unstable();
+    let kept = store::Preview {
+        id: shown.id.clone(),
+        family: family.to_owned(),
+        revision: stored.number,
+        revision_hash: stored.hash.clone(),
+        created_ms: now_ms(),
+        diff_groups: shown.groups.iter().filter_map(|group| hex::decode(&group.digest).ok()).collect(),
+        members: uids,
+        takeovers: shown.takeovers.clone(),
+        conflicts: shown.conflicts.clone(),
+    };
+    Ok(Preview { shown, kept })
+}
+
+/// Keeps a preview so that an activation can be bound to it; old ones go.
+pub async fn keep(node: &Arc<Node>, preview: &store::Preview) -> Result<(), Error> {
+    let mut writes = vec![put(table::PREVIEW, preview.id.as_str(), 0, preview)];
+    {
+        let documents = node.control.read();
+        let old = documents.previews.values().filter(|p| p.value.created_ms + KEPT_MS < now_ms());
+        writes.extend(old.map(|p| crate::ledger::delete_any(table::PREVIEW, p.value.id.as_str())));
+    }
+    node.control_ledger.propose(entry(writes, vec![])).await.map(|_| ()).map_err(Error::Store)
+}
+
+/// Does the fleet still look as it did? If not, what is different, in words.
+pub fn differences(before: &store::Preview, now: &store::Preview) -> Vec<String> {
+    let mut differences = Vec::new();
+    if before.revision_hash != now.revision_hash {
+        differences.push(format!("the revision is another one (previewed {}, now {})", before.revision, now.revision));
+    }
+    let fresh = |now: &[String], before: &[String]| now.iter().filter(|item| !before.contains(item)).cloned().collect::<Vec<_>>();
+    let groups = now.diff_groups.iter().filter(|group| !before.diff_groups.contains(group)).count();
+    if groups > 0 {
+        differences.push(format!("{groups} new group(s) of diffs: agents would get a change that nobody has seen"));
+    }
+    differences.extend(fresh(&now.takeovers, &before.takeovers).into_iter().map(|t| format!("new takeover: {t}")));
+    differences.extend(fresh(&now.conflicts, &before.conflicts).into_iter().map(|c| format!("new role conflict: {c}")));
+    let gone = before.members.iter().filter(|uid| now.members.binary_search(uid).is_err()).count();
+    let joined = now.members.iter().filter(|uid| before.members.binary_search(uid).is_err()).count();
+    if gone + joined > (before.members.len() / 100).max(1) {
+        differences.push(format!("{joined} members joined and {gone} left, of {}", before.members.len()));
+    }
+    differences
+}
+
+struct Maker<'a> {
+    node: &'a Arc<Node>,
+    stored: &'a store::Revision,
+    roles: &'a [Role],
+    /// Merged configs by family, role, revision: what agents run now.
+    configs: BTreeMap<(String, String, u64, String), Option<Arc<fleet::value::Value>>>,
+    shown: api::PreviewResponse,
+}
+
+impl Maker<'_> {
+    /// The component matrix: agents that lack what the config needs are left out, those that report none are unknown.
+    fn lacking(&mut self, candidates: &mut [Vec<Candidate>]) -> Result<(), Error> {
+        let used: Vec<Option<Used>> = self.roles.iter().map(|r| merged_config(&r.config).map(|v| Used::by(&v))).collect();
+        let mut lists: BTreeMap<(usize, Box<[u8]>), Option<Available>> = BTreeMap::new();
+        let mut unknown = 0u64;
+        for (i, partition) in candidates.iter_mut().enumerate() {
+            for candidate in partition.iter_mut().filter(|c| c.role.is_some()) {
+                let key = (i, candidate.components.clone());
+                if !lists.contains_key(&key) {
+                    lists.insert(key.clone(), self.available(i, &candidate.components)?);
+                }
+                let Some(used) = candidate.role.and_then(|r| used.get(r as usize)?.as_ref()) else { continue };
+                let Some(Some(available)) = lists.get(&key) else {
+                    unknown += 1;
+                    continue;
+                };
+                let lacks = missing(used, available);
+                if !lacks.is_empty() {
+                    let names: Vec<String> = lacks.iter().map(|(kind, name)| format!("{kind} {name}")).collect();
+                    candidate.left_out = Some(format!("its build lacks {}", names.join(", ")));
+                    candidate.role = None;
+                }
+            }
+        }
+        if unknown > 0 {
+            let message = format!("{unknown} agents do not report their components: whether they can run this is unknown");
+            self.shown.findings.push(api::Finding { severity: "warning".to_owned(), message, ..api::Finding::default() });
+        }
+        Ok(())
+    }
+
+    fn available(&self, partition: usize, hash: &[u8]) -> Result<Option<Available>, Error> {
+        let partition = &self.node.partitions[partition];
+        let Some(address) = partition.index().read().components.get(hash).copied() else { return Ok(None) };
+        let kept: Option<(u64, store::Body)> =
+            partition.ledger.view().and_then(|view| view.get(table::BODY, &address)).map_err(Error::Read)?;
+        let list = kept.and_then(|(_, kept)| body::open(&kept)).and_then(|bytes| {
+            <proto::opamp::AvailableComponents as prost::Message>::decode(bytes.as_slice()).ok()
+        });
+        Ok(list.map(|list| {
+            let pairs = list.components.iter().flat_map(|(kind, details)| {
+                details.sub_component_map.keys().map(move |name| (kind.as_str(), name.as_str()))
+            });
+            Available::from_report(pairs)
+        }))
+    }
+
+    fn roles(&mut self, candidates: &[Vec<Candidate>], plan: &PlanSpec) -> Result<(), Error> {
+        let sizes: Vec<Size> = plan.waves.iter().map(|w| w.size).collect();
+        for (i, role) in self.roles.iter().enumerate() {
+            let changed = members(candidates, i).filter(|c| !c.unchanged).count() as u64;
+            // A default plan fits every fleet; one that a person wrote has to say so.
+            waves::ends(changed, &sizes).map_err(|source| Error::Waves { role: role.name.clone(), source })?;
+        }
+        let (placed, ends) = assign(candidates, self.roles.len(), plan, "preview");
+        let ordered = order(&self.stored.family, self.roles).unwrap_or_else(|_| self.roles.iter().collect());
+        for role in ordered {
+            let i = self.roles.iter().position(|r| r.name == role.name).unwrap_or(0);
+            let mut shown = api::RolePreview {
+                role: role.name.clone(),
+                selector: role.selector.to_string(),
+                matched: members(candidates, i).count() as u64,
+                ..api::RolePreview::default()
+            };
+            let mut before = 0;
+            for (wave, end) in ends[i].iter().enumerate() {
+                let last = wave + 1 == ends[i].len();
+                let spec = if last { plan.waves.last() } else { plan.waves.get(wave) };
+                let uids = members(candidates, i).filter(|c| !c.unchanged && placed.get(&c.uid) == Some(&(wave as u32)));
+                shown.waves.push(api::WavePreview {
+                    agents: end - before,
+                    size: spec.map(|w| size_text(w.size)).unwrap_or_default(),
+                    gate: spec.map(gate_text).unwrap_or_default(),
+                    examples: examples(uids.map(|c| c.uid)),
+                });
+                before = *end;
+            }
+            shown.why = self.why(candidates, i, role);
+            self.shown.roles.push(shown);
+        }
+        Ok(())
+    }
+
+    fn why(&self, candidates: &[Vec<Candidate>], i: usize, role: &Role) -> String {
+        let Some(uid) = members(candidates, i).next().map(|c| c.uid) else { return String::new() };
+        let columns = self.node.partition(uid).index().read();
+        columns.rows.get(&uid).map(|row| format!("{}: {}", row.name(), role.selector.explain(row))).unwrap_or_default()
+    }
+
+    /// Identical diffs count as one.
+    fn groups(&mut self, candidates: &[Vec<Candidate>]) {
+        let after: Vec<Option<Arc<fleet::value::Value>>> = self.roles.iter().map(|r| merged_config(&r.config).map(Arc::new)).collect();
+        type Known = BTreeMap<(usize, Option<(String, String, u64, String)>), (Digest, String, bool, String)>;
+        let mut known: Known = BTreeMap::new();
+        let mut groups: BTreeMap<(usize, Digest), api::DiffGroup> = BTreeMap::new();
+        for (i, role) in self.roles.iter().enumerate() {
+            for candidate in members(candidates, i) {
+                let key = candidate.delivery.as_ref().map(|d| (d.family.clone(), d.role.clone(), d.revision, d.rollout.clone()));
+                let found = known.entry((i, key.clone())).or_insert_with(|| {
+                    let before = key.as_ref().and_then(|key| self.config(key));
+                    let empty = fleet::value::Value::Map(fleet::value::Map::new());
+                    let to = after[i].as_deref().unwrap_or(&empty);
+                    let difference = diff(before.as_deref().unwrap_or(&empty), to);
+                    let against = match (&key, &before) {
+                        (None, _) => "nothing was delivered before".to_owned(),
+                        (Some((family, role, 0, _)), _) => format!("{family}/{role} baseline"),
+                        (Some((family, role, revision, _)), Some(_)) => format!("{family}/{role} r{revision}"),
+                        (Some(_), None) => "what it runs is not known any more".to_owned(),
+                    };
+                    let digest = Digest::of("muster.preview.group.v1", &[role.name.as_bytes(), against.as_bytes(), difference.digest().as_bytes()]);
+                    (digest, difference.to_string(), difference.is_empty(), against)
+                });
+                let (digest, text, same, against) = found.clone();
+                let group = groups.entry((i, digest)).or_insert_with(|| api::DiffGroup {
+                    role: role.name.clone(),
+                    digest: digest.to_hex(),
+                    diff: text,
+                    unchanged: same || candidate.unchanged,
+                    against,
+                    ..api::DiffGroup::default()
+                });
+                group.agents += 1;
+                if group.examples.len() < EXAMPLES {
+                    group.examples.push(candidate.uid.to_string());
+                }
+            }
+        }
+        let mut groups: Vec<_> = groups.into_values().collect();
+        groups.sort_by_key(|group| std::cmp::Reverse(group.agents));
+        self.shown.groups = groups;
+    }
+
+    fn config(&self, key: &(String, String, u64, String)) -> Option<Arc<fleet::value::Value>> {
+        if let Some(found) = self.configs.get(key) {
+            return found.clone();
+        }
+        let (family, role_name, revision, rollout) = key;
+        let documents = self.node.control.read();
+        let (number, baseline) = if *revision == 0 { (documents.rollouts.get(rollout)?.value.to, true) } else { (*revision, false) };
+        let stored = documents.revision(family, number)?.value.roles.iter().find(|r| r.name == *role_name)?.clone();
+        let map: ConfigMap = if baseline { role(&stored)?.baseline() } else { config_map(&stored.config) };
+        merged_config(&map).map(Arc::new)
+    }
+
+    fn left_out(&mut self, candidates: &[Vec<Candidate>]) {
+        let mut reasons: BTreeMap<String, api::LeftOut> = BTreeMap::new();
+        for candidate in candidates.iter().flatten() {
+            let Some(why) = &candidate.left_out else { continue };
+            let group = reasons.entry(why.clone()).or_insert_with(|| api::LeftOut { why: why.clone(), ..api::LeftOut::default() });
+            group.agents += 1;
+            if group.examples.len() < EXAMPLES {
+                group.examples.push(candidate.uid.to_string());
+            }
+        }
+        self.shown.left_out = reasons.into_values().collect();
+        let conflicts = candidates.iter().flatten().filter_map(|c| Some((c.uid, c.conflict.as_ref()?)));
+        let conflicts: Vec<String> = conflicts.map(|(uid, roles)| format!("{uid} matches {}", roles.join(" and "))).collect();
+        self.shown.conflicts = conflicts.into_iter().take(CONFLICTS_SHOWN).collect();
+    }
+
+    fn sums(&mut self, candidates: &[Vec<Candidate>]) {
+        let all = || candidates.iter().flatten();
+        self.shown.members = all().filter(|c| c.role.is_some()).count() as u64;
+        self.shown.changed = all().filter(|c| c.role.is_some() && !c.unchanged).count() as u64;
+        self.shown.owned = all().filter(|c| c.owned).count() as u64;
+        self.shown.reach_limit = reach_limit(self.shown.owned);
+    }
+}
+
+/// More members than this need a person to say the number.
+pub fn reach_limit(owned: u64) -> u64 {
+    (2 * owned).max(owned + 100)
+}
+
+fn members(candidates: &[Vec<Candidate>], role: usize) -> impl Iterator<Item = &Candidate> {
+    candidates.iter().flatten().filter(move |c| c.role.is_some_and(|r| r as usize == role))
+}
+
+fn examples(uids: impl Iterator<Item = Uid>) -> Vec<String> {
+    uids.take(EXAMPLES).map(|uid| uid.to_string()).collect()
+}
+
+/// `1`, `10%`.
+pub fn size_text(size: Size) -> String {
+    match size {
+        Size::Count(count) => count.to_string(),
+        Size::Percent(percent) => format!("{}%", f64::from(percent) / 1000.0),
+    }
+}
+
+/// A wave's gate in words.
+pub fn gate_text(wave: &fleet::rollout::WaveSpec) -> String {
+    let failures = wave.gate.max_failures.map_or_else(|| "default".to_owned(), size_text);
+    format!("{}% converged for {}, stop at {failures} failures", f64::from(wave.gate.success) / 1000.0, duration_text(wave.soak_ms))
+}
+
+/// Eight characters that are unlikely to have been used.
+pub fn short_id() -> String {
+    use rand::Rng;
+    let mut rng = rand::rng();
+    (0..8).map(|_| char::from(ID_LETTERS[rng.random_range(0..ID_LETTERS.len())])).collect()
+}

@@ -1,0 +1,46 @@
+//! Wire and stored forms: OpAMP, the public API, gateway ↔ partition leader, and what stands on disk.
+//!
+//! Generated from the `.proto` files beside this crate, plus the few rules that belong to a form itself.
+//! It decides nothing: decisions are in `fleet`.
+
+#[allow(clippy::all, clippy::disallowed_types)]
+mod generated {
+    pub mod opamp {
+        pub mod proto {
+            pub mod v1 {
+                tonic::include_proto!("opamp.proto.v1");
+            }
+        }
+    }
+    pub mod muster {
+        pub mod v1 {
+            tonic::include_proto!("muster.v1");
+        }
+        pub mod edge {
+            pub mod v1 {
+                tonic::include_proto!("muster.edge.v1");
+            }
+        }
+        pub mod store {
+            pub mod v1 {
+                tonic::include_proto!("muster.store.v1");
+            }
+        }
+    }
+}
+
+/// The public API, `muster.v1`.
+pub use generated::muster::v1 as api;
+/// Gateway ↔ partition leader.
+pub use generated::muster::edge::v1 as edge;
+/// Stored forms.
+pub use generated::muster::store::v1 as store;
+/// OpAMP v0.20.
+pub use generated::opamp::proto::v1 as opamp;
+
+pub mod sequence;
+pub mod uid;
+pub mod yaml;
+
+/// Descriptors of every `.proto` file, for gRPC reflection.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

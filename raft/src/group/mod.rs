@@ -1,0 +1,250 @@
+//! A replication group as its users see it.
+//!
+//! Not the consensus core, which it drives. Invariants: an answered proposal is committed and
+//! applied here; what is answered `NotLeader` or `TooLarge` was appended nowhere.
+
+mod incoming;
+mod start;
+mod status;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use openraft::errors::{ClientWriteError, Fatal as Stopped, ForwardToLeader, LinearizableReadError, RaftError};
+use openraft::{Raft, ReadPolicy};
+use tokio::sync::watch;
+
+pub use status::{GroupStatus, Leadership, Role};
+
+use crate::log::Log;
+use crate::store::Shared;
+use crate::types::{Proposal, TypeConfig};
+use crate::worker::Worker;
+use crate::{
+    ENTRY_BYTES_MAX, Fatal, GroupConfig, GroupId, NodeId, ProposeError, ReadError, SnapshotError, StartError,
+    StateMachine, Store, View,
+};
+
+/// A handle to a running group. Cheap to clone. The group runs until [`Group::shutdown`], or
+/// until the last handle is dropped.
+pub struct Group<M: StateMachine> {
+    shared: Arc<Running<M>>,
+}
+
+impl<M: StateMachine> Clone for Group<M> {
+    fn clone(&self) -> Self {
+        Self { shared: Arc::clone(&self.shared) }
+    }
+}
+
+/// What the handles share.
+struct Running<M: StateMachine> {
+    raft: Raft<TypeConfig, Worker<M>>,
+    store: Arc<Shared>,
+    group: GroupId,
+    node: NodeId,
+    propose_timeout: Duration,
+    read_timeout: Duration,
+    snapshot_timeout: Duration,
+    leadership: watch::Receiver<Leadership>,
+    /// Tasks that follow the core; they end with it, or with the last handle.
+    tasks: Vec<tokio::task::AbortHandle>,
+}
+
+impl<M: StateMachine> Group<M> {
+    /// Starts a group: recovers it, or on its first start does what [`crate::Bootstrap`] says.
+    ///
+    /// Returns when everything this node knows to be committed is applied. A lone voter is the
+    /// leader then; of several voters none waits for the others.
+    ///
+    /// # Errors
+    /// The store belongs to another node, the group already runs or holds state of a newer
+    /// machine, settings contradict each other, or recovery failed or took too long.
+    pub async fn start(
+        store: &Store,
+        id: GroupId,
+        node: NodeId,
+        machine: M,
+        config: GroupConfig,
+    ) -> Result<Self, StartError> {
+        start::start(Arc::clone(&store.shared), id, node, machine, config).await
+    }
+
+    /// Replicates one entry and returns the machine's answer, after commit and apply.
+    ///
+    /// Dropping the future does not take the proposal back.
+    ///
+    /// # Errors
+    /// [`ProposeError`]: only `NotLeader` and `TooLarge` say that nothing happened.
+    pub async fn propose(&self, entry: Bytes) -> Result<Vec<u8>, ProposeError> {
+        check_size(&entry)?;
+        let write = self.shared.raft.client_write(Proposal(entry));
+        let Ok(written) = tokio::time::timeout(self.shared.propose_timeout, write).await else {
+            return Err(ProposeError::Unknown);
+        };
+        match written {
+            Ok(response) => Ok(response.data.0),
+            Err(RaftError::APIError(error)) => Err(propose_error(error)),
+            Err(RaftError::Fatal(error)) => Err(ProposeError::Fatal(stopped(&error))),
+        }
+    }
+
+    /// Replicates entries in order, as one message to the core. One answer each, same order.
+    ///
+    /// Entries that are too large are answered so; the others go ahead.
+    pub async fn propose_many(&self, entries: Vec<Bytes>) -> Vec<Result<Vec<u8>, ProposeError>> {
+        let sizes: Vec<_> = entries.iter().map(check_size).collect();
+        let fitting: Vec<_> =
+            entries.into_iter().zip(&sizes).filter(|(_, size)| size.is_ok()).map(|(entry, _)| Proposal(entry)).collect();
+        let mut answers = Vec::with_capacity(fitting.len());
+        let deadline = tokio::time::Instant::now() + self.shared.propose_timeout;
+        if !fitting.is_empty() {
+            let all = self.collect(fitting, &mut answers);
+            // What was not answered in time is unknown, below.
+            let _ = tokio::time::timeout_at(deadline, all).await;
+        }
+        let mut answers = answers.into_iter();
+        let answer = |size: Result<(), ProposeError>| match size {
+            Ok(()) => answers.next().unwrap_or(Err(ProposeError::Unknown)),
+            Err(error) => Err(error),
+        };
+        sizes.into_iter().map(answer).collect()
+    }
+
+    async fn collect(&self, entries: Vec<Proposal>, answers: &mut Vec<Result<Vec<u8>, ProposeError>>) {
+        let count = entries.len();
+        let mut written = match self.shared.raft.client_write_many(entries).await {
+            Ok(written) => written,
+            Err(error) => {
+                answers.extend((0..count).map(|_| Err(ProposeError::Fatal(stopped(&error)))));
+                return;
+            }
+        };
+        while let Some(one) = written.next().await {
+            answers.push(match one {
+                Ok(Ok(response)) => Ok(response.response.0),
+                Ok(Err(error)) => Err(propose_error(error)),
+                Err(error) => Err(ProposeError::Fatal(stopped(&error))),
+            });
+        }
+    }
+
+    /// Waits until this node, being the leader, has applied everything that was answered before
+    /// the call. A view made afterwards is linearizable. Returns the applied index.
+    ///
+    /// Calls made at the same time share one round of heartbeats; a lone voter needs none.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub async fn linearize(&self) -> Result<u64, ReadError> {
+        let Running { raft, read_timeout, .. } = &*self.shared;
+        let read = async {
+            let reader = raft.get_read_linearizer(ReadPolicy::ReadIndex).await?;
+            Ok(reader.await_ready(raft).await.map_err(RaftError::Fatal)?)
+        };
+        let read: Result<Result<_, RaftError<_, LinearizableReadError<_>>>, _> =
+            tokio::time::timeout(*read_timeout, read).await;
+        match read {
+            Err(_) => Err(ReadError::Timeout),
+            Ok(Ok(state)) => Ok(state.applied().map_or_else(|| state.read_log_id().index(), |id| id.index)),
+            Ok(Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(to)))) => {
+                Err(ReadError::NotLeader { leader: leader(&to) })
+            }
+            Ok(Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_)))) => Err(ReadError::NoQuorum),
+            Ok(Err(RaftError::Fatal(error))) => Err(ReadError::Fatal(stopped(&error))),
+        }
+    }
+
+    /// A consistent view of what is applied here. May be behind the leader. Blocks briefly.
+    ///
+    /// # Errors
+    /// The database failed or stored bytes are damaged.
+    pub fn view(&self) -> Result<View, Fatal> {
+        View::new(Arc::clone(&self.shared.store.db), self.shared.group)
+    }
+
+    /// Changes of leadership; the newest value only.
+    pub fn leadership(&self) -> watch::Receiver<Leadership> {
+        self.shared.leadership.clone()
+    }
+
+    /// Takes a snapshot of what is applied now and returns the index it covers. The log it makes
+    /// dispensable is purged, but for `log_keep_entries`.
+    ///
+    /// # Errors
+    /// [`SnapshotError`].
+    pub async fn snapshot_now(&self) -> Result<u64, SnapshotError> {
+        let applied = self.status().applied.ok_or(SnapshotError::Empty)?;
+        let Running { raft, snapshot_timeout, .. } = &*self.shared;
+        let deadline = tokio::time::Instant::now() + *snapshot_timeout;
+        let step = Duration::from_millis(500).min(*snapshot_timeout);
+        // Asked again, since the core ignores the trigger while it builds an older one.
+        while tokio::time::Instant::now() < deadline {
+            raft.trigger().snapshot().await.map_err(|error| SnapshotError::Fatal(stopped(&error)))?;
+            let covers = |metrics: &openraft::RaftMetrics<TypeConfig>| {
+                metrics.snapshot.as_ref().is_some_and(|id| id.index >= applied)
+            };
+            match raft.wait(Some(step)).metrics(covers, "snapshot").await {
+                Ok(metrics) => return Ok(metrics.snapshot.map_or(applied, |id| id.index)),
+                Err(openraft::metrics::WaitError::Timeout(..)) => {}
+                Err(error) => return Err(SnapshotError::Fatal(error.to_string())),
+            }
+        }
+        Err(SnapshotError::Timeout)
+    }
+
+    /// Stops the group on this node. Clones of the handle answer `Fatal` from then on.
+    pub async fn shutdown(&self) {
+        // The error is that the core panicked, which it has logged.
+        let _ = self.shared.raft.shutdown().await;
+        self.shared.stop();
+    }
+}
+
+impl<M: StateMachine> Running<M> {
+    fn stop(&self) {
+        self.tasks.iter().for_each(tokio::task::AbortHandle::abort);
+        self.store.leave(self.group);
+    }
+}
+
+impl<M: StateMachine> Drop for Running<M> {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn check_size(entry: &Bytes) -> Result<(), ProposeError> {
+    match entry.len() {
+        bytes if bytes > ENTRY_BYTES_MAX => Err(ProposeError::TooLarge { bytes }),
+        _ => Ok(()),
+    }
+}
+
+fn leader(to: &ForwardToLeader<TypeConfig>) -> Option<NodeId> {
+    to.leader_id.map(NodeId)
+}
+
+fn propose_error(error: ClientWriteError<TypeConfig>) -> ProposeError {
+    match error {
+        ClientWriteError::ForwardToLeader(to) => ProposeError::NotLeader { leader: leader(&to) },
+        ClientWriteError::LogEntryDiscarded(_) => ProposeError::Unknown,
+        // Neither is asked for with an entry of a machine.
+        error @ (ClientWriteError::ChangeMembershipError(_) | ClientWriteError::PreconditionFailed(_)) => {
+            ProposeError::Fatal(error.to_string())
+        }
+    }
+}
+
+fn stopped(error: &Stopped<TypeConfig>) -> String {
+    crate::error::chain(error)
+}
+
+/// What a group that is being started hands over.
+struct Parts {
+    log: Arc<Log>,
+    backlog: Arc<AtomicU64>,
+}

@@ -1,0 +1,123 @@
+//! Opening the database and comparing what was recovered with what was promised.
+//!
+//! Not repair: data that lost something is refused, never patched.
+
+use std::path::Path;
+
+use prost::Message;
+use rocksdb::ErrorKind;
+
+use super::keys::{self, Kind};
+use super::mark::{Durable, Marks};
+use super::Db;
+use crate::stored::{self, StoreHeader};
+use crate::types::{LogId, Vote};
+use crate::{Fatal, GroupId, NodeId, OpenError, StoreConfig};
+
+/// Key of the [`StoreHeader`] in the default column family.
+const HEADER: &[u8] = b"store";
+
+pub(crate) fn open(dir: &Path, path: &Path, config: &StoreConfig) -> Result<Db, OpenError> {
+    Db::open(path, config).map_err(|error| {
+        let in_use = error.kind() == ErrorKind::IOError && error.as_ref().contains("lock");
+        match in_use {
+            true => OpenError::Locked { path: dir.to_owned() },
+            false => OpenError::Database { path: path.to_owned(), source: Fatal::because("recover", error) },
+        }
+    })
+}
+
+/// Refuses unknown formats, and data behind its mark.
+pub(crate) fn check(db: &Db, dir: &Path, marks: &Marks) -> Result<(), OpenError> {
+    let failed = |source| OpenError::Database { path: dir.to_owned(), source };
+    if let Some(bytes) = db.get("default", HEADER).map_err(failed)? {
+        let header = StoreHeader::decode(bytes.as_slice());
+        let found = header.map_err(|error| failed(Fatal::because("decode store header", error)))?.version;
+        if found != stored::VERSION {
+            return Err(OpenError::Format { path: dir.to_owned(), found, known: stored::VERSION });
+        }
+    }
+    for (group, marked) in marks.groups() {
+        let found = recovered(db, group).map_err(failed)?;
+        if is_behind(&found, &marked) {
+            return Err(OpenError::BehindMark { group, marked: describe(&marked), found: describe(&found) });
+        }
+    }
+    Ok(())
+}
+
+/// Binds the store to a node the first time; afterwards returns whose it is.
+pub(crate) fn owner(db: &Db, node: NodeId) -> Result<NodeId, Fatal> {
+    if let Some(bytes) = db.get("default", HEADER)? {
+        let header: StoreHeader = stored::decode("store header", bytes.as_slice(), |m: &StoreHeader| m.version)?;
+        if let Some(owner) = header.node {
+            return Ok(NodeId(owner));
+        }
+    }
+    let header = StoreHeader { version: stored::VERSION, node: Some(node.0) }.encode_to_vec();
+    let mut sync = rocksdb::WriteOptions::default();
+    sync.set_sync(true);
+    let put = db.engine.put_opt(HEADER, header, &sync);
+    put.map_err(|error| Fatal::because("bind the store to its node", error))?;
+    Ok(node)
+}
+
+/// What the database has of a group.
+fn recovered(db: &Db, group: GroupId) -> Result<Durable, Fatal> {
+    let records = records(db, group)?;
+    let applied = db.applied(group)?.last;
+    let last = records.last.max(applied);
+    Ok(Durable::new(last, records.vote))
+}
+
+fn is_behind(found: &Durable, marked: &Durable) -> bool {
+    let log_is = marked.last.is_some() && found.last < marked.last;
+    let vote_is = marked.vote.is_some() && found.vote < marked.vote;
+    log_is || vote_is
+}
+
+fn describe(durable: &Durable) -> String {
+    let last = durable.last.as_ref().map_or_else(|| "nothing".to_owned(), ToString::to_string);
+    let vote = durable.vote.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string);
+    format!("log {last} vote {vote}")
+}
+
+/// What the log of a group consists of beside its entries.
+pub(crate) struct Records {
+    pub vote: Option<Vote>,
+    pub purged: Option<LogId>,
+    pub committed: Option<LogId>,
+    /// Last entry, or what was purged last.
+    pub last: Option<LogId>,
+}
+
+pub(crate) fn records(db: &Db, group: GroupId) -> Result<Records, Fatal> {
+    let get = |kind| db.get(keys::RAFT_META, &keys::meta(group, kind));
+    let position = |kind, what| match get(kind)? {
+        Some(bytes) => stored::decode_position(what, &bytes),
+        None => Ok(None),
+    };
+    let vote = match get(Kind::Vote)? {
+        Some(bytes) => Some(stored::decode("vote", bytes.as_slice(), |m: &stored::Vote| m.version)?),
+        None => None,
+    };
+    let purged = position(Kind::Purged, "purged position")?;
+    Ok(Records {
+        vote: vote.as_ref().map(Vote::from),
+        committed: position(Kind::Committed, "committed position")?,
+        last: last_entry(db, group)?.or(purged),
+        purged,
+    })
+}
+
+fn last_entry(db: &Db, group: GroupId) -> Result<Option<LogId>, Fatal> {
+    let mut raw = db.engine.raw_iterator_cf(db.family(keys::RAFT_LOG));
+    raw.seek_for_prev(keys::log(group, u64::MAX));
+    raw.status().map_err(|error| Fatal::because("find the last log entry", error))?;
+    let Some((key, value)) = raw.item() else { return Ok(None) };
+    if keys::log_index(group, key).is_none() {
+        return Ok(None);
+    }
+    let entry = stored::decode_entry(bytes::Bytes::copy_from_slice(value))?;
+    Ok(Some(entry.log_id))
+}

@@ -1,0 +1,259 @@
+//! What survives, and what stops the node.
+
+mod common;
+
+use std::io;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
+
+use common::*;
+use raft::*;
+
+/// A disk whose fsyncs wait while it is held, and fail once it is broken.
+#[derive(Default)]
+struct Faulty {
+    held: Mutex<bool>,
+    changed: Condvar,
+    broken: AtomicBool,
+    full: AtomicBool,
+}
+
+impl Faulty {
+    fn hold(&self, held: bool) {
+        *self.held.lock().unwrap() = held;
+        self.changed.notify_all();
+    }
+}
+
+impl Disk for Faulty {
+    fn write(&self, real: &mut dyn FnMut() -> io::Result<()>) -> io::Result<()> {
+        match self.full.load(Ordering::SeqCst) {
+            true => Err(io::ErrorKind::StorageFull.into()),
+            false => real(),
+        }
+    }
+
+    fn sync(&self, real: &mut dyn FnMut() -> io::Result<()>) -> io::Result<()> {
+        let held = self.held.lock().unwrap();
+        drop(self.changed.wait_while(held, |held| *held).unwrap());
+        match self.broken.load(Ordering::SeqCst) {
+            true => Err(io::Error::other("the disk is broken")),
+            false => real(),
+        }
+    }
+}
+
+fn faulty() -> (Arc<Faulty>, Arc<AtomicUsize>, StoreConfig) {
+    let disk = Arc::new(Faulty::default());
+    let aborts = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&aborts);
+    let abort = Arc::new(move || {
+        counted.fetch_add(1, Ordering::SeqCst);
+    });
+    let config = StoreConfig { disk: Arc::<Faulty>::clone(&disk), abort, ..StoreConfig::default() };
+    (disk, aborts, config)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_answered_before_the_fsync() {
+    let dir = tempfile::tempdir().unwrap();
+    let (disk, aborts, config) = faulty();
+    let store = Store::open(dir.path(), config).unwrap();
+    let (group, _) = start(&store, 1).await;
+    disk.hold(true);
+    let mut proposal = Box::pin(group.propose(entry("a", 1)));
+    let early = tokio::time::timeout(Duration::from_millis(300), &mut proposal).await;
+    assert!(early.is_err(), "answered while the fsync had not returned");
+    assert_eq!(read(&group, "a"), None);
+    disk.hold(false);
+    proposal.await.unwrap();
+    assert_eq!(read(&group, "a").as_deref(), Some("1"));
+    assert_eq!(aborts.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_fsync_stops_the_node_and_answers_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    let (disk, aborts, config) = faulty();
+    let store = Store::open(dir.path(), config).unwrap();
+    let (group, _) = start(&store, 1).await;
+    let (other, _) = start(&store, 2).await;
+    disk.broken.store(true, Ordering::SeqCst);
+    assert!(group.propose(entry("a", 1)).await.is_err());
+    assert!(aborts.load(Ordering::SeqCst) > 0, "the process is told to stop");
+    disk.broken.store(false, Ordering::SeqCst);
+    assert!(group.propose(entry("a", 2)).await.is_err(), "a healed disk changes nothing");
+    assert!(other.propose(entry("a", 3)).await.is_err(), "nor for another group");
+    assert_eq!(read(&group, "a"), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_stops_the_node() {
+    let dir = tempfile::tempdir().unwrap();
+    let (disk, aborts, config) = faulty();
+    let store = Store::open(dir.path(), config).unwrap();
+    let (group, _) = start(&store, 1).await;
+    disk.full.store(true, Ordering::SeqCst);
+    assert!(group.propose(entry("a", 1)).await.is_err());
+    assert!(aborts.load(Ordering::SeqCst) > 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_that_cannot_go_on_stops_the_node() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_, aborts, config) = faulty();
+    let store = Store::open(dir.path(), config).unwrap();
+    let (group, _) = start(&store, 1).await;
+    assert!(group.propose("?".into()).await.is_err());
+    assert!(aborts.load(Ordering::SeqCst) > 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_is_open_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let _store = open(dir.path());
+    assert!(matches!(Store::open(dir.path(), StoreConfig::default()), Err(OpenError::Locked { .. })));
+}
+
+// === kill ===
+
+const CHILD: &str = "RAFT_DURABILITY_CHILD";
+
+/// Not a test by itself: proposes for ever and prints what was answered.
+#[tokio::test(flavor = "multi_thread")]
+async fn child_proposes_until_it_is_killed() {
+    let Ok(dir) = std::env::var(CHILD) else { return };
+    let store = open(Path::new(&dir));
+    let (group, _) = start(&store, 1).await;
+    for n in 0.. {
+        group.propose(entry(n, "x")).await.unwrap();
+        println!("\nanswered {n}");
+    }
+}
+
+/// Runs the child until it answered `count` proposals, kills it, and returns the last it answered.
+fn run_and_kill(dir: &Path, count: u64) -> u64 {
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "child_proposes_until_it_is_killed", "--nocapture"])
+        .env(CHILD, dir)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut last = 0;
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let answered = |line: &str| line.strip_prefix("answered ")?.parse::<u64>().ok();
+    for n in lines.by_ref().map_while(Result::ok).filter_map(|line| answered(&line)) {
+        last = n;
+        if n == count {
+            child.kill().unwrap();
+        }
+    }
+    child.wait().unwrap();
+    assert!(last >= count, "the child died early, at {last}");
+    last
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answered_proposals_survive_kill_9_again_and_again() {
+    let dir = tempfile::tempdir().unwrap();
+    for round in 1..4 {
+        let last = run_and_kill(dir.path(), round * 100);
+        let store = open(dir.path());
+        let (group, published) = start(&store, 1).await;
+        for n in 0..=last {
+            assert!(published.lock().unwrap().contains_key(&n.to_string()), "{n} of {last} is lost");
+        }
+        drop(published);
+        close(store, vec![group]).await;
+    }
+}
+
+/// The newest write-ahead log file that is not empty.
+fn newest_wal(dir: &Path) -> PathBuf {
+    let files = std::fs::read_dir(dir.join("db")).unwrap().map(|entry| entry.unwrap().path());
+    let logs = files.filter(|path| path.extension().is_some_and(|end| end == "log"));
+    logs.filter(|path| path.metadata().unwrap().len() > 0).max().unwrap()
+}
+
+fn cut(path: &Path, bytes: u64) {
+    let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+    let length = file.metadata().unwrap().len();
+    file.set_len(length.saturating_sub(bytes)).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_torn_last_record_loses_only_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let last = run_and_kill(dir.path(), 100);
+    // No promise is on file, so a shorter log is a legal one.
+    let _ = std::fs::remove_file(dir.path().join("durable.mark"));
+    cut(&newest_wal(dir.path()), 3);
+    let store = open(dir.path());
+    let (group, published) = start(&store, 1).await;
+    let found = published.lock().unwrap().len() as u64;
+    assert!(found >= last, "{found} of {last}: the cut record held one entry or one applied position");
+    group.propose(entry("goes", "on")).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn data_behind_its_mark_is_refused_with_the_way_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), StoreConfig { mark_interval: Duration::from_millis(50), ..Default::default() });
+    let store = store.unwrap();
+    let (group, _) = start(&store, 5).await;
+    for n in 0..100 {
+        group.propose(entry(n, n)).await.unwrap();
+    }
+    close(store, vec![group]).await;
+    let db = reopen(dir.path(), StoreConfig::default()).await.unwrap();
+    db.close();
+    // The engine flushed nothing, so all of it is in the write-ahead log.
+    let wals = std::fs::read_dir(dir.path().join("db")).unwrap().map(|entry| entry.unwrap().path());
+    let tables = wals.filter(|path| path.extension().is_some_and(|end| end == "log" || end == "sst"));
+    assert!(tables.count() > 0);
+    std::fs::remove_dir_all(dir.path().join("db")).unwrap();
+    let error = Store::open(dir.path(), StoreConfig::default()).err().unwrap();
+    assert!(matches!(error, OpenError::BehindMark { group: GroupId(5), .. }), "{error}");
+    let text = error.to_string();
+    for part in ["g5 is behind", "mark log T1-N1", "data log nothing", "new id", "restore a backup"] {
+        assert!(text.contains(part), "{part} in {text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wal_cut_behind_the_mark_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    run_and_kill(dir.path(), 300);
+    // The child ran for less than a second or for more: make the promise certain.
+    let store = open(dir.path());
+    let (group, _) = start(&store, 1).await;
+    group.propose(entry("promised", 1)).await.unwrap();
+    close(store, vec![group]).await;
+    let mark = dir.path().join("durable.mark");
+    eventually("mark written", || mark.exists()).await;
+    let wal = newest_wal(dir.path());
+    let length = wal.metadata().unwrap().len();
+    cut(&wal, length / 2);
+    let error = Store::open(dir.path(), StoreConfig::default()).err().unwrap();
+    assert!(matches!(error, OpenError::BehindMark { .. } | OpenError::Database { .. }), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_mark_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let (group, _) = start(&store, 1).await;
+    group.propose(entry("a", 1)).await.unwrap();
+    close(store, vec![group]).await;
+    let mark = dir.path().join("durable.mark");
+    let mut bytes = std::fs::read(&mark).unwrap();
+    bytes[3] ^= 1;
+    std::fs::write(&mark, bytes).unwrap();
+    let error = reopen(dir.path(), StoreConfig::default()).await.err().unwrap();
+    assert!(matches!(error, OpenError::Mark { .. }), "{error}");
+}
