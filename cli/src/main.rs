@@ -16,6 +16,10 @@ use clap::Parser;
 use args::{Cli, Command};
 use exit::{Code, Failure};
 
+/// Gives memory back to the system, which glibc's does not after a storm of registrations.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     let Cli {
         connection,

@@ -196,6 +196,20 @@ pub struct Counts([u64; ALL.len()]);
 // === impl Counts ===
 
 impl Counts {
+    /// From members by bucket, in the order of [`ALL`]; what is missing is 0.
+    pub fn from_members(members: &[u64]) -> Self {
+        let mut counts = Counts::default();
+        for (mine, theirs) in counts.0.iter_mut().zip(members) {
+            *mine = *theirs;
+        }
+        counts
+    }
+
+    /// Members by bucket, in the order of [`ALL`].
+    pub fn by_bucket(&self) -> &[u64] {
+        &self.0
+    }
+
     /// One more member in this bucket.
     pub fn add(&mut self, bucket: Bucket) {
         self.0[index(bucket)] += 1;

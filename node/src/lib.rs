@@ -10,6 +10,8 @@ pub mod inventory;
 
 pub mod partition;
 
+mod folding;
+
 pub mod controller;
 
 pub mod manifest;

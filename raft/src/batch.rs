@@ -6,9 +6,9 @@
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
+use crate::Fatal;
 use crate::store::{Db, keys};
 use crate::view::Row;
-use crate::Fatal;
 
 /// The changes of one applied chunk over the state before it.
 ///
@@ -25,7 +25,11 @@ pub struct Batch<'a> {
 pub(crate) type Changes = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 
 impl<'a> Batch<'a> {
-    pub(crate) fn new(db: &'a Db, space: [u8; keys::SPACE_BYTES], changes: &'a mut Changes) -> Self {
+    pub(crate) fn new(
+        db: &'a Db,
+        space: [u8; keys::SPACE_BYTES],
+        changes: &'a mut Changes,
+    ) -> Self {
         Self { db, space, changes }
     }
 
@@ -43,7 +47,8 @@ impl<'a> Batch<'a> {
 
     /// Sets a key.
     pub fn put(&mut self, table: u8, key: &[u8], value: impl Into<Vec<u8>>) {
-        self.changes.insert(keys::in_table(table, key), Some(value.into()));
+        self.changes
+            .insert(keys::in_table(table, key), Some(value.into()));
     }
 
     /// Removes a key; nothing happens if there is none.
@@ -69,11 +74,20 @@ impl<'a> Batch<'a> {
         self.scan(table, start, &[], limit)
     }
 
-    fn scan(&self, table: u8, start: &[u8], prefix: &[u8], limit: usize) -> Result<Vec<Row>, Fatal> {
+    fn scan(
+        &self,
+        table: u8,
+        start: &[u8],
+        prefix: &[u8],
+        limit: usize,
+    ) -> Result<Vec<Row>, Fatal> {
         let first = keys::in_table(table, start);
         let end = keys::after_prefix(&keys::in_table(table, prefix));
         let upper = end.clone().map_or(Bound::Unbounded, Bound::Excluded);
-        let mut changes = self.changes.range((Bound::Included(first.clone()), upper)).peekable();
+        let mut changes = self
+            .changes
+            .range((Bound::Included(first.clone()), upper))
+            .peekable();
         let mut rows = Vec::new();
         let mut stored = self.db.iterate_state(&self.space, &first, end.as_deref());
         let mut next = stored.next().transpose()?;

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::{Disk, NodeId, NoPeers, Peers, SystemDisk};
+use crate::{Disk, NoPeers, NodeId, Peers, SystemDisk};
 
 /// Settings of one node's store.
 #[derive(Clone)]

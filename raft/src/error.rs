@@ -22,12 +22,18 @@ pub struct Fatal {
 impl Fatal {
     /// A broken invariant, with the operation that found it.
     pub fn new(what: impl Into<String>) -> Self {
-        Self { what: what.into(), source: None }
+        Self {
+            what: what.into(),
+            source: None,
+        }
     }
 
     /// The operation that failed, and why.
     pub fn because(what: impl Into<String>, source: impl Into<Source>) -> Self {
-        Self { what: what.into(), source: Some(source.into()) }
+        Self {
+            what: what.into(),
+            source: Some(source.into()),
+        }
     }
 }
 

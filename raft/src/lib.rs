@@ -34,7 +34,9 @@ mod worker;
 pub use batch::Batch;
 pub use config::{Bootstrap, GroupConfig, StoreConfig};
 pub use disk::{Disk, SystemDisk};
-pub use error::{Fatal, OpenError, ProposeError, ReadError, ReceiveError, SnapshotError, StartError};
+pub use error::{
+    Fatal, OpenError, ProposeError, ReadError, ReceiveError, SnapshotError, StartError,
+};
 pub use group::{Group, GroupStatus, Leadership, Role};
 pub use ids::{GroupId, NodeId};
 pub use machine::StateMachine;

@@ -19,7 +19,12 @@ pub trait StateMachine: Send + 'static {
     ///
     /// # Errors
     /// Stops the node: nothing of the chunk is written and nobody is answered.
-    fn apply(&mut self, log_index: u64, entry: &[u8], batch: &mut Batch<'_>) -> Result<Vec<u8>, Fatal>;
+    fn apply(
+        &mut self,
+        log_index: u64,
+        entry: &[u8],
+        batch: &mut Batch<'_>,
+    ) -> Result<Vec<u8>, Fatal>;
 
     /// The chunk applied last is in the database; its proposers have not been answered yet.
     /// Publish what readers see in memory here.

@@ -11,8 +11,8 @@ use futures::future::{Either, select};
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{RPCOption, RaftNetworkFactory, RaftNetworkV2};
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest, TransferLeaderResponse,
-    VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 
 use crate::types::{TypeConfig, Vote};
@@ -41,7 +41,10 @@ impl RaftNetworkFactory<TypeConfig> for Network {
     type Network = Client;
 
     async fn new_client(&mut self, target: u64, _: &openraft::EmptyNode) -> Client {
-        Client { network: self.clone(), to: NodeId(target) }
+        Client {
+            network: self.clone(),
+            to: NodeId(target),
+        }
     }
 }
 
@@ -49,7 +52,12 @@ impl Client {
     // The library's own limit is one heartbeat, too short for a slow disk: ours applies.
     async fn call(&self, ask: Ask) -> Result<Tell, RpcError> {
         let message = Request::encode_to(self.to, ask);
-        let Network { peers, group, request_timeout, .. } = &self.network;
+        let Network {
+            peers,
+            group,
+            request_timeout,
+            ..
+        } = &self.network;
         let call = peers.call(self.to, *group, message, *request_timeout);
         let answer = match tokio::time::timeout(*request_timeout, call).await {
             Ok(answer) => answer.map_err(rpc_error)?,
@@ -140,15 +148,29 @@ impl RaftNetworkV2<TypeConfig> for Client {
         cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
         _: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
-        let Network { peers, group, snapshot_timeout, .. } = &self.network;
-        let message = Request::encode_to(self.to, Ask::Snapshot(Announce::new(&vote, &snapshot.meta)));
-        let send = peers.send_snapshot(self.to, *group, message, snapshot.snapshot, *snapshot_timeout);
+        let Network {
+            peers,
+            group,
+            snapshot_timeout,
+            ..
+        } = &self.network;
+        let message =
+            Request::encode_to(self.to, Ask::Snapshot(Announce::new(&vote, &snapshot.meta)));
+        let send = peers.send_snapshot(
+            self.to,
+            *group,
+            message,
+            snapshot.snapshot,
+            *snapshot_timeout,
+        );
         let answer = match select(send, Box::pin(cancel)).await {
             Either::Left((answer, _)) => answer.map_err(|error| streaming(rpc_error(error)))?,
             Either::Right((closed, _)) => return Err(StreamingError::Closed(closed)),
         };
         match parse(answer).map_err(streaming)? {
-            Tell::Snapshot(installed) => installed.try_into().map_err(|fatal| streaming(malformed(fatal))),
+            Tell::Snapshot(installed) => installed
+                .try_into()
+                .map_err(|fatal| streaming(malformed(fatal))),
             _ => Err(streaming(mixed_up())),
         }
     }

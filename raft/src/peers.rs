@@ -52,7 +52,11 @@ pub trait Incoming: Send + Sync + 'static {
     /// Verifies and installs a snapshot that was received completely.
     ///
     /// The file may lie anywhere and may be deleted once this returns.
-    fn receive_snapshot(&self, message: Bytes, snapshot: SnapshotFile) -> BoxFuture<Result<Bytes, ReceiveError>>;
+    fn receive_snapshot(
+        &self,
+        message: Bytes,
+        snapshot: SnapshotFile,
+    ) -> BoxFuture<Result<Bytes, ReceiveError>>;
 }
 
 /// Why a message has no answer.
@@ -86,7 +90,10 @@ impl SnapshotFile {
     pub fn open(path: &Path) -> io::Result<Self> {
         let file = std::fs::File::open(path)?;
         let bytes = file.metadata()?.len();
-        Ok(Self { file: Arc::new(file), bytes })
+        Ok(Self {
+            file: Arc::new(file),
+            bytes,
+        })
     }
 
     /// Length in bytes.
@@ -108,7 +115,13 @@ impl SnapshotFile {
 pub struct NoPeers;
 
 impl Peers for NoPeers {
-    fn call(&self, to: NodeId, _: GroupId, _: Bytes, _: Duration) -> BoxFuture<Result<Bytes, PeerError>> {
+    fn call(
+        &self,
+        to: NodeId,
+        _: GroupId,
+        _: Bytes,
+        _: Duration,
+    ) -> BoxFuture<Result<Bytes, PeerError>> {
         Box::pin(std::future::ready(Err(PeerError::Unreachable(to))))
     }
 

@@ -173,10 +173,13 @@ pub(crate) fn decode<M: Message + Default>(
     bytes: impl bytes::Buf,
     version: impl Fn(&M) -> u32,
 ) -> Result<M, Fatal> {
-    let message = M::decode(bytes).map_err(|error| Fatal::because(format!("decode {what}"), error))?;
+    let message =
+        M::decode(bytes).map_err(|error| Fatal::because(format!("decode {what}"), error))?;
     match version(&message) {
         VERSION => Ok(message),
-        other => Err(Fatal::new(format!("{what} has format {other}, this version knows {VERSION}"))),
+        other => Err(Fatal::new(format!(
+            "{what} has format {other}, this version knows {VERSION}"
+        ))),
     }
 }
 
@@ -185,7 +188,11 @@ pub(crate) fn decode<M: Message + Default>(
 impl From<&LogId> for Position {
     fn from(id: &LogId) -> Self {
         let LeaderId { term, node_id } = id.leader_id;
-        Self { term, node: node_id, index: id.index }
+        Self {
+            term,
+            node: node_id,
+            index: id.index,
+        }
     }
 }
 
@@ -205,7 +212,11 @@ pub(crate) fn log_id(position: &Option<Position>) -> Option<LogId> {
 }
 
 pub(crate) fn encode_position(id: &LogId) -> Vec<u8> {
-    StoredPosition { version: VERSION, position: Some(id.into()) }.encode_to_vec()
+    StoredPosition {
+        version: VERSION,
+        position: Some(id.into()),
+    }
+    .encode_to_vec()
 }
 
 pub(crate) fn decode_position(what: &str, bytes: &[u8]) -> Result<Option<LogId>, Fatal> {
@@ -218,14 +229,30 @@ pub(crate) fn decode_position(what: &str, bytes: &[u8]) -> Result<Option<LogId>,
 impl From<&types::Vote> for Vote {
     fn from(vote: &types::Vote) -> Self {
         let LeaderId { term, node_id } = vote.leader_id;
-        Self { version: VERSION, term, node: node_id, committed: vote.committed }
+        Self {
+            version: VERSION,
+            term,
+            node: node_id,
+            committed: vote.committed,
+        }
     }
 }
 
 impl From<&Vote> for types::Vote {
     fn from(vote: &Vote) -> Self {
-        let Vote { version: _, term, node, committed } = *vote;
-        Self { leader_id: LeaderId { term, node_id: node }, committed }
+        let Vote {
+            version: _,
+            term,
+            node,
+            committed,
+        } = *vote;
+        Self {
+            leader_id: LeaderId {
+                term,
+                node_id: node,
+            },
+            committed,
+        }
     }
 }
 
@@ -235,7 +262,11 @@ impl From<&types::Membership> for Members {
     fn from(members: &types::Membership) -> Self {
         let configs = members.get_joint_config().iter();
         Self {
-            configs: configs.map(|set| Voters { nodes: set.iter().copied().collect() }).collect(),
+            configs: configs
+                .map(|set| Voters {
+                    nodes: set.iter().copied().collect(),
+                })
+                .collect(),
             nodes: members.nodes().map(|(id, _)| *id).collect(),
         }
     }
@@ -248,17 +279,26 @@ impl TryFrom<&Members> for types::Membership {
         if members.configs.is_empty() && members.nodes.is_empty() {
             return Ok(Self::default());
         }
-        let configs: Vec<BTreeSet<u64>> =
-            members.configs.iter().map(|voters| voters.nodes.iter().copied().collect()).collect();
-        let nodes: BTreeMap<u64, EmptyNode> =
-            members.nodes.iter().map(|id| (*id, EmptyNode::new())).collect();
+        let configs: Vec<BTreeSet<u64>> = members
+            .configs
+            .iter()
+            .map(|voters| voters.nodes.iter().copied().collect())
+            .collect();
+        let nodes: BTreeMap<u64, EmptyNode> = members
+            .nodes
+            .iter()
+            .map(|id| (*id, EmptyNode::new()))
+            .collect();
         Self::new(configs, nodes).map_err(|error| Fatal::because("decode members", error))
     }
 }
 
 impl From<&types::StoredMembership> for MembersAt {
     fn from(stored: &types::StoredMembership) -> Self {
-        Self { position: position(stored.log_id()), members: Some(stored.membership().into()) }
+        Self {
+            position: position(stored.log_id()),
+            members: Some(stored.membership().into()),
+        }
     }
 }
 
@@ -266,7 +306,11 @@ pub(crate) fn stored_membership(at: &Option<MembersAt>) -> Result<types::StoredM
     let Some(MembersAt { position, members }) = at else {
         return Ok(types::StoredMembership::default());
     };
-    let members = members.as_ref().map(types::Membership::try_from).transpose()?.unwrap_or_default();
+    let members = members
+        .as_ref()
+        .map(types::Membership::try_from)
+        .transpose()?
+        .unwrap_or_default();
     Ok(types::StoredMembership::new(log_id(position), members))
 }
 
@@ -279,20 +323,36 @@ impl From<&types::Entry> for LogEntry {
             EntryPayload::Normal(proposal) => Payload::Normal(proposal.0.clone()),
             EntryPayload::Membership(members) => Payload::Members(members.into()),
         };
-        Self { version: VERSION, position: Some((&entry.log_id).into()), payload: Some(payload) }
+        Self {
+            version: VERSION,
+            position: Some((&entry.log_id).into()),
+            payload: Some(payload),
+        }
     }
 }
 
 pub(crate) fn entry(stored: LogEntry) -> Result<types::Entry, Fatal> {
-    let LogEntry { version: _, position, payload } = stored;
+    let LogEntry {
+        version: _,
+        position,
+        payload,
+    } = stored;
     let position = position.ok_or_else(|| Fatal::new("log entry without position"))?;
     let payload = match payload {
         Some(Payload::Blank(Blank {})) => EntryPayload::Blank,
         Some(Payload::Normal(data)) => EntryPayload::Normal(Proposal(data)),
         Some(Payload::Members(members)) => EntryPayload::Membership((&members).try_into()?),
-        None => return Err(Fatal::new(format!("log entry {} without payload", position.index))),
+        None => {
+            return Err(Fatal::new(format!(
+                "log entry {} without payload",
+                position.index
+            )));
+        }
     };
-    Ok(types::Entry { log_id: (&position).into(), payload })
+    Ok(types::Entry {
+        log_id: (&position).into(),
+        payload,
+    })
 }
 
 pub(crate) fn encode_entry(entry: &types::Entry) -> Vec<u8> {
@@ -316,7 +376,12 @@ pub(crate) struct Applied {
 
 impl Applied {
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let Self { generation, last, members, sm_format } = self;
+        let Self {
+            generation,
+            last,
+            members,
+            sm_format,
+        } = self;
         SmMeta {
             version: VERSION,
             generation: *generation,
@@ -328,9 +393,19 @@ impl Applied {
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Fatal> {
-        let SmMeta { version: _, generation, applied, members, sm_format } =
-            decode("applied position", bytes, |m: &SmMeta| m.version)?;
-        Ok(Self { generation, last: log_id(&applied), members: stored_membership(&members)?, sm_format })
+        let SmMeta {
+            version: _,
+            generation,
+            applied,
+            members,
+            sm_format,
+        } = decode("applied position", bytes, |m: &SmMeta| m.version)?;
+        Ok(Self {
+            generation,
+            last: log_id(&applied),
+            members: stored_membership(&members)?,
+            sm_format,
+        })
     }
 
     /// First bytes of every state key.
@@ -344,11 +419,17 @@ mod tests {
     use super::*;
 
     fn members() -> types::Membership {
-        types::Membership::new_with_defaults(vec![BTreeSet::from([1, 2]), BTreeSet::from([2, 300])], [4])
+        types::Membership::new_with_defaults(
+            vec![BTreeSet::from([1, 2]), BTreeSet::from([2, 300])],
+            [4],
+        )
     }
 
     fn entry_of(payload: EntryPayload<Proposal, u64, EmptyNode>) -> types::Entry {
-        types::Entry { log_id: types::log_id(3, 1, 1000), payload }
+        types::Entry {
+            log_id: types::log_id(3, 1, 1000),
+            payload,
+        }
     }
 
     fn frozen(entry: &types::Entry, bytes: &[u8]) {
@@ -360,17 +441,34 @@ mod tests {
     #[test]
     fn log_entry_bytes_of_version_1_are_frozen() {
         let head = [8, 1, 18, 7, 8, 3, 16, 1, 24, 232, 7];
-        frozen(&entry_of(EntryPayload::Blank), &[head.as_slice(), &[26, 0]].concat());
+        frozen(
+            &entry_of(EntryPayload::Blank),
+            &[head.as_slice(), &[26, 0]].concat(),
+        );
         let normal = EntryPayload::Normal(Proposal(Bytes::from_static(b"abc")));
-        frozen(&entry_of(normal), &[head.as_slice(), &[34, 3, 97, 98, 99]].concat());
-        let configs = [42, 21, 10, 4, 10, 2, 1, 2, 10, 5, 10, 3, 2, 172, 2, 18, 5, 1, 2, 4, 172, 2];
+        frozen(
+            &entry_of(normal),
+            &[head.as_slice(), &[34, 3, 97, 98, 99]].concat(),
+        );
+        let configs = [
+            42, 21, 10, 4, 10, 2, 1, 2, 10, 5, 10, 3, 2, 172, 2, 18, 5, 1, 2, 4, 172, 2,
+        ];
         let configs = [&[42, 20], &configs[2..]].concat();
-        frozen(&entry_of(EntryPayload::Membership(members())), &[head.as_slice(), &configs].concat());
+        frozen(
+            &entry_of(EntryPayload::Membership(members())),
+            &[head.as_slice(), &configs].concat(),
+        );
     }
 
     #[test]
     fn vote_bytes_of_version_1_are_frozen() {
-        let vote = types::Vote { leader_id: LeaderId { term: 5, node_id: 2 }, committed: true };
+        let vote = types::Vote {
+            leader_id: LeaderId {
+                term: 5,
+                node_id: 2,
+            },
+            committed: true,
+        };
         let bytes = [8, 1, 16, 5, 24, 2, 32, 1];
         assert_eq!(Vote::from(&vote).encode_to_vec(), bytes);
         let decoded: Vote = decode("vote", bytes.as_slice(), |m: &Vote| m.version).unwrap();
@@ -381,7 +479,10 @@ mod tests {
     fn position_bytes_of_version_1_are_frozen() {
         let id = types::log_id(1, 2, 3);
         assert_eq!(encode_position(&id), [8, 1, 18, 6, 8, 1, 16, 2, 24, 3]);
-        assert_eq!(decode_position("position", &encode_position(&id)).unwrap(), Some(id));
+        assert_eq!(
+            decode_position("position", &encode_position(&id)).unwrap(),
+            Some(id)
+        );
     }
 
     #[test]
@@ -396,16 +497,24 @@ mod tests {
             sm_format: 9,
         };
         let bytes = [
-            8, 1, 16, 2, 26, 6, 8, 1, 16, 2, 24, 3, 34, 16, 10, 4, 8, 1, 16, 1, 18, 8, 10, 3, 10, 1, 1, 18, 1, 1, 40, 9,
+            8, 1, 16, 2, 26, 6, 8, 1, 16, 2, 24, 3, 34, 16, 10, 4, 8, 1, 16, 1, 18, 8, 10, 3, 10,
+            1, 1, 18, 1, 1, 40, 9,
         ];
         assert_eq!(applied.encode(), bytes);
         assert_eq!(Applied::decode(&bytes).unwrap(), applied);
-        assert_eq!(Applied::decode(&Applied::default().encode()).unwrap(), Applied::default());
+        assert_eq!(
+            Applied::decode(&Applied::default().encode()).unwrap(),
+            Applied::default()
+        );
     }
 
     #[test]
     fn another_version_is_refused() {
-        let entry = LogEntry { version: 2, ..LogEntry::default() }.encode_to_vec();
+        let entry = LogEntry {
+            version: 2,
+            ..LogEntry::default()
+        }
+        .encode_to_vec();
         let error = decode_entry(entry.into()).unwrap_err().to_string();
         assert_eq!(error, "log entry has format 2, this version knows 1");
     }

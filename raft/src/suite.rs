@@ -31,22 +31,43 @@ impl StateMachine for Nothing {
 struct Builder;
 
 impl StoreBuilder<TypeConfig, LogStore, Worker<Nothing>, (Store, TempDir)> for Builder {
-    async fn build(&self) -> Result<((Store, TempDir), LogStore, Worker<Nothing>), StorageError<TypeConfig>> {
+    async fn build(
+        &self,
+    ) -> Result<((Store, TempDir), LogStore, Worker<Nothing>), StorageError<TypeConfig>> {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path(), StoreConfig::default()).unwrap();
         let shared = &store.shared;
-        let (db, queue, stop) = (Arc::clone(&shared.db), Arc::clone(&shared.queue), Arc::clone(&shared.stop));
+        let (db, queue, stop) = (
+            Arc::clone(&shared.db),
+            Arc::clone(&shared.queue),
+            Arc::clone(&shared.stop),
+        );
         // Small bounds, so that reads cross from the database into memory.
-        let limits = Limits { tail_bytes: 64, read_bytes: 1 << 20 };
+        let limits = Limits {
+            tail_bytes: 64,
+            read_bytes: 1 << 20,
+        };
         let log = Arc::new(Log::open(GroupId(3), db, queue, stop, limits).unwrap());
-        let limits = worker::Limits { entries: 2, bytes: 1 << 20 };
+        let limits = worker::Limits {
+            entries: 2,
+            bytes: 1 << 20,
+        };
         let backlog = Arc::new(AtomicU64::new(0));
-        let worker = Worker::open(Nothing, Arc::clone(shared), Arc::clone(&log), limits, backlog).unwrap();
+        let worker = Worker::open(
+            Nothing,
+            Arc::clone(shared),
+            Arc::clone(&log),
+            limits,
+            backlog,
+        )
+        .unwrap();
         Ok(((store, dir), LogStore(log), worker))
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn log_and_worker_pass_the_suite() {
-    Suite::<TypeConfig, _, _, _, _>::test_all(Builder).await.unwrap();
+    Suite::<TypeConfig, _, _, _, _>::test_all(Builder)
+        .await
+        .unwrap();
 }

@@ -43,5 +43,11 @@ pub(crate) struct Answer(pub Vec<u8>);
 
 /// Builds a log id from its parts.
 pub(crate) fn log_id(term: u64, node: u64, index: u64) -> LogId {
-    LogId::new(LeaderId { term, node_id: node }, index)
+    LogId::new(
+        LeaderId {
+            term,
+            node_id: node,
+        },
+        index,
+    )
 }

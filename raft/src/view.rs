@@ -42,7 +42,11 @@ impl View {
             Reply::Applied(applied) => *applied,
             _ => return Err(out_of_step()),
         };
-        Ok(Self { reader: Mutex::new(reader), space: applied.space(group), applied })
+        Ok(Self {
+            reader: Mutex::new(reader),
+            space: applied.space(group),
+            applied,
+        })
     }
 
     /// The value of a key, if it has one.
@@ -61,13 +65,17 @@ impl View {
     pub fn scan_prefix(&self, table: u8, prefix: &[u8]) -> Rows<'_> {
         let name = keys::in_table(table, prefix);
         let end = keys::after_prefix(&name);
-        Rows { names: self.names(name, end) }
+        Rows {
+            names: self.names(name, end),
+        }
     }
 
     /// All keys of a table from `start` on, inclusive, ascending.
     pub fn scan_from(&self, table: u8, start: &[u8]) -> Rows<'_> {
         let end = keys::after_prefix(&[table]);
-        Rows { names: self.names(keys::in_table(table, start), end) }
+        Rows {
+            names: self.names(keys::in_table(table, start), end),
+        }
     }
 
     /// Index of the last entry this view shows; `None` if nothing was applied.
@@ -86,15 +94,26 @@ impl View {
     }
 
     pub(crate) fn snapshot_meta(&self) -> SnapshotMeta {
-        SnapshotMeta { last_log_id: self.applied.last, last_membership: self.applied.members.clone() }
+        SnapshotMeta {
+            last_log_id: self.applied.last,
+            last_membership: self.applied.members.clone(),
+        }
     }
 
     fn names(&self, first: Vec<u8>, end: Option<Vec<u8>>) -> Names<'_> {
-        Names { view: self, page: VecDeque::new(), next: Some(first), end }
+        Names {
+            view: self,
+            page: VecDeque::new(),
+            next: Some(first),
+            end,
+        }
     }
 
     fn ask(&self, request: Request) -> Result<Reply, Fatal> {
-        self.reader.lock().unwrap_or_else(PoisonError::into_inner).ask(request)
+        self.reader
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .ask(request)
     }
 }
 
@@ -128,7 +147,11 @@ impl Iterator for Names<'_> {
         if self.page.is_empty()
             && let Some(first) = self.next.take()
         {
-            let page = Request::Page { space: self.view.space, first, end: self.end.clone() };
+            let page = Request::Page {
+                space: self.view.space,
+                first,
+                end: self.end.clone(),
+            };
             match self.view.ask(page) {
                 Ok(Reply::Page { rows, next }) => (self.page, self.next) = (rows, next),
                 Ok(_) => return Some(Err(out_of_step())),
@@ -144,13 +167,20 @@ impl Iterator for Names<'_> {
 enum Request {
     Applied(GroupId),
     Get(Vec<u8>),
-    Page { space: [u8; keys::SPACE_BYTES], first: Vec<u8>, end: Option<Vec<u8>> },
+    Page {
+        space: [u8; keys::SPACE_BYTES],
+        first: Vec<u8>,
+        end: Option<Vec<u8>>,
+    },
 }
 
 enum Reply {
     Applied(Box<Applied>),
     Value(Option<Vec<u8>>),
-    Page { rows: VecDeque<Row>, next: Option<Vec<u8>> },
+    Page {
+        rows: VecDeque<Row>,
+        next: Option<Vec<u8>>,
+    },
 }
 
 #[derive(Default)]
@@ -167,7 +197,10 @@ struct Reader {
 impl Reader {
     fn new(db: Arc<Db>) -> Self {
         let desk = Arc::new(Mutex::new(Desk::default()));
-        let mut reader = Self { desk: Arc::clone(&desk), serve: Box::pin(serve(db, desk)) };
+        let mut reader = Self {
+            desk: Arc::clone(&desk),
+            serve: Box::pin(serve(db, desk)),
+        };
         // The first poll takes the snapshot.
         reader.poll();
         reader
@@ -176,12 +209,18 @@ impl Reader {
     fn ask(&mut self, request: Request) -> Result<Reply, Fatal> {
         lock(&self.desk).request = Some(request);
         self.poll();
-        lock(&self.desk).reply.take().unwrap_or_else(|| Err(out_of_step()))
+        lock(&self.desk)
+            .reply
+            .take()
+            .unwrap_or_else(|| Err(out_of_step()))
     }
 
     fn poll(&mut self) {
         // It never finishes and waits for nobody: each poll runs to its next rest.
-        let _ = self.serve.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        let _ = self
+            .serve
+            .as_mut()
+            .poll(&mut Context::from_waker(Waker::noop()));
     }
 }
 
@@ -220,7 +259,10 @@ fn answer(db: &Db, snapshot: &Snapshot<'_>, request: Request) -> Result<Reply, F
             for row in db.iterate_state_at(snapshot, &space, &first, end.as_deref()) {
                 let (name, value) = row?;
                 if rows.len() >= PAGE_ROWS || bytes >= PAGE_BYTES {
-                    return Ok(Reply::Page { rows, next: Some(name) });
+                    return Ok(Reply::Page {
+                        rows,
+                        next: Some(name),
+                    });
                 }
                 bytes += name.len() + value.len();
                 rows.push_back((name, value));

@@ -5,8 +5,8 @@
 
 use bytes::Bytes;
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderError, TransferLeaderRequest,
-    TransferLeaderResponse, VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderError,
+    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use prost::Message;
 
@@ -138,25 +138,42 @@ pub(crate) struct Installed {
 }
 
 fn vote(vote: &Option<Vote>) -> Result<types::Vote, Fatal> {
-    vote.as_ref().map(types::Vote::from).ok_or_else(|| Fatal::new("message without vote"))
+    vote.as_ref()
+        .map(types::Vote::from)
+        .ok_or_else(|| Fatal::new("message without vote"))
 }
 
 // === requests ===
 
 impl Request {
     pub(crate) fn encode_to(to: NodeId, ask: Ask) -> Bytes {
-        Self { version: stored::VERSION, to: to.0, ask: Some(ask) }.encode_to_vec().into()
+        Self {
+            version: stored::VERSION,
+            to: to.0,
+            ask: Some(ask),
+        }
+        .encode_to_vec()
+        .into()
     }
 
     pub(crate) fn parse(bytes: Bytes) -> Result<(NodeId, Ask), Fatal> {
-        let Self { version: _, to, ask } = stored::decode("request", bytes, |m: &Self| m.version)?;
+        let Self {
+            version: _,
+            to,
+            ask,
+        } = stored::decode("request", bytes, |m: &Self| m.version)?;
         Ok((NodeId(to), ask.ok_or_else(|| Fatal::new("empty request"))?))
     }
 }
 
 impl From<&AppendEntriesRequest<TypeConfig>> for Append {
     fn from(request: &AppendEntriesRequest<TypeConfig>) -> Self {
-        let AppendEntriesRequest { vote, prev_log_id, entries, leader_commit } = request;
+        let AppendEntriesRequest {
+            vote,
+            prev_log_id,
+            entries,
+            leader_commit,
+        } = request;
         Self {
             vote: Some(vote.into()),
             before: position(prev_log_id),
@@ -170,11 +187,19 @@ impl TryFrom<Append> for AppendEntriesRequest<TypeConfig> {
     type Error = Fatal;
 
     fn try_from(append: Append) -> Result<Self, Fatal> {
-        let Append { vote: by, before, entries, commit } = append;
+        let Append {
+            vote: by,
+            before,
+            entries,
+            commit,
+        } = append;
         Ok(Self {
             vote: vote(&by)?,
             prev_log_id: log_id(&before),
-            entries: entries.into_iter().map(stored::entry).collect::<Result<_, _>>()?,
+            entries: entries
+                .into_iter()
+                .map(stored::entry)
+                .collect::<Result<_, _>>()?,
             leader_commit: log_id(&commit),
         })
     }
@@ -182,8 +207,16 @@ impl TryFrom<Append> for AppendEntriesRequest<TypeConfig> {
 
 impl From<&VoteRequest<TypeConfig>> for Ballot {
     fn from(request: &VoteRequest<TypeConfig>) -> Self {
-        let VoteRequest { vote, last_log_id, leadership_transfer } = request;
-        Self { vote: Some(vote.into()), last: position(last_log_id), transfer: *leadership_transfer }
+        let VoteRequest {
+            vote,
+            last_log_id,
+            leadership_transfer,
+        } = request;
+        Self {
+            vote: Some(vote.into()),
+            last: position(last_log_id),
+            transfer: *leadership_transfer,
+        }
     }
 }
 
@@ -191,33 +224,65 @@ impl TryFrom<Ballot> for VoteRequest<TypeConfig> {
     type Error = Fatal;
 
     fn try_from(ballot: Ballot) -> Result<Self, Fatal> {
-        let Ballot { vote: by, last, transfer } = ballot;
-        Ok(Self { vote: vote(&by)?, last_log_id: log_id(&last), leadership_transfer: transfer })
+        let Ballot {
+            vote: by,
+            last,
+            transfer,
+        } = ballot;
+        Ok(Self {
+            vote: vote(&by)?,
+            last_log_id: log_id(&last),
+            leadership_transfer: transfer,
+        })
     }
 }
 
 impl From<&TransferLeaderRequest<TypeConfig>> for Transfer {
     fn from(request: &TransferLeaderRequest<TypeConfig>) -> Self {
-        Self { from: Some(request.from_leader().into()), last: position(&request.last_log_id().copied()) }
+        Self {
+            from: Some(request.from_leader().into()),
+            last: position(&request.last_log_id().copied()),
+        }
     }
 }
 
 impl Transfer {
-    pub(crate) fn into_request(self, to: NodeId) -> Result<TransferLeaderRequest<TypeConfig>, Fatal> {
+    pub(crate) fn into_request(
+        self,
+        to: NodeId,
+    ) -> Result<TransferLeaderRequest<TypeConfig>, Fatal> {
         let Self { from, last } = self;
-        Ok(TransferLeaderRequest::new(vote(&from)?, to.0, log_id(&last)))
+        Ok(TransferLeaderRequest::new(
+            vote(&from)?,
+            to.0,
+            log_id(&last),
+        ))
     }
 }
 
 impl Announce {
     pub(crate) fn new(vote: &types::Vote, meta: &SnapshotMeta) -> Self {
-        let SnapshotMeta { last_log_id, last_membership } = meta;
-        Self { vote: Some(vote.into()), last: position(last_log_id), members: Some(last_membership.into()) }
+        let SnapshotMeta {
+            last_log_id,
+            last_membership,
+        } = meta;
+        Self {
+            vote: Some(vote.into()),
+            last: position(last_log_id),
+            members: Some(last_membership.into()),
+        }
     }
 
     pub(crate) fn parts(&self) -> Result<(types::Vote, SnapshotMeta), Fatal> {
-        let Self { vote: by, last, members } = self;
-        let meta = SnapshotMeta { last_log_id: log_id(last), last_membership: stored::stored_membership(members)? };
+        let Self {
+            vote: by,
+            last,
+            members,
+        } = self;
+        let meta = SnapshotMeta {
+            last_log_id: log_id(last),
+            last_membership: stored::stored_membership(members)?,
+        };
         Ok((vote(by)?, meta))
     }
 }
@@ -226,7 +291,12 @@ impl Announce {
 
 impl Reply {
     pub(crate) fn encode(tell: Tell) -> Bytes {
-        Self { version: stored::VERSION, tell: Some(tell) }.encode_to_vec().into()
+        Self {
+            version: stored::VERSION,
+            tell: Some(tell),
+        }
+        .encode_to_vec()
+        .into()
     }
 
     pub(crate) fn parse(bytes: Bytes) -> Result<Tell, Fatal> {
@@ -251,7 +321,11 @@ impl TryFrom<Appended> for AppendEntriesResponse<TypeConfig> {
     type Error = Fatal;
 
     fn try_from(appended: Appended) -> Result<Self, Fatal> {
-        let Appended { result, last, vote: by } = appended;
+        let Appended {
+            result,
+            last,
+            vote: by,
+        } = appended;
         match result {
             1 => Ok(Self::Success),
             2 => Ok(Self::PartialSuccess(log_id(&last))),
@@ -264,8 +338,16 @@ impl TryFrom<Appended> for AppendEntriesResponse<TypeConfig> {
 
 impl From<&VoteResponse<TypeConfig>> for Voted {
     fn from(response: &VoteResponse<TypeConfig>) -> Self {
-        let VoteResponse { vote, vote_granted, last_log_id } = response;
-        Self { vote: Some(vote.into()), granted: *vote_granted, last: position(last_log_id) }
+        let VoteResponse {
+            vote,
+            vote_granted,
+            last_log_id,
+        } = response;
+        Self {
+            vote: Some(vote.into()),
+            granted: *vote_granted,
+            last: position(last_log_id),
+        }
     }
 }
 
@@ -273,21 +355,37 @@ impl TryFrom<Voted> for VoteResponse<TypeConfig> {
     type Error = Fatal;
 
     fn try_from(voted: Voted) -> Result<Self, Fatal> {
-        let Voted { vote: by, granted, last } = voted;
-        Ok(Self { vote: vote(&by)?, vote_granted: granted, last_log_id: log_id(&last) })
+        let Voted {
+            vote: by,
+            granted,
+            last,
+        } = voted;
+        Ok(Self {
+            vote: vote(&by)?,
+            vote_granted: granted,
+            last_log_id: log_id(&last),
+        })
     }
 }
 
 impl From<&TransferLeaderResponse<TypeConfig>> for Transferred {
     fn from(response: &TransferLeaderResponse<TypeConfig>) -> Self {
         match response {
-            Ok(()) => Self { result: 1, vote: None, last: None },
-            Err(TransferLeaderError::VoteChanged { actual, .. }) => {
-                Self { result: 2, vote: Some(actual.into()), last: None }
-            }
-            Err(TransferLeaderError::LogNotFlushed { actual, .. }) => {
-                Self { result: 3, vote: None, last: position(actual) }
-            }
+            Ok(()) => Self {
+                result: 1,
+                vote: None,
+                last: None,
+            },
+            Err(TransferLeaderError::VoteChanged { actual, .. }) => Self {
+                result: 2,
+                vote: Some(actual.into()),
+                last: None,
+            },
+            Err(TransferLeaderError::LogNotFlushed { actual, .. }) => Self {
+                result: 3,
+                vote: None,
+                last: position(actual),
+            },
         }
     }
 }
@@ -297,10 +395,17 @@ impl Transferred {
         self,
         request: &TransferLeaderRequest<TypeConfig>,
     ) -> Result<TransferLeaderResponse<TypeConfig>, Fatal> {
-        let Self { result, vote: by, last } = self;
+        let Self {
+            result,
+            vote: by,
+            last,
+        } = self;
         match result {
             1 => Ok(Ok(())),
-            2 => Ok(Err(TransferLeaderError::VoteChanged { expected: *request.from_leader(), actual: vote(&by)? })),
+            2 => Ok(Err(TransferLeaderError::VoteChanged {
+                expected: *request.from_leader(),
+                actual: vote(&by)?,
+            })),
             3 => Ok(Err(TransferLeaderError::LogNotFlushed {
                 expected: request.last_log_id().copied(),
                 actual: log_id(&last),
@@ -312,7 +417,9 @@ impl Transferred {
 
 impl From<&SnapshotResponse<TypeConfig>> for Installed {
     fn from(response: &SnapshotResponse<TypeConfig>) -> Self {
-        Self { vote: Some((&response.vote).into()) }
+        Self {
+            vote: Some((&response.vote).into()),
+        }
     }
 }
 

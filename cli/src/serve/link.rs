@@ -1,7 +1,7 @@
 //! The embedded way from the gateway to the partition leaders: calls in one process, the messages those of the wire.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::Stream;
 use gateway::{Link, LinkError};
@@ -10,6 +10,10 @@ use node::partition::{Error, chain};
 use proto::edge;
 use proto::uid::Uid;
 use tokio::sync::broadcast::error::RecvError;
+
+/// A report without a leader is held for so long.
+const HOLD: Duration = Duration::from_secs(5);
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// Soon enough for a leader to be there again.
 const RETRY: Duration = Duration::from_secs(2);
@@ -30,14 +34,20 @@ impl Link for Embedded {
     async fn report(&self, report: edge::Report) -> Result<edge::Answer, LinkError> {
         let uid = Uid::from_wire(&report.instance_uid)
             .map_err(|error| LinkError::Rejected(error.to_string()))?;
-        let answered = self.node.partition(uid).report(report).await;
-        answered.map_err(|error| match &error {
-            Error::Uid(_) | Error::Token { .. } => LinkError::Rejected(error.to_string()),
-            Error::Store { .. } | Error::Read { .. } => {
-                tracing::warn!(%uid, error = %chain(&error), "a report was not handled");
-                LinkError::Unavailable { retry_after: RETRY }
+        let begun = Instant::now();
+        loop {
+            match self.node.partition(uid).report(report.clone()).await {
+                Ok(mut answer) => {
+                    // The gateway counts a grant from its call; what was held back here is added.
+                    if answer.grant_ms > 0 {
+                        answer.grant_ms += u32::try_from(begun.elapsed().as_millis()).unwrap_or(0);
+                    }
+                    return Ok(answer);
+                }
+                Err(error) if error.is_leaderless() && begun.elapsed() < HOLD => tokio::time::sleep(PAUSE).await,
+                Err(error) => return Err(refuse(uid, &error)),
             }
-        })
+        }
     }
 
     async fn presence(&self, batch: Vec<edge::Presence>) {
@@ -73,5 +83,15 @@ impl Link for Embedded {
                 }
             }
         })
+    }
+}
+
+fn refuse(uid: Uid, error: &Error) -> LinkError {
+    match error {
+        Error::Uid(_) | Error::Token { .. } => LinkError::Rejected(error.to_string()),
+        Error::Store { .. } | Error::Read { .. } => {
+            tracing::warn!(%uid, error = %chain(error), "a report was not handled");
+            LinkError::Unavailable { retry_after: RETRY }
+        }
     }
 }

@@ -156,6 +156,7 @@ impl SimAgent {
         }));
         out.push(Effect::Reconnect(Some(Settings { endpoint, headers })));
         self.client.start_over();
+        self.forget_health();
         self.flush(now, out);
     }
 

@@ -12,9 +12,9 @@ use proto::store::{self, Link};
 use proto::uid::Uid;
 use tonic::{Request, Response, Status};
 
-use super::folding::fold;
 use super::{Api, Rank, broken, not_stored, selector};
 use crate::inventory::Row;
+use crate::folding::fold;
 use crate::ledger::{act, delete_any, entry, now_ms, put_any, table};
 use crate::partition::{Partition, body, chain, desired_of, merge, place_of, state_of};
 

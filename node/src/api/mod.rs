@@ -3,7 +3,6 @@
 pub mod admin;
 mod agents;
 mod families;
-mod folding;
 mod rollouts;
 
 use std::sync::Arc;

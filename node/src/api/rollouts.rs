@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use fleet::bucket::{ALL, Bucket, Counts};
 use fleet::offer::Failure;
-use fleet::rollout::{Inconclusive, Verdict};
+use fleet::rollout::{Inconclusive, State, Verdict};
 use proto::api;
 use proto::api::rollout_service_server::RolloutService;
 use proto::store::{self, RolloutState};
@@ -14,18 +14,16 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::families::on_stop_word;
-use super::folding::fold;
 use super::{Api, Rank, not_stored};
 use crate::control::{plan_to_store, rollout_state};
 use crate::controller::verbs::{Verb, VerbError, order};
+use crate::folding::error_groups;
 use crate::ledger::{act, entry, now_ms, put, table};
 use crate::partition::MemberView;
 use crate::preview::{self, gate_text, plan_of, short_id};
 
 /// How often a watched rollout is looked at.
 const WATCH: Duration = Duration::from_millis(500);
-
-const EXAMPLES: usize = 5;
 
 fn unknown(id: &str) -> Status {
     Status::not_found(format!("there is no rollout `{id}`: list them with `muster rollout list`"))
@@ -62,12 +60,18 @@ impl Api {
         };
         let mut counts: BTreeMap<(String, u32), Counts> = BTreeMap::new();
         let mut total = Counts::default();
+        for ended in stored.ended_counts.iter().filter(|_| members.is_empty()) {
+            let waves = Counts::from_members(&ended.members);
+            counts.insert((ended.role.clone(), ended.wave), waves);
+            total.merge(&waves);
+        }
         for member in &members {
             let name = names.get(member.role as usize).cloned().unwrap_or_default();
             counts.entry((name, member.wave)).or_default().add(member.bucket);
             total.add(member.bucket);
         }
         let roles = domain.roles.iter().zip(&stored.roles).map(|(role, progress)| role_view(&domain, role, progress, &counts));
+        let going_back = stored.roll_back.as_ref().filter(|_| domain.state == State::RollingBack);
         let waiting = self.node.waiting.of(&stored.id).iter().map(ToString::to_string).collect();
         api::Rollout {
             id: stored.id.clone(),
@@ -84,8 +88,8 @@ impl Api {
             created_ms: stored.created_ms,
             started_ms: stored.started_ms,
             ended_ms: stored.ended_ms,
-            errors: error_groups(&members),
-            rolling_back: stored.roll_back.as_ref().map(back_text).unwrap_or_default(),
+            errors: errors(stored, &members),
+            rolling_back: going_back.map(back_text).unwrap_or_default(),
             on_stop: on_stop_word(domain.plan.on_stop).to_owned(),
         }
     }
@@ -184,7 +188,7 @@ impl Api {
             opening_epoch: documents.program_version,
             ..store::Rollout::default()
         };
-        let before = Some(family.value.rollout.clone()).filter(|id| !id.is_empty());
+        let before = documents.find_rollout(&request.family).map(|r| r.value.id.clone());
         let next = store::Family { target: stored.to, rollout: stored.id.clone(), ..store::Family::clone(&family.value) };
         let writes = vec![
             put(table::ROLLOUT, stored.id.as_str(), 0, &stored),
@@ -258,10 +262,15 @@ fn role_view(
         let counts = counts.get(&(role.name.clone(), wave)).unwrap_or(&none);
         let verdict = spec.gate.judge(counts, wave == 0, role.forgiven(wave), Some(0));
         let newest = wave + 1 == role.open_waves;
+        let back = rollout.roll_back.as_ref().is_some_and(|back| back.scope.has(&role.name, wave as usize));
         let state = if wave >= role.open_waves {
             "waiting"
+        } else if back {
+            "returned"
         } else if !newest || role.done {
             "passed"
+        } else if rollout.state != State::Running {
+            "stopped"
         } else if verdict == Verdict::Pass {
             "soaking"
         } else {
@@ -300,24 +309,17 @@ fn back_text(back: &store::RollBack) -> String {
     if back.all { "all".to_owned() } else { format!("wave {} of {}", back.wave + 1, back.role) }
 }
 
-fn error_groups(members: &[MemberView]) -> Vec<api::ErrorGroup> {
-    let mut groups: BTreeMap<(&str, String), api::ErrorGroup> = BTreeMap::new();
-    for member in members {
-        let Bucket::Failed(failure) = member.bucket else { continue };
-        let key = (failure.name(), fold(&member.error));
-        let group = groups.entry(key).or_insert_with(|| api::ErrorGroup {
-            kind: failure.name().to_owned(),
-            error: member.error.clone(),
-            ..api::ErrorGroup::default()
-        });
-        group.agents += 1;
-        if group.examples.len() < EXAMPLES {
-            group.examples.push(member.uid.to_string());
-        }
-    }
-    let mut groups: Vec<_> = groups.into_values().collect();
-    groups.sort_by_key(|group| std::cmp::Reverse(group.agents));
-    groups
+/// What fails now; once everything has gone back, what failed when it stopped.
+fn errors(stored: &store::Rollout, members: &[MemberView]) -> Vec<api::ErrorGroup> {
+    let now = error_groups(members);
+    let groups = if now.is_empty() { stored.stopped_errors.clone() } else { now };
+    let view = |group: store::ErrorGroup| api::ErrorGroup {
+        kind: group.kind,
+        error: group.error,
+        agents: group.agents,
+        examples: group.examples.iter().filter_map(|uid| Uid::from_wire(uid).ok()).map(|uid| uid.to_string()).collect(),
+    };
+    groups.into_iter().map(view).collect()
 }
 
 #[tonic::async_trait]
@@ -329,7 +331,7 @@ impl RolloutService for Api {
         Self::check_reach(&request, &preview.shown)?;
         let (stored, entry, before) = self.opening(&request, &preview, &actor)?;
         if let Some(before) = &before {
-            // The last rollout's list held its members until now; the new one decides for them from here on.
+            // The last rollout's list has told where its members stand until now; the new one decides for them.
             for partition in self.node.partitions.iter() {
                 partition.drop_list(before).await.map_err(|error| not_stored(&error))?;
             }

@@ -122,10 +122,10 @@ impl Controller {
         let next = plan(&rollout, &observed, elapsed_ms);
         rollout.inconclusive_ms = next.inconclusive_ms;
         self.node.waiting.write(id, next.waiting.clone());
-        self.remember(id, version, stored, next, now).await
+        self.remember(id, version, stored, next, observed, now).await
     }
 
-    async fn remember(&mut self, id: &str, version: u64, stored: store::Rollout, next: Plan, now: Instant) -> Result<(), ProposeError> {
+    async fn remember(&mut self, id: &str, version: u64, stored: store::Rollout, next: Plan, observed: Observed, now: Instant) -> Result<(), ProposeError> {
         let Some(memory) = self.memory.get_mut(id) else { return Ok(()) };
         memory.soaked_ms.extend(next.soaked_ms.clone());
         memory.inconclusive_ms = next.inconclusive_ms;
@@ -142,18 +142,11 @@ impl Controller {
         let mut stored = stored;
         memory.write_to(&mut stored);
         let fences = next.steps.iter().any(|step| matches!(step, Step::Stop { .. } | Step::Pause));
-        let ends = next.steps.iter().any(|step| matches!(step, Step::Complete));
-        let change = apply(&self.node, stored, version, &next.steps);
+        let change = apply(&self.node, stored, version, &next.steps, &observed);
         self.node.control_ledger.propose(change).await?;
         self.memory.remove(id);
         if fences {
             self.node.fence().await?;
-        }
-        if ends {
-            for partition in self.node.partitions.iter() {
-                partition.take_program();
-                partition.drop_list(id).await?;
-            }
         }
         Ok(())
     }
@@ -208,11 +201,21 @@ pub fn observe(node: &Node, stored: &store::Rollout) -> Observed {
 }
 
 /// The entry that performs these steps.
-fn apply(node: &Node, mut stored: store::Rollout, version: u64, steps: &[Step]) -> store::Entry {
+fn apply(
+    node: &Node,
+    mut stored: store::Rollout,
+    version: u64,
+    steps: &[Step],
+    observed: &Observed,
+) -> store::Entry {
     let documents = node.control.read();
     let mut writes = Vec::new();
     let mut acts = Vec::new();
     let object = format!("rollout/{}", stored.id);
+    if steps.iter().any(|step| matches!(step, Step::Stop { .. })) {
+        let members: Vec<_> = node.partitions.iter().flat_map(|partition| partition.members(&stored)).collect();
+        stored.stopped_errors = crate::folding::error_groups(&members);
+    }
     for step in steps {
         let (action, detail) = perform(&mut stored, step);
         acts.push(act("controller", action, object.clone(), detail));
@@ -234,10 +237,24 @@ fn apply(node: &Node, mut stored: store::Rollout, version: u64, steps: &[Step]) 
         }
         next.target = next.stable;
         stored.ended_ms = now_ms();
+        stored.ended_counts = ended_counts(observed);
         writes.push(put(table::FAMILY, stored.family.as_str(), family.version, &next));
     }
     writes.push(put(table::ROLLOUT, stored.id.as_str(), version, &stored));
     entry(writes, acts)
+}
+
+fn ended_counts(observed: &Observed) -> Vec<store::WaveCounts> {
+    let waves = |(role, waves): (&String, &Vec<Counts>)| {
+        let role = role.clone();
+        let wave = move |(wave, counts): (usize, &Counts)| store::WaveCounts {
+            role: role.clone(),
+            wave: u32::try_from(wave).unwrap_or(u32::MAX),
+            members: counts.by_bucket().to_vec(),
+        };
+        waves.iter().enumerate().map(wave).collect::<Vec<_>>()
+    };
+    observed.roles.iter().flat_map(waves).collect()
 }
 
 fn perform(stored: &mut store::Rollout, step: &Step) -> (&'static str, String) {

@@ -164,7 +164,8 @@ impl<'a> Turn<'a> {
         let ctx = self.ctx;
         let asks_uid = message.flags & proto::opamp::AgentToServerFlags::RequestInstanceUid as u64 != 0;
         if asks_uid {
-            self.new_uid = Some(ctx.new_uid);
+            // Asking again is no reason for a second identity.
+            self.new_uid = Some(Uid::from_wire(&self.agent.alias_of).unwrap_or(ctx.new_uid));
         }
         self.full = message.agent_description.is_some();
         let known = !self.agent.attributes.is_empty();

@@ -103,6 +103,13 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// Was there no leader, so that nothing has happened and a moment later it may work?
+    pub fn is_leaderless(&self) -> bool {
+        matches!(self, Error::Store { source: ProposeError::Group { source: raft::ProposeError::NotLeader { .. }, .. }, .. })
+    }
+}
+
 /// One partition on this node.
 pub struct Partition {
     /// The group below.
@@ -173,6 +180,7 @@ impl Partition {
     // ---- reports ----
 
     /// Answers a report, after what it changed is stored.
+    #[tracing::instrument(name = "report", skip_all, fields(uid = %hex::encode(&report.instance_uid), partition = self.ledger.name()))]
     pub async fn report(&self, report: Report) -> Result<Answer, Error> {
         let uid = Uid::from_wire(&report.instance_uid)?;
         let _turn = self.turn(uid).lock().await;

@@ -24,7 +24,11 @@ impl<M: StateMachine> Incoming for Group<M> {
         Box::pin(async move { group.answer(message).await })
     }
 
-    fn receive_snapshot(&self, message: Bytes, snapshot: SnapshotFile) -> BoxFuture<Result<Bytes, ReceiveError>> {
+    fn receive_snapshot(
+        &self,
+        message: Bytes,
+        snapshot: SnapshotFile,
+    ) -> BoxFuture<Result<Bytes, ReceiveError>> {
         let group = self.clone();
         Box::pin(async move { group.install(message, snapshot).await })
     }
@@ -51,21 +55,30 @@ impl<M: StateMachine> Group<M> {
                 let done = raft.handle_transfer_leader(request).await;
                 Tell::Transfer((&done.map_err(|error| ReceiveError::Fatal(chain(&error)))?).into())
             }
-            Ask::Snapshot(_) => return Err(malformed(Fatal::new("snapshot announced without its data"))),
+            Ask::Snapshot(_) => {
+                return Err(malformed(Fatal::new("snapshot announced without its data")));
+            }
         };
         Ok(Reply::encode(tell))
     }
 
     async fn install(&self, message: Bytes, file: SnapshotFile) -> Result<Bytes, ReceiveError> {
         let Ask::Snapshot(announced) = self.parse(message)? else {
-            return Err(malformed(Fatal::new("data without the announcement of a snapshot")));
+            return Err(malformed(Fatal::new(
+                "data without the announcement of a snapshot",
+            )));
         };
         let (vote, meta) = announced.parts().map_err(malformed)?;
         let (found, file) = verify(file).await?;
         if found.group != self.shared.group || found.meta != meta || found.sm_format > M::FORMAT {
-            return Err(ReceiveError::Snapshot("it is not the one announced, or of a newer machine".to_owned()));
+            return Err(ReceiveError::Snapshot(
+                "it is not the one announced, or of a newer machine".to_owned(),
+            ));
         }
-        let snapshot = Snapshot { meta, snapshot: file };
+        let snapshot = Snapshot {
+            meta,
+            snapshot: file,
+        };
         let installed = self.shared.raft.install_full_snapshot(vote, snapshot).await;
         let installed = installed.map_err(|error| ReceiveError::Fatal(chain(&error)))?;
         Ok(Reply::encode(Tell::Snapshot((&installed).into())))
@@ -75,7 +88,10 @@ impl<M: StateMachine> Group<M> {
         let (meant, ask) = Request::parse(message).map_err(malformed)?;
         match meant == self.shared.node {
             true => Ok(ask),
-            false => Err(ReceiveError::OtherNode { meant, here: self.shared.node }),
+            false => Err(ReceiveError::OtherNode {
+                meant,
+                here: self.shared.node,
+            }),
         }
     }
 }
@@ -83,7 +99,10 @@ impl<M: StateMachine> Group<M> {
 async fn verify(file: SnapshotFile) -> Result<(snapshot::Contents, SnapshotFile), ReceiveError> {
     let verified = tokio::task::spawn_blocking(move || (snapshot::verify(&file), file)).await;
     let (found, file) = verified.map_err(|error| ReceiveError::Snapshot(error.to_string()))?;
-    Ok((found.map_err(|fatal| ReceiveError::Snapshot(chain(&fatal)))?, file))
+    Ok((
+        found.map_err(|fatal| ReceiveError::Snapshot(chain(&fatal)))?,
+        file,
+    ))
 }
 
 fn malformed(fatal: Fatal) -> ReceiveError {

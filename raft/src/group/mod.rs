@@ -13,7 +13,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
-use openraft::errors::{ClientWriteError, Fatal as Stopped, ForwardToLeader, LinearizableReadError, RaftError};
+use openraft::errors::{
+    ClientWriteError, Fatal as Stopped, ForwardToLeader, LinearizableReadError, RaftError,
+};
 use openraft::{Raft, ReadPolicy};
 use tokio::sync::watch;
 
@@ -24,8 +26,8 @@ use crate::store::Shared;
 use crate::types::{Proposal, TypeConfig};
 use crate::worker::Worker;
 use crate::{
-    ENTRY_BYTES_MAX, Fatal, GroupConfig, GroupId, NodeId, ProposeError, ReadError, SnapshotError, StartError,
-    StateMachine, Store, View,
+    ENTRY_BYTES_MAX, Fatal, GroupConfig, GroupId, NodeId, ProposeError, ReadError, SnapshotError,
+    StartError, StateMachine, Store, View,
 };
 
 /// A handle to a running group. Cheap to clone. The group runs until [`Group::shutdown`], or
@@ -36,7 +38,9 @@ pub struct Group<M: StateMachine> {
 
 impl<M: StateMachine> Clone for Group<M> {
     fn clone(&self) -> Self {
-        Self { shared: Arc::clone(&self.shared) }
+        Self {
+            shared: Arc::clone(&self.shared),
+        }
     }
 }
 
@@ -97,8 +101,12 @@ impl<M: StateMachine> Group<M> {
     /// Entries that are too large are answered so; the others go ahead.
     pub async fn propose_many(&self, entries: Vec<Bytes>) -> Vec<Result<Vec<u8>, ProposeError>> {
         let sizes: Vec<_> = entries.iter().map(check_size).collect();
-        let fitting: Vec<_> =
-            entries.into_iter().zip(&sizes).filter(|(_, size)| size.is_ok()).map(|(entry, _)| Proposal(entry)).collect();
+        let fitting: Vec<_> = entries
+            .into_iter()
+            .zip(&sizes)
+            .filter(|(_, size)| size.is_ok())
+            .map(|(entry, _)| Proposal(entry))
+            .collect();
         let mut answers = Vec::with_capacity(fitting.len());
         let deadline = tokio::time::Instant::now() + self.shared.propose_timeout;
         if !fitting.is_empty() {
@@ -114,7 +122,11 @@ impl<M: StateMachine> Group<M> {
         sizes.into_iter().map(answer).collect()
     }
 
-    async fn collect(&self, entries: Vec<Proposal>, answers: &mut Vec<Result<Vec<u8>, ProposeError>>) {
+    async fn collect(
+        &self,
+        entries: Vec<Proposal>,
+        answers: &mut Vec<Result<Vec<u8>, ProposeError>>,
+    ) {
         let count = entries.len();
         let mut written = match self.shared.raft.client_write_many(entries).await {
             Ok(written) => written,
@@ -140,20 +152,28 @@ impl<M: StateMachine> Group<M> {
     /// # Errors
     /// [`ReadError`].
     pub async fn linearize(&self) -> Result<u64, ReadError> {
-        let Running { raft, read_timeout, .. } = &*self.shared;
+        let Running {
+            raft, read_timeout, ..
+        } = &*self.shared;
         let read = async {
             let reader = raft.get_read_linearizer(ReadPolicy::ReadIndex).await?;
-            Ok(reader.await_ready(raft).await.map_err(RaftError::Fatal)?)
+            reader.await_ready(raft).await.map_err(RaftError::Fatal)
         };
         let read: Result<Result<_, RaftError<_, LinearizableReadError<_>>>, _> =
             tokio::time::timeout(*read_timeout, read).await;
         match read {
             Err(_) => Err(ReadError::Timeout),
-            Ok(Ok(state)) => Ok(state.applied().map_or_else(|| state.read_log_id().index(), |id| id.index)),
+            Ok(Ok(state)) => Ok(state
+                .applied()
+                .map_or_else(|| state.read_log_id().index(), |id| id.index)),
             Ok(Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(to)))) => {
-                Err(ReadError::NotLeader { leader: leader(&to) })
+                Err(ReadError::NotLeader {
+                    leader: leader(&to),
+                })
             }
-            Ok(Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_)))) => Err(ReadError::NoQuorum),
+            Ok(Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_)))) => {
+                Err(ReadError::NoQuorum)
+            }
             Ok(Err(RaftError::Fatal(error))) => Err(ReadError::Fatal(stopped(&error))),
         }
     }
@@ -177,15 +197,29 @@ impl<M: StateMachine> Group<M> {
     /// # Errors
     /// [`SnapshotError`].
     pub async fn snapshot_now(&self) -> Result<u64, SnapshotError> {
-        let applied = self.status().applied.ok_or(SnapshotError::Empty)?;
-        let Running { raft, snapshot_timeout, .. } = &*self.shared;
+        let status = self.status();
+        let applied = status.applied.ok_or(SnapshotError::Empty)?;
+        if let Some(covered) = status.snapshot.filter(|covered| *covered >= applied) {
+            return Ok(covered);
+        }
+        let Running {
+            raft,
+            snapshot_timeout,
+            ..
+        } = &*self.shared;
         let deadline = tokio::time::Instant::now() + *snapshot_timeout;
         let step = Duration::from_millis(500).min(*snapshot_timeout);
         // Asked again, since the core ignores the trigger while it builds an older one.
         while tokio::time::Instant::now() < deadline {
-            raft.trigger().snapshot().await.map_err(|error| SnapshotError::Fatal(stopped(&error)))?;
+            raft.trigger()
+                .snapshot()
+                .await
+                .map_err(|error| SnapshotError::Fatal(stopped(&error)))?;
             let covers = |metrics: &openraft::RaftMetrics<TypeConfig>| {
-                metrics.snapshot.as_ref().is_some_and(|id| id.index >= applied)
+                metrics
+                    .snapshot
+                    .as_ref()
+                    .is_some_and(|id| id.index >= applied)
             };
             match raft.wait(Some(step)).metrics(covers, "snapshot").await {
                 Ok(metrics) => return Ok(metrics.snapshot.map_or(applied, |id| id.index)),
@@ -230,12 +264,13 @@ fn leader(to: &ForwardToLeader<TypeConfig>) -> Option<NodeId> {
 
 fn propose_error(error: ClientWriteError<TypeConfig>) -> ProposeError {
     match error {
-        ClientWriteError::ForwardToLeader(to) => ProposeError::NotLeader { leader: leader(&to) },
+        ClientWriteError::ForwardToLeader(to) => ProposeError::NotLeader {
+            leader: leader(&to),
+        },
         ClientWriteError::LogEntryDiscarded(_) => ProposeError::Unknown,
         // Neither is asked for with an entry of a machine.
-        error @ (ClientWriteError::ChangeMembershipError(_) | ClientWriteError::PreconditionFailed(_)) => {
-            ProposeError::Fatal(error.to_string())
-        }
+        error @ (ClientWriteError::ChangeMembershipError(_)
+        | ClientWriteError::PreconditionFailed(_)) => ProposeError::Fatal(error.to_string()),
     }
 }
 

@@ -46,8 +46,10 @@ async fn run<M: StateMachine>(
 ) -> Result<Group<M>, StartError> {
     let failed = |source| StartError::Fatal { group, source };
     let (shared, limits) = (Arc::clone(&store), config.clone());
-    let opened = tokio::task::spawn_blocking(move || open(shared, group, node, machine, &limits)).await;
-    let (parts, worker) = opened.map_err(|error| failed(Fatal::because("open the group", error)))??;
+    let opened =
+        tokio::task::spawn_blocking(move || open(shared, group, node, machine, &limits)).await;
+    let (parts, worker) =
+        opened.map_err(|error| failed(Fatal::because("open the group", error)))??;
     let pristine = parts.log.is_pristine();
 
     let network = Network {
@@ -56,13 +58,26 @@ async fn run<M: StateMachine>(
         request_timeout: config.request_timeout,
         snapshot_timeout: config.snapshot_timeout,
     };
-    let raft = Raft::new(node.0, Arc::new(settings), network, LogStore(Arc::clone(&parts.log)), worker);
-    let raft = Box::pin(raft).await.map_err(|error| failed(Fatal::because("start the core", error)))?;
+    let raft = Raft::new(
+        node.0,
+        Arc::new(settings),
+        network,
+        LogStore(Arc::clone(&parts.log)),
+        worker,
+    );
+    let raft = Box::pin(raft)
+        .await
+        .map_err(|error| failed(Fatal::because("start the core", error)))?;
 
     let (said, leadership) = watch::channel(Leadership::of(&current(&raft)));
     let tasks = vec![
         tokio::spawn(follow(raft.clone(), said)).abort_handle(),
-        tokio::spawn(trigger(raft.clone(), config.clone(), Arc::clone(&parts.backlog))).abort_handle(),
+        tokio::spawn(trigger(
+            raft.clone(),
+            config.clone(),
+            Arc::clone(&parts.backlog),
+        ))
+        .abort_handle(),
     ];
     let running = Running {
         raft,
@@ -75,7 +90,9 @@ async fn run<M: StateMachine>(
         leadership,
         tasks,
     };
-    let started = Group { shared: Arc::new(running) };
+    let started = Group {
+        shared: Arc::new(running),
+    };
     if let Err(error) = started.become_member(pristine, &config).await {
         started.shutdown().await;
         return Err(error);
@@ -98,20 +115,43 @@ fn open<M: StateMachine>(
     }
     let found = store.db.applied(group).map_err(failed)?.sm_format;
     if found > M::FORMAT {
-        return Err(StartError::NewerFormat { group, found, known: M::FORMAT });
+        return Err(StartError::NewerFormat {
+            group,
+            found,
+            known: M::FORMAT,
+        });
     }
-    let limits = log::Limits { tail_bytes: config.tail_bytes, read_bytes: config.replicate_bytes_max };
-    let (db, queue, stop) = (Arc::clone(&store.db), Arc::clone(&store.queue), Arc::clone(&store.stop));
+    let limits = log::Limits {
+        tail_bytes: config.tail_bytes,
+        read_bytes: config.replicate_bytes_max,
+    };
+    let (db, queue, stop) = (
+        Arc::clone(&store.db),
+        Arc::clone(&store.queue),
+        Arc::clone(&store.stop),
+    );
     let log = Arc::new(Log::open(group, db, queue, stop, limits).map_err(failed)?);
     let backlog = Arc::new(AtomicU64::new(0));
-    let limits = worker::Limits { entries: config.apply_entries_max, bytes: config.apply_bytes_max };
-    let worker = Worker::open(machine, store, Arc::clone(&log), limits, Arc::clone(&backlog)).map_err(failed)?;
+    let limits = worker::Limits {
+        entries: config.apply_entries_max,
+        bytes: config.apply_bytes_max,
+    };
+    let worker = Worker::open(
+        machine,
+        store,
+        Arc::clone(&log),
+        limits,
+        Arc::clone(&backlog),
+    )
+    .map_err(failed)?;
     Ok((Parts { log, backlog }, worker))
 }
 
 impl<M: StateMachine> Group<M> {
     async fn become_member(&self, pristine: bool, config: &GroupConfig) -> Result<(), StartError> {
-        let Running { raft, node, group, .. } = &*self.shared;
+        let Running {
+            raft, node, group, ..
+        } = &*self.shared;
         let failed = |what: &str, error: &dyn std::error::Error| StartError::Fatal {
             group: *group,
             source: Fatal::new(format!("{what}: {error}")),
@@ -122,21 +162,39 @@ impl<M: StateMachine> Group<M> {
             Bootstrap::Join => None,
         };
         if let (true, Some(voters)) = (pristine, first) {
-            let members: BTreeMap<u64, EmptyNode> = voters.iter().map(|id| (id.0, EmptyNode::new())).collect();
-            raft.initialize(members).await.map_err(|error| failed("initialise", &error))?;
+            let members: BTreeMap<u64, EmptyNode> =
+                voters.iter().map(|id| (id.0, EmptyNode::new())).collect();
+            raft.initialize(members)
+                .await
+                .map_err(|error| failed("initialise", &error))?;
         }
         // Asked of the core: what it publishes may not show the first membership yet.
-        let voters = raft.with_raft_state(|state| state.membership_state.effective().voter_ids().collect::<Vec<_>>());
-        if voters.await.map_err(|error| failed("read the members", &error))? != [node.0] {
+        let voters = raft.with_raft_state(|state| {
+            state
+                .membership_state
+                .effective()
+                .voter_ids()
+                .collect::<Vec<_>>()
+        });
+        if voters
+            .await
+            .map_err(|error| failed("read the members", &error))?
+            != [node.0]
+        {
             return Ok(());
         }
         // Nobody else can lead, so there is nothing to wait for.
         if !pristine {
-            raft.trigger().elect(false).await.map_err(|error| failed("elect", &error))?;
+            raft.trigger()
+                .elect(false)
+                .await
+                .map_err(|error| failed("elect", &error))?;
         }
         let recovered = async {
             raft.wait_for_recovery(Some(config.start_timeout)).await?;
-            raft.wait(Some(config.start_timeout)).current_leader(node.0, "a lone voter leads").await
+            raft.wait(Some(config.start_timeout))
+                .current_leader(node.0, "a lone voter leads")
+                .await
         };
         match recovered.await {
             Ok(_) => Ok(()),
@@ -148,12 +206,17 @@ impl<M: StateMachine> Group<M> {
 
 // === tasks ===
 
-fn current<M: StateMachine>(raft: &Raft<TypeConfig, Worker<M>>) -> openraft::RaftMetrics<TypeConfig> {
+fn current<M: StateMachine>(
+    raft: &Raft<TypeConfig, Worker<M>>,
+) -> openraft::RaftMetrics<TypeConfig> {
     raft.metrics().borrow_watched().clone()
 }
 
 /// Passes changes of leadership on, until the core stops.
-async fn follow<M: StateMachine>(raft: Raft<TypeConfig, Worker<M>>, said: watch::Sender<Leadership>) {
+async fn follow<M: StateMachine>(
+    raft: Raft<TypeConfig, Worker<M>>,
+    said: watch::Sender<Leadership>,
+) {
     let mut metrics = raft.metrics();
     loop {
         let now = Leadership::of(&metrics.borrow_watched().clone());
@@ -182,7 +245,8 @@ async fn trigger<M: StateMachine>(
         let covered = metrics.snapshot.map_or(0, |id| id.index + 1);
         let applied = metrics.last_applied.map_or(0, |id| id.index + 1);
         let entries = applied.saturating_sub(covered);
-        let due = entries >= config.snapshot_entries || backlog.load(Ordering::Relaxed) >= config.snapshot_log_bytes;
+        let due = entries >= config.snapshot_entries
+            || backlog.load(Ordering::Relaxed) >= config.snapshot_log_bytes;
         if entries > 0 && due && raft.trigger().snapshot().await.is_err() {
             return;
         }
@@ -211,8 +275,13 @@ fn settings(group: GroupId, config: &GroupConfig) -> Result<Config, StartError> 
         max_in_snapshot_log_to_keep: config.log_keep_entries,
         purge_batch_size: config.purge_entries_min,
         // A follower behind this gets a snapshot: more than one can lag between two of them.
-        replication_lag_threshold: config.snapshot_entries.saturating_add(config.log_keep_entries),
+        replication_lag_threshold: config
+            .snapshot_entries
+            .saturating_add(config.log_keep_entries),
         ..Config::default()
     };
-    settings.validate().map_err(|error| StartError::Config { group, reason: error.to_string() })
+    settings.validate().map_err(|error| StartError::Config {
+        group,
+        reason: error.to_string(),
+    })
 }

@@ -69,8 +69,16 @@ impl Leadership {
             ServerState::Learner => Role::Learner,
             ServerState::Shutdown => Role::Stopped,
         };
-        let role = if metrics.running_state.is_err() { Role::Stopped } else { role };
-        Self { leader: metrics.current_leader.map(NodeId), term: metrics.current_term, role }
+        let role = if metrics.running_state.is_err() {
+            Role::Stopped
+        } else {
+            role
+        };
+        Self {
+            leader: metrics.current_leader.map(NodeId),
+            term: metrics.current_term,
+            role,
+        }
     }
 }
 

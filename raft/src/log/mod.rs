@@ -41,6 +41,8 @@ pub(crate) struct Log {
 #[derive(Default)]
 struct Tail {
     purged: Option<LogId>,
+    /// Where the log begins: after what was purged, or at the first entry.
+    first: u64,
     /// Last entry, or what was purged last.
     last: Option<LogId>,
     vote: Option<Vote>,
@@ -71,12 +73,21 @@ impl Log {
         let records = crate::store::records(&db, group)?;
         let tail = Tail {
             purged: records.purged,
+            first: records.first,
             last: records.last,
             vote: records.vote,
             committed: records.committed,
             ..Tail::default()
         };
-        Ok(Self { group, db, queue, stop, limits, tail: Mutex::new(tail), progress: Condvar::new() })
+        Ok(Self {
+            group,
+            db,
+            queue,
+            stop,
+            limits,
+            tail: Mutex::new(tail),
+            progress: Condvar::new(),
+        })
     }
 
     pub(crate) fn group(&self) -> GroupId {
@@ -109,7 +120,10 @@ impl Log {
         let mut tail = self.lock();
         while tail.is_unwritten(index) {
             self.stop.check()?;
-            tail = self.progress.wait(tail).unwrap_or_else(PoisonError::into_inner);
+            tail = self
+                .progress
+                .wait(tail)
+                .unwrap_or_else(PoisonError::into_inner);
         }
         Ok(())
     }
@@ -121,20 +135,36 @@ impl Log {
 
 impl Tail {
     fn push(&mut self, entry: Entry, bytes: usize, sequence: u64) {
+        if self.last.is_none() {
+            self.first = entry.log_id.index;
+        }
         self.last = Some(entry.log_id);
         self.cached_bytes += bytes;
-        self.cached.push_back(Cached { entry, bytes, sequence });
+        self.cached.push_back(Cached {
+            entry,
+            bytes,
+            sequence,
+        });
     }
 
     /// Drops the oldest entries that are written, until the rest fits.
     fn shrink(&mut self, bytes_max: usize) {
-        while self.cached_bytes > bytes_max && self.cached.front().is_some_and(|oldest| oldest.sequence <= self.written) {
+        while self.cached_bytes > bytes_max
+            && self
+                .cached
+                .front()
+                .is_some_and(|oldest| oldest.sequence <= self.written)
+        {
             self.drop_oldest();
         }
     }
 
     fn truncate(&mut self, first: u64) {
-        while self.cached.back().is_some_and(|newest| newest.entry.log_id.index >= first) {
+        while self
+            .cached
+            .back()
+            .is_some_and(|newest| newest.entry.log_id.index >= first)
+        {
             if let Some(newest) = self.cached.pop_back() {
                 self.cached_bytes -= newest.bytes;
             }
@@ -142,11 +172,20 @@ impl Tail {
     }
 
     fn purge(&mut self, upto: LogId) {
-        while self.cached.front().is_some_and(|oldest| oldest.entry.log_id.index <= upto.index) {
+        while self
+            .cached
+            .front()
+            .is_some_and(|oldest| oldest.entry.log_id.index <= upto.index)
+        {
             self.drop_oldest();
         }
         self.purged = Some(upto);
-        if self.last.as_ref().is_none_or(|last| last.index <= upto.index) {
+        self.first = upto.index + 1;
+        if self
+            .last
+            .as_ref()
+            .is_none_or(|last| last.index <= upto.index)
+        {
             self.last = Some(upto);
         }
     }
@@ -166,9 +205,13 @@ impl Tail {
     }
 
     fn is_unwritten(&self, index: u64) -> bool {
-        let Some(offset) = index.checked_sub(self.cached_from()) else { return false };
+        let Some(offset) = index.checked_sub(self.cached_from()) else {
+            return false;
+        };
         let offset = usize::try_from(offset).unwrap_or(usize::MAX);
-        self.cached.get(offset).is_some_and(|cached| cached.sequence > self.written)
+        self.cached
+            .get(offset)
+            .is_some_and(|cached| cached.sequence > self.written)
     }
 }
 

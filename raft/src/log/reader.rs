@@ -1,8 +1,8 @@
 //! Reading a log: memory for the newest entries, the database for the rest.
 
-use std::ops::Bound;
 use std::fmt::Debug;
 use std::io;
+use std::ops::Bound;
 use std::ops::RangeBounds;
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ impl Log {
     /// but never to nothing.
     pub(crate) fn read(&self, start: u64, end: u64, bytes_max: usize) -> Result<Vec<Entry>, Fatal> {
         let tail = self.lock();
-        let start = start.max(next_index(&tail.purged));
+        let start = start.max(tail.first);
         let end = end.min(next_index(&tail.last));
         let cached_from = tail.cached_from();
         // Taken under the lock, so that memory and database are of one moment.
@@ -58,10 +58,16 @@ impl Log {
                 if !entries.is_empty() && bytes >= bytes_max {
                     return Ok(entries);
                 }
-                let item = raw.item().filter(|(key, _)| keys::log_index(self.group, key) == Some(index));
+                let item = raw
+                    .item()
+                    .filter(|(key, _)| keys::log_index(self.group, key) == Some(index));
                 let Some((_, value)) = item else {
-                    raw.status().map_err(|error| Fatal::because("read the log", error))?;
-                    return Err(Fatal::new(format!("log of {} has a hole at {index}", self.group)));
+                    raw.status()
+                        .map_err(|error| Fatal::because("read the log", error))?;
+                    return Err(Fatal::new(format!(
+                        "log of {} has a hole at {index}",
+                        self.group
+                    )));
                 };
                 bytes += value.len();
                 entries.push(stored::decode_entry(Bytes::copy_from_slice(value))?);
@@ -99,7 +105,10 @@ impl LogReader {
 }
 
 impl RaftLogReader<TypeConfig> for LogReader {
-    async fn entries_stream<RB>(&mut self, range: RB) -> impl Stream<Item = io::Result<Entry>> + Send
+    async fn entries_stream<RB>(
+        &mut self,
+        range: RB,
+    ) -> impl Stream<Item = io::Result<Entry>> + Send
     where
         RB: RangeBounds<u64> + Clone + Debug + Send,
     {
@@ -110,7 +119,9 @@ impl RaftLogReader<TypeConfig> for LogReader {
             async move {
                 let page = reader.read(next, end, reader.0.limits.read_bytes).await?;
                 let after = page.last().map(|entry| entry.log_id.index + 1);
-                Ok::<_, io::Error>(after.map(|after| (futures::stream::iter(page.into_iter().map(Ok)), after)))
+                Ok::<_, io::Error>(
+                    after.map(|after| (futures::stream::iter(page.into_iter().map(Ok)), after)),
+                )
             }
         });
         Box::pin(futures::TryStreamExt::try_flatten(pages))

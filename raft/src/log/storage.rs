@@ -33,7 +33,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn get_log_state(&mut self) -> io::Result<LogState<TypeConfig>> {
         let tail = self.0.lock();
-        Ok(LogState { last_purged_log_id: tail.purged, last_log_id: tail.last })
+        Ok(LogState {
+            last_purged_log_id: tail.purged,
+            last_log_id: tail.last,
+        })
     }
 
     async fn get_log_reader(&mut self) -> LogReader {
@@ -42,8 +45,14 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
         let (done, flushed) = oneshot::channel();
-        self.push(Work::Vote { group: self.0.group, vote: *vote, done })?;
-        flushed.await.map_err(|_| Fatal::new("the log thread is gone"))??;
+        self.push(Work::Vote {
+            group: self.0.group,
+            vote: *vote,
+            done,
+        })?;
+        flushed
+            .await
+            .map_err(|_| Fatal::new("the log thread is gone"))??;
         self.0.lock().vote = Some(*vote);
         Ok(())
     }
@@ -51,7 +60,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
         let Some(id) = committed else { return Ok(()) };
         self.0.lock().committed = Some(id);
-        self.push(Work::Committed { group: self.0.group, id })
+        self.push(Work::Committed {
+            group: self.0.group,
+            id,
+        })
     }
 
     async fn read_committed(&mut self) -> io::Result<Option<LogId>> {
@@ -65,8 +77,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     {
         self.0.stop.check()?;
         let entries: Vec<Entry> = entries.into_iter().collect();
-        let rows: Vec<(u64, Vec<u8>)> =
-            entries.iter().map(|entry| (entry.log_id.index, stored::encode_entry(entry))).collect();
+        let rows: Vec<(u64, Vec<u8>)> = entries
+            .iter()
+            .map(|entry| (entry.log_id.index, stored::encode_entry(entry)))
+            .collect();
         let bytes = rows.iter().map(|(_, row)| row.len()).sum();
         let permits = self.0.queue.reserve(bytes).await?;
 
@@ -78,22 +92,38 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         }
         let last = rows.last().and(tail.last);
         // Still locked: nobody sees memory and queue in different orders.
-        let work = Work::Append { log: Arc::clone(&self.0), rows, sequence, last, done };
+        let work = Work::Append {
+            log: Arc::clone(&self.0),
+            rows,
+            sequence,
+            last,
+            done,
+        };
         Ok(self.0.queue.push(work, bytes, permits)?)
     }
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<()> {
         let first = super::next_index(&last);
         let mut tail = self.0.lock();
+        if super::next_index(&tail.last) <= first {
+            return Ok(());
+        }
         tail.truncate(first);
         tail.last = last.or(tail.purged);
-        self.push(Work::Truncate { group: self.0.group, first })
+        self.push(Work::Truncate {
+            group: self.0.group,
+            first,
+        })
     }
 
     async fn purge(&mut self, upto: LogId) -> io::Result<()> {
         let mut tail = self.0.lock();
         let first = super::next_index(&tail.purged);
         tail.purge(upto);
-        self.push(Work::Purge { group: self.0.group, first, upto })
+        self.push(Work::Purge {
+            group: self.0.group,
+            first,
+            upto,
+        })
     }
 }

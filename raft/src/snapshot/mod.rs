@@ -51,13 +51,22 @@ impl Contents {
     }
 
     fn decode(bytes: &[u8]) -> Result<Self, Fatal> {
-        let SnapshotHeader { version: _, group, sm_format, last, members } =
-            stored::decode("snapshot header", bytes, |m: &SnapshotHeader| m.version)?;
+        let SnapshotHeader {
+            version: _,
+            group,
+            sm_format,
+            last,
+            members,
+        } = stored::decode("snapshot header", bytes, |m: &SnapshotHeader| m.version)?;
         let meta = SnapshotMeta {
             last_log_id: stored::log_id(&last),
             last_membership: stored::stored_membership(&members)?,
         };
-        Ok(Self { group: GroupId(group), sm_format, meta })
+        Ok(Self {
+            group: GroupId(group),
+            sm_format,
+            meta,
+        })
     }
 }
 
@@ -74,7 +83,11 @@ mod tests {
             last_log_id: Some(log_id(2, 1, 300)),
             last_membership: StoredMembership::new(Some(log_id(1, 1, 4)), members),
         };
-        Contents { group: GroupId(9), sm_format: 5, meta }
+        Contents {
+            group: GroupId(9),
+            sm_format: 5,
+            meta,
+        }
     }
 
     fn stream(rows: usize) -> Vec<u8> {
@@ -98,8 +111,8 @@ mod tests {
         use prost::Message;
         let bytes = contents().header().encode_to_vec();
         let frozen = [
-            8, 1, 16, 9, 24, 5, 34, 7, 8, 2, 16, 1, 24, 172, 2, 42, 21, 10, 6, 8, 1, 16, 1, 24, 4, 18, 11, 10, 4, 10, 2,
-            1, 2, 18, 3, 1, 2, 3,
+            8, 1, 16, 9, 24, 5, 34, 7, 8, 2, 16, 1, 24, 172, 2, 42, 21, 10, 6, 8, 1, 16, 1, 24, 4,
+            18, 11, 10, 4, 10, 2, 1, 2, 18, 3, 1, 2, 3,
         ];
         assert_eq!(bytes, frozen);
         assert_eq!(Contents::decode(&frozen).unwrap(), contents());

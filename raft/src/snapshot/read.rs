@@ -34,7 +34,12 @@ impl<R: Read> Reader<R> {
         if kind != HEADER {
             return Err(Fatal::new("snapshot without header"));
         }
-        Ok(Self { source, hash, contents: Contents::decode(&payload)?, before: None })
+        Ok(Self {
+            source,
+            hash,
+            contents: Contents::decode(&payload)?,
+            before: None,
+        })
     }
 
     pub(crate) fn contents(&self) -> &Contents {
@@ -71,7 +76,10 @@ impl<R: Read> Reader<R> {
     }
 
     fn end(&mut self) -> Result<Option<Vec<Row>>, Fatal> {
-        let extra = self.source.read(&mut [0]).map_err(|error| Fatal::because("read the snapshot", error))?;
+        let extra = self
+            .source
+            .read(&mut [0])
+            .map_err(|error| Fatal::because("read the snapshot", error))?;
         match extra {
             0 => Ok(None),
             _ => Err(Fatal::new("snapshot goes on after its end")),
@@ -106,7 +114,9 @@ fn record(source: &mut impl Read, hash: &mut blake3::Hasher) -> Result<(u8, Vec<
 }
 
 fn fill(source: &mut impl Read, buffer: &mut [u8]) -> Result<(), Fatal> {
-    source.read_exact(buffer).map_err(|error| Fatal::because("read the snapshot", error))
+    source
+        .read_exact(buffer)
+        .map_err(|error| Fatal::because("read the snapshot", error))
 }
 
 /// A file handle from its start, buffered.

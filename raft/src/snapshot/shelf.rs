@@ -31,16 +31,28 @@ pub(crate) struct Shelf {
 impl Shelf {
     /// Finds the current snapshot and removes what a crash left. Blocks.
     pub(crate) fn open(group: GroupId, store: Arc<Shared>) -> Result<Self, Fatal> {
-        let shelf = Self { group, store, current: Mutex::new(None), drafts: AtomicU64::new(0) };
-        let marker = shelf.store.db.get(keys::RAFT_META, &keys::meta(group, Kind::Snapshot))?;
+        let shelf = Self {
+            group,
+            store,
+            current: Mutex::new(None),
+            drafts: AtomicU64::new(0),
+        };
+        let marker = shelf
+            .store
+            .db
+            .get(keys::RAFT_META, &keys::meta(group, Kind::Snapshot))?;
         let mut keep = None;
         if let Some(bytes) = marker {
             let marker: SnapshotMarker =
-                stored::decode("snapshot marker", bytes.as_slice(), |m: &SnapshotMarker| m.version)?;
+                stored::decode("snapshot marker", bytes.as_slice(), |m: &SnapshotMarker| {
+                    m.version
+                })?;
             *shelf.lock() = shelf.load(&marker.file);
             keep = Some(marker.file);
         }
-        shelf.sweep(keep.as_deref()).map_err(failed("clean the snapshot directory"))?;
+        shelf
+            .sweep(keep.as_deref())
+            .map_err(failed("clean the snapshot directory"))?;
         Ok(shelf)
     }
 
@@ -75,7 +87,10 @@ impl Shelf {
     pub(crate) fn adopt(&self, draft: &Path, contents: &Contents) -> Result<SnapshotFile, Fatal> {
         let mut current = self.lock();
         let opened = SnapshotFile::open(draft).map_err(failed("open a snapshot"))?;
-        if current.as_ref().is_some_and(|(meta, _)| meta.last_log_id > contents.meta.last_log_id) {
+        if current
+            .as_ref()
+            .is_some_and(|(meta, _)| meta.last_log_id > contents.meta.last_log_id)
+        {
             std::fs::remove_file(draft).map_err(failed("remove a snapshot"))?;
             return Ok(opened);
         }
@@ -83,14 +98,20 @@ impl Shelf {
         let path = self.store.snapshots.join(&name);
         std::fs::rename(draft, &path).map_err(failed("rename a snapshot"))?;
         crate::store::mark::sync_dir(&path).map_err(failed("sync the snapshot directory"))?;
-        self.record(&name).map_err(|fatal| self.store.stop.stop(fatal))?;
+        self.record(&name)
+            .map_err(|fatal| self.store.stop.stop(fatal))?;
         *current = Some((contents.meta.clone(), opened.clone()));
-        self.sweep(Some(&name)).map_err(failed("clean the snapshot directory"))?;
+        self.sweep(Some(&name))
+            .map_err(failed("clean the snapshot directory"))?;
         Ok(opened)
     }
 
     fn record(&self, name: &str) -> Result<(), Fatal> {
-        let marker = SnapshotMarker { version: stored::VERSION, file: name.to_owned() }.encode_to_vec();
+        let marker = SnapshotMarker {
+            version: stored::VERSION,
+            file: name.to_owned(),
+        }
+        .encode_to_vec();
         let mut batch = WriteBatch::default();
         let family = self.store.db.family(keys::RAFT_META);
         batch.put_cf(family, keys::meta(self.group, Kind::Snapshot), marker);
@@ -101,7 +122,8 @@ impl Shelf {
     /// The file's header; a file that is gone or damaged is no snapshot, another can be built.
     fn load(&self, name: &str) -> Option<(SnapshotMeta, SnapshotFile)> {
         let read = || {
-            let file = SnapshotFile::open(&self.store.snapshots.join(name)).map_err(failed("open a snapshot"))?;
+            let file = SnapshotFile::open(&self.store.snapshots.join(name))
+                .map_err(failed("open a snapshot"))?;
             let meta = Reader::new(Bytes::new(&file))?.contents().meta.clone();
             Ok((meta, file))
         };
@@ -129,11 +151,16 @@ impl Shelf {
 
     fn draft(&self) -> PathBuf {
         let number = self.drafts.fetch_add(1, Ordering::Relaxed);
-        self.store.snapshots.join(format!("{}{number}{DRAFT}", self.prefix()))
+        self.store
+            .snapshots
+            .join(format!("{}{number}{DRAFT}", self.prefix()))
     }
 
     fn name(&self, contents: &Contents) -> String {
-        let (term, index) = contents.meta.last_log_id.map_or((0, 0), |id| (id.leader_id.term, id.index));
+        let (term, index) = contents
+            .meta
+            .last_log_id
+            .map_or((0, 0), |id| (id.leader_id.term, id.index));
         format!("{}{index:020}-{term}.snapshot", self.prefix())
     }
 

@@ -13,7 +13,10 @@ pub(crate) fn write(
     contents: &Contents,
     rows: impl IntoIterator<Item = Result<Row, Fatal>>,
 ) -> Result<(), Fatal> {
-    let mut stream = Stream { sink, hash: blake3::Hasher::new() };
+    let mut stream = Stream {
+        sink,
+        hash: blake3::Hasher::new(),
+    };
     stream.bytes(MAGIC)?;
     stream.record(HEADER, &contents.header().encode_to_vec())?;
     let mut block = Vec::new();
@@ -24,7 +27,8 @@ pub(crate) fn write(
             return Err(Fatal::new("state is out of order"));
         }
         for length in [key.len(), value.len()] {
-            let length = u32::try_from(length).map_err(|error| Fatal::because("write a row", error))?;
+            let length =
+                u32::try_from(length).map_err(|error| Fatal::because("write a row", error))?;
             block.extend_from_slice(&length.to_le_bytes());
         }
         block.extend_from_slice(&key);
@@ -40,7 +44,10 @@ pub(crate) fn write(
     }
     let hash = *stream.hash.finalize().as_bytes();
     stream.record(TRAILER, &hash)?;
-    stream.sink.flush().map_err(|error| Fatal::because("write the snapshot", error))
+    stream
+        .sink
+        .flush()
+        .map_err(|error| Fatal::because("write the snapshot", error))
 }
 
 struct Stream<W> {
@@ -50,12 +57,14 @@ struct Stream<W> {
 
 impl<W: Write> Stream<W> {
     fn block(&mut self, rows: &[u8]) -> Result<(), Fatal> {
-        let packed = zstd::bulk::compress(rows, LEVEL).map_err(|error| Fatal::because("compress a block", error))?;
+        let packed = zstd::bulk::compress(rows, LEVEL)
+            .map_err(|error| Fatal::because("compress a block", error))?;
         self.record(BLOCK, &packed)
     }
 
     fn record(&mut self, kind: u8, payload: &[u8]) -> Result<(), Fatal> {
-        let length = u32::try_from(payload.len()).map_err(|error| Fatal::because("write a record", error))?;
+        let length = u32::try_from(payload.len())
+            .map_err(|error| Fatal::because("write a record", error))?;
         let mut head = [kind; 9];
         head[1..5].copy_from_slice(&length.to_le_bytes());
         head[5..].copy_from_slice(&crc32c::crc32c(payload).to_le_bytes());
@@ -65,6 +74,8 @@ impl<W: Write> Stream<W> {
 
     fn bytes(&mut self, bytes: &[u8]) -> Result<(), Fatal> {
         self.hash.update(bytes);
-        self.sink.write_all(bytes).map_err(|error| Fatal::because("write the snapshot", error))
+        self.sink
+            .write_all(bytes)
+            .map_err(|error| Fatal::because("write the snapshot", error))
     }
 }

@@ -6,8 +6,8 @@
 use std::path::Path;
 
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRawIterator,
-    DBRecoveryMode, Options, ReadOptions, Snapshot,
+    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType,
+    DBRawIterator, DBRecoveryMode, Options, ReadOptions, Snapshot,
 };
 
 use super::keys;
@@ -38,11 +38,15 @@ impl Db {
     }
 
     pub(crate) fn family(&self, name: &str) -> &ColumnFamily {
-        self.engine.cf_handle(name).expect("every family was opened by name")
+        self.engine
+            .cf_handle(name)
+            .expect("every family was opened by name")
     }
 
     pub(crate) fn get(&self, family: &str, key: &[u8]) -> Result<Option<Vec<u8>>, Fatal> {
-        self.engine.get_cf(self.family(family), key).map_err(|error| Fatal::because(format!("read {family}"), error))
+        self.engine
+            .get_cf(self.family(family), key)
+            .map_err(|error| Fatal::because(format!("read {family}"), error))
     }
 
     pub(crate) fn get_state(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Fatal> {
@@ -56,9 +60,16 @@ impl Db {
     }
 
     /// State of one space from `first` on and before `end`, both without space; `None` is the end.
-    pub(crate) fn iterate_state(&self, space: &[u8], first: &[u8], end: Option<&[u8]>) -> Cursor<'_> {
+    pub(crate) fn iterate_state(
+        &self,
+        space: &[u8],
+        first: &[u8],
+        end: Option<&[u8]>,
+    ) -> Cursor<'_> {
         let (start, options) = bounds(space, first, end);
-        let raw = self.engine.raw_iterator_cf_opt(self.family(keys::STATE), options);
+        let raw = self
+            .engine
+            .raw_iterator_cf_opt(self.family(keys::STATE), options);
         Cursor::new(raw, &start, space.len())
     }
 
@@ -78,7 +89,9 @@ impl Db {
 
 fn bounds(space: &[u8], first: &[u8], end: Option<&[u8]>) -> (Vec<u8>, ReadOptions) {
     let mut options = ReadOptions::default();
-    let upper = end.map(|end| keys::join(space, end)).or_else(|| keys::after_prefix(space));
+    let upper = end
+        .map(|end| keys::join(space, end))
+        .or_else(|| keys::after_prefix(space));
     if let Some(upper) = upper {
         options.set_iterate_upper_bound(upper);
     }
@@ -95,7 +108,11 @@ pub(crate) struct Cursor<'a> {
 impl<'a> Cursor<'a> {
     pub(crate) fn new(mut raw: DBRawIterator<'a>, start: &[u8], strip: usize) -> Self {
         raw.seek(start);
-        Self { raw, strip, done: false }
+        Self {
+            raw,
+            strip,
+            done: false,
+        }
     }
 }
 

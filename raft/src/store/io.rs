@@ -11,10 +11,10 @@ use openraft::storage::IOFlushed;
 use rocksdb::WriteBatch;
 use tokio::sync::{Semaphore, oneshot};
 
+use super::Db;
 use super::keys::{self, Kind};
 use super::mark::Marks;
 use super::stop::FailStop;
-use super::Db;
 use crate::log::Log;
 use crate::types::{LogId, TypeConfig, Vote};
 use crate::{Fatal, GroupId, stored};
@@ -22,13 +22,33 @@ use crate::{Fatal, GroupId, stored};
 /// One thing to write for one group.
 pub(crate) enum Work {
     /// Entries, ascending and encoded.
-    Append { log: Arc<Log>, rows: Vec<(u64, Vec<u8>)>, sequence: u64, last: Option<LogId>, done: IOFlushed<TypeConfig> },
-    Vote { group: GroupId, vote: Vote, done: oneshot::Sender<Result<(), Fatal>> },
+    Append {
+        log: Arc<Log>,
+        rows: Vec<(u64, Vec<u8>)>,
+        sequence: u64,
+        last: Option<LogId>,
+        done: IOFlushed<TypeConfig>,
+    },
+    Vote {
+        group: GroupId,
+        vote: Vote,
+        done: oneshot::Sender<Result<(), Fatal>>,
+    },
     /// Removes `first` and everything after it.
-    Truncate { group: GroupId, first: u64 },
+    Truncate {
+        group: GroupId,
+        first: u64,
+    },
     /// Removes from `first` to `upto`, inclusive.
-    Purge { group: GroupId, first: u64, upto: LogId },
-    Committed { group: GroupId, id: LogId },
+    Purge {
+        group: GroupId,
+        first: u64,
+        upto: LogId,
+    },
+    Committed {
+        group: GroupId,
+        id: LogId,
+    },
 }
 
 /// Unit of back-pressure, in bytes.
@@ -51,7 +71,8 @@ struct Waiting {
 
 impl Queue {
     pub(crate) fn new(bytes_max: usize) -> Self {
-        let permits = (bytes_max / PERMIT_BYTES).clamp(1, Semaphore::MAX_PERMITS.min(u32::MAX as usize));
+        let permits =
+            (bytes_max / PERMIT_BYTES).clamp(1, Semaphore::MAX_PERMITS.min(u32::MAX as usize));
         Self {
             waiting: Mutex::new(Waiting::default()),
             ready: Condvar::new(),
@@ -62,7 +83,9 @@ impl Queue {
 
     /// Waits until `bytes` may be queued. Hand the result to [`Queue::push`].
     pub(crate) async fn reserve(&self, bytes: usize) -> Result<u32, Fatal> {
-        let permits = u32::try_from(bytes / PERMIT_BYTES + 1).unwrap_or(u32::MAX).min(self.room_max);
+        let permits = u32::try_from(bytes / PERMIT_BYTES + 1)
+            .unwrap_or(u32::MAX)
+            .min(self.room_max);
         let room = self.room.acquire_many(permits).await;
         room.map_err(|_| closed())?.forget();
         Ok(permits)
@@ -93,11 +116,16 @@ impl Queue {
             if waiting.closed {
                 return None;
             }
-            waiting = self.ready.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+            waiting = self
+                .ready
+                .wait(waiting)
+                .unwrap_or_else(PoisonError::into_inner);
         }
         let (mut taken, mut total, mut permits) = (Vec::new(), 0, 0);
         while taken.len() < ops_max && (taken.is_empty() || total < bytes_max) {
-            let Some((work, bytes, room)) = waiting.work.pop_front() else { break };
+            let Some((work, bytes, room)) = waiting.work.pop_front() else {
+                break;
+            };
             total += bytes;
             permits += room;
             taken.push(work);
@@ -155,7 +183,10 @@ impl Io {
             }
         }
         // What nobody waits for rides along with the next fsync.
-        if work.iter().any(|one| matches!(one, Work::Append { .. } | Work::Vote { .. })) {
+        if work
+            .iter()
+            .any(|one| matches!(one, Work::Append { .. } | Work::Vote { .. }))
+        {
             self.stop.sync(&self.db.engine)?;
             self.marks.flushed(work);
         }
@@ -177,16 +208,28 @@ impl Io {
                 batch.put_cf(meta_family, keys::meta(*group, Kind::Vote), value);
             }
             Work::Truncate { group, first } => {
-                batch.delete_range_cf(log_family, keys::log(*group, *first), keys::log(*group, u64::MAX));
+                batch.delete_range_cf(
+                    log_family,
+                    keys::log(*group, *first),
+                    keys::log(*group, u64::MAX),
+                );
             }
             Work::Purge { group, first, upto } => {
                 // The record goes first: entries without it would look like a hole.
-                batch.put_cf(meta_family, keys::meta(*group, Kind::Purged), stored::encode_position(upto));
+                batch.put_cf(
+                    meta_family,
+                    keys::meta(*group, Kind::Purged),
+                    stored::encode_position(upto),
+                );
                 let end = keys::log(*group, upto.index.saturating_add(1));
                 batch.delete_range_cf(log_family, keys::log(*group, *first), end);
             }
             Work::Committed { group, id } => {
-                batch.put_cf(meta_family, keys::meta(*group, Kind::Committed), stored::encode_position(id));
+                batch.put_cf(
+                    meta_family,
+                    keys::meta(*group, Kind::Committed),
+                    stored::encode_position(id),
+                );
             }
         }
     }

@@ -35,13 +35,26 @@ pub(crate) struct Durable {
 
 impl Durable {
     pub(crate) fn new(last: Option<LogId>, vote: Option<Vote>) -> Self {
-        Self { last, vote, flushed: None, committed: None }
+        Self {
+            last,
+            vote,
+            flushed: None,
+            committed: None,
+        }
     }
 
     fn advance(&mut self) {
         if let (Some(flushed), Some(committed)) = (&self.flushed, &self.committed) {
-            let both = if committed.index <= flushed.index { committed } else { flushed };
-            if self.last.as_ref().is_none_or(|last| last.index < both.index) {
+            let both = if committed.index <= flushed.index {
+                committed
+            } else {
+                flushed
+            };
+            if self
+                .last
+                .as_ref()
+                .is_none_or(|last| last.index < both.index)
+            {
                 self.last = Some(*both);
             }
         }
@@ -66,14 +79,23 @@ impl Marks {
     pub(crate) fn read(dir: &Path) -> Result<Self, OpenError> {
         let path = dir.join(FILE);
         let groups = match std::fs::read(&path) {
-            Ok(bytes) => {
-                decode(&bytes).map_err(|reason| OpenError::Mark { path: path.clone(), reason })?
-            }
+            Ok(bytes) => decode(&bytes).map_err(|reason| OpenError::Mark {
+                path: path.clone(),
+                reason,
+            })?,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => BTreeMap::new(),
             Err(source) => return Err(OpenError::Io { path, source }),
         };
-        let state = State { groups, dirty: false, closed: false };
-        Ok(Self { path, state: Mutex::new(state), wake: Condvar::new() })
+        let state = State {
+            groups,
+            dirty: false,
+            closed: false,
+        };
+        Ok(Self {
+            path,
+            state: Mutex::new(state),
+            wake: Condvar::new(),
+        })
     }
 
     pub(crate) fn groups(&self) -> BTreeMap<GroupId, Durable> {
@@ -85,7 +107,11 @@ impl Marks {
         let mut state = self.lock();
         for one in work {
             match one {
-                Work::Append { log, last: Some(last), .. } => {
+                Work::Append {
+                    log,
+                    last: Some(last),
+                    ..
+                } => {
                     let group = state.groups.entry(log.group()).or_default();
                     group.flushed = Some(*last);
                     group.advance();
@@ -172,25 +198,36 @@ pub(crate) fn sync_dir(path: &Path) -> std::io::Result<()> {
 
 /// The message, then its crc32c, little endian.
 fn encode(groups: &BTreeMap<GroupId, Durable>) -> Vec<u8> {
-    let groups = groups.iter().map(|(group, Durable { last, vote, .. })| GroupMark {
-        group: group.0,
-        last: stored::position(last),
-        vote: vote.as_ref().map(stored::Vote::from),
-    });
-    let mut bytes = Mark { version: stored::VERSION, groups: groups.collect() }.encode_to_vec();
+    let groups = groups
+        .iter()
+        .map(|(group, Durable { last, vote, .. })| GroupMark {
+            group: group.0,
+            last: stored::position(last),
+            vote: vote.as_ref().map(stored::Vote::from),
+        });
+    let mut bytes = Mark {
+        version: stored::VERSION,
+        groups: groups.collect(),
+    }
+    .encode_to_vec();
     bytes.extend_from_slice(&crc32c::crc32c(&bytes).to_le_bytes());
     bytes
 }
 
 fn decode(bytes: &[u8]) -> Result<BTreeMap<GroupId, Durable>, String> {
-    let (message, crc) = bytes.split_last_chunk::<4>().ok_or("shorter than its checksum")?;
+    let (message, crc) = bytes
+        .split_last_chunk::<4>()
+        .ok_or("shorter than its checksum")?;
     if crc32c::crc32c(message) != u32::from_le_bytes(*crc) {
         return Err("checksum does not match".to_owned());
     }
     let mark: Mark = stored::decode("durable mark", message, |m: &Mark| m.version)
         .map_err(|error| crate::error::chain(&error))?;
     let groups = mark.groups.iter().map(|GroupMark { group, last, vote }| {
-        (GroupId(*group), Durable::new(stored::log_id(last), vote.as_ref().map(Vote::from)))
+        (
+            GroupId(*group),
+            Durable::new(stored::log_id(last), vote.as_ref().map(Vote::from)),
+        )
     });
     Ok(groups.collect())
 }
@@ -201,7 +238,13 @@ mod tests {
     use crate::types::log_id;
 
     fn one_group() -> BTreeMap<GroupId, Durable> {
-        let vote = Vote { leader_id: openraft::impls::leader_id_adv::LeaderId { term: 3, node_id: 1 }, committed: true };
+        let vote = Vote {
+            leader_id: openraft::impls::leader_id_adv::LeaderId {
+                term: 3,
+                node_id: 1,
+            },
+            committed: true,
+        };
         [(GroupId(7), Durable::new(Some(log_id(3, 1, 42)), Some(vote)))].into()
     }
 
@@ -210,7 +253,10 @@ mod tests {
         let bytes = encode(&one_group());
         assert_eq!(
             bytes,
-            [8, 1, 18, 20, 8, 7, 18, 6, 8, 3, 16, 1, 24, 42, 26, 8, 8, 1, 16, 3, 24, 1, 32, 1, 217, 158, 51, 144]
+            [
+                8, 1, 18, 20, 8, 7, 18, 6, 8, 3, 16, 1, 24, 42, 26, 8, 8, 1, 16, 3, 24, 1, 32, 1,
+                217, 158, 51, 144
+            ]
         );
         assert_eq!(decode(&bytes), Ok(one_group()));
     }
@@ -227,7 +273,10 @@ mod tests {
 
     #[test]
     fn an_uncommitted_tail_is_not_marked() {
-        let mut durable = Durable { flushed: Some(log_id(1, 1, 9)), ..Durable::default() };
+        let mut durable = Durable {
+            flushed: Some(log_id(1, 1, 9)),
+            ..Durable::default()
+        };
         durable.advance();
         assert_eq!(durable.last, None);
         durable.committed = Some(log_id(1, 1, 5));

@@ -18,8 +18,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 pub(crate) use db::Db;
-pub(crate) use recover::{owner, records};
 pub(crate) use io::{Queue, Work};
+pub(crate) use recover::{owner, records};
 
 use crate::{GroupId, OpenError, StoreConfig};
 use io::Io;
@@ -85,7 +85,10 @@ impl Store {
         let db = Arc::new(recover::open(dir, &dir.join(DATABASE), &config)?);
         recover::check(&db, dir, &marks)?;
 
-        let stop = Arc::new(FailStop::new(Arc::clone(&config.disk), Arc::clone(&config.abort)));
+        let stop = Arc::new(FailStop::new(
+            Arc::clone(&config.disk),
+            Arc::clone(&config.abort),
+        ));
         let queue = Arc::new(Queue::new(config.io_queue_bytes));
         let io = Io {
             db: Arc::clone(&db),
@@ -98,7 +101,10 @@ impl Store {
         let (mark_writer, mark_stop) = (Arc::clone(&marks), Arc::clone(&stop));
         let threads = vec![
             spawn("raft-io", move || io.run()).map_err(in_file(dir))?,
-            spawn("raft-mark", move || mark_writer.run(config.mark_interval, &mark_stop)).map_err(in_file(dir))?,
+            spawn("raft-mark", move || {
+                mark_writer.run(config.mark_interval, &mark_stop)
+            })
+            .map_err(in_file(dir))?,
         ];
         let shared = Shared {
             db,
@@ -111,7 +117,10 @@ impl Store {
             _lock: lock,
         };
         let shared = Arc::new(shared);
-        Ok(Self { _owner: Arc::new(Owner(Arc::clone(&shared))), shared })
+        Ok(Self {
+            _owner: Arc::new(Owner(Arc::clone(&shared))),
+            shared,
+        })
     }
 
     /// Writes and syncs what is queued, writes the mark, and takes no more. Blocks.
@@ -126,11 +135,17 @@ impl Store {
 impl Shared {
     /// Notes that a group runs; false if it already does.
     pub(crate) fn enter(&self, group: GroupId) -> bool {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner).insert(group)
+        self.running
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(group)
     }
 
     pub(crate) fn leave(&self, group: GroupId) {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&group);
+        self.running
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&group);
     }
 
     fn close(&self) {
@@ -151,10 +166,15 @@ fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> std::io::Result<Joi
 
 fn lock(dir: &Path) -> Result<File, OpenError> {
     let path = dir.join(LOCK);
-    let file = File::create(&path).map_err(|source| OpenError::Io { path: path.clone(), source })?;
+    let file = File::create(&path).map_err(|source| OpenError::Io {
+        path: path.clone(),
+        source,
+    })?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(std::fs::TryLockError::WouldBlock) => Err(OpenError::Locked { path: dir.to_owned() }),
+        Err(std::fs::TryLockError::WouldBlock) => Err(OpenError::Locked {
+            path: dir.to_owned(),
+        }),
         Err(std::fs::TryLockError::Error(source)) => Err(OpenError::Io { path, source }),
     }
 }

@@ -7,9 +7,9 @@ use std::path::Path;
 use prost::Message;
 use rocksdb::ErrorKind;
 
+use super::Db;
 use super::keys::{self, Kind};
 use super::mark::{Durable, Marks};
-use super::Db;
 use crate::stored::{self, StoreHeader};
 use crate::types::{LogId, Vote};
 use crate::{Fatal, GroupId, NodeId, OpenError, StoreConfig};
@@ -21,26 +21,44 @@ pub(crate) fn open(dir: &Path, path: &Path, config: &StoreConfig) -> Result<Db, 
     Db::open(path, config).map_err(|error| {
         let in_use = error.kind() == ErrorKind::IOError && error.as_ref().contains("lock");
         match in_use {
-            true => OpenError::Locked { path: dir.to_owned() },
-            false => OpenError::Database { path: path.to_owned(), source: Fatal::because("recover", error) },
+            true => OpenError::Locked {
+                path: dir.to_owned(),
+            },
+            false => OpenError::Database {
+                path: path.to_owned(),
+                source: Fatal::because("recover", error),
+            },
         }
     })
 }
 
 /// Refuses unknown formats, and data behind its mark.
 pub(crate) fn check(db: &Db, dir: &Path, marks: &Marks) -> Result<(), OpenError> {
-    let failed = |source| OpenError::Database { path: dir.to_owned(), source };
+    let failed = |source| OpenError::Database {
+        path: dir.to_owned(),
+        source,
+    };
     if let Some(bytes) = db.get("default", HEADER).map_err(failed)? {
         let header = StoreHeader::decode(bytes.as_slice());
-        let found = header.map_err(|error| failed(Fatal::because("decode store header", error)))?.version;
+        let found = header
+            .map_err(|error| failed(Fatal::because("decode store header", error)))?
+            .version;
         if found != stored::VERSION {
-            return Err(OpenError::Format { path: dir.to_owned(), found, known: stored::VERSION });
+            return Err(OpenError::Format {
+                path: dir.to_owned(),
+                found,
+                known: stored::VERSION,
+            });
         }
     }
     for (group, marked) in marks.groups() {
         let found = recovered(db, group).map_err(failed)?;
         if is_behind(&found, &marked) {
-            return Err(OpenError::BehindMark { group, marked: describe(&marked), found: describe(&found) });
+            return Err(OpenError::BehindMark {
+                group,
+                marked: describe(&marked),
+                found: describe(&found),
+            });
         }
     }
     Ok(())
@@ -49,12 +67,19 @@ pub(crate) fn check(db: &Db, dir: &Path, marks: &Marks) -> Result<(), OpenError>
 /// Binds the store to a node the first time; afterwards returns whose it is.
 pub(crate) fn owner(db: &Db, node: NodeId) -> Result<NodeId, Fatal> {
     if let Some(bytes) = db.get("default", HEADER)? {
-        let header: StoreHeader = stored::decode("store header", bytes.as_slice(), |m: &StoreHeader| m.version)?;
+        let header: StoreHeader =
+            stored::decode("store header", bytes.as_slice(), |m: &StoreHeader| {
+                m.version
+            })?;
         if let Some(owner) = header.node {
             return Ok(NodeId(owner));
         }
     }
-    let header = StoreHeader { version: stored::VERSION, node: Some(node.0) }.encode_to_vec();
+    let header = StoreHeader {
+        version: stored::VERSION,
+        node: Some(node.0),
+    }
+    .encode_to_vec();
     let mut sync = rocksdb::WriteOptions::default();
     sync.set_sync(true);
     let put = db.engine.put_opt(HEADER, header, &sync);
@@ -77,8 +102,14 @@ fn is_behind(found: &Durable, marked: &Durable) -> bool {
 }
 
 fn describe(durable: &Durable) -> String {
-    let last = durable.last.as_ref().map_or_else(|| "nothing".to_owned(), ToString::to_string);
-    let vote = durable.vote.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string);
+    let last = durable
+        .last
+        .as_ref()
+        .map_or_else(|| "nothing".to_owned(), ToString::to_string);
+    let vote = durable
+        .vote
+        .as_ref()
+        .map_or_else(|| "none".to_owned(), ToString::to_string);
     format!("log {last} vote {vote}")
 }
 
@@ -87,6 +118,8 @@ pub(crate) struct Records {
     pub vote: Option<Vote>,
     pub purged: Option<LogId>,
     pub committed: Option<LogId>,
+    /// Where the log begins: after what was purged, or at the first entry.
+    pub first: u64,
     /// Last entry, or what was purged last.
     pub last: Option<LogId>,
 }
@@ -98,11 +131,23 @@ pub(crate) fn records(db: &Db, group: GroupId) -> Result<Records, Fatal> {
         None => Ok(None),
     };
     let vote = match get(Kind::Vote)? {
-        Some(bytes) => Some(stored::decode("vote", bytes.as_slice(), |m: &stored::Vote| m.version)?),
+        Some(bytes) => Some(stored::decode(
+            "vote",
+            bytes.as_slice(),
+            |m: &stored::Vote| m.version,
+        )?),
         None => None,
     };
     let purged = position(Kind::Purged, "purged position")?;
+    let after_purged = purged.as_ref().map_or(0, |id| id.index + 1);
+    let first = first_entry(db, group, after_purged)?.unwrap_or(after_purged);
+    if purged.is_some() && first != after_purged {
+        return Err(Fatal::new(format!(
+            "log of {group} begins at {first}, was purged before {after_purged}"
+        )));
+    }
     Ok(Records {
+        first,
         vote: vote.as_ref().map(Vote::from),
         committed: position(Kind::Committed, "committed position")?,
         last: last_entry(db, group)?.or(purged),
@@ -110,11 +155,22 @@ pub(crate) fn records(db: &Db, group: GroupId) -> Result<Records, Fatal> {
     })
 }
 
+fn first_entry(db: &Db, group: GroupId, from: u64) -> Result<Option<u64>, Fatal> {
+    let mut raw = db.engine.raw_iterator_cf(db.family(keys::RAFT_LOG));
+    raw.seek(keys::log(group, from));
+    raw.status()
+        .map_err(|error| Fatal::because("find the first log entry", error))?;
+    Ok(raw.key().and_then(|key| keys::log_index(group, key)))
+}
+
 fn last_entry(db: &Db, group: GroupId) -> Result<Option<LogId>, Fatal> {
     let mut raw = db.engine.raw_iterator_cf(db.family(keys::RAFT_LOG));
     raw.seek_for_prev(keys::log(group, u64::MAX));
-    raw.status().map_err(|error| Fatal::because("find the last log entry", error))?;
-    let Some((key, value)) = raw.item() else { return Ok(None) };
+    raw.status()
+        .map_err(|error| Fatal::because("find the last log entry", error))?;
+    let Some((key, value)) = raw.item() else {
+        return Ok(None);
+    };
     if keys::log_index(group, key).is_none() {
         return Ok(None);
     }

@@ -20,7 +20,12 @@ pub(crate) struct FailStop {
 
 impl FailStop {
     pub(crate) fn new(disk: Arc<dyn Disk>, abort: Arc<dyn Fn() + Send + Sync>) -> Self {
-        Self { tripped: AtomicBool::new(false), closed: AtomicBool::new(false), disk, abort }
+        Self {
+            tripped: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+            disk,
+            abort,
+        }
     }
 
     /// Refuses once the node is stopping.
@@ -62,20 +67,28 @@ impl FailStop {
     }
 
     /// One write into the write-ahead log.
-    pub(crate) fn write(&self, engine: &rocksdb::DB, batch: rocksdb::WriteBatch) -> Result<(), Fatal> {
+    pub(crate) fn write(
+        &self,
+        engine: &rocksdb::DB,
+        batch: rocksdb::WriteBatch,
+    ) -> Result<(), Fatal> {
         self.check()?;
         let mut batch = Some(batch);
         let mut real = || match batch.take() {
             Some(batch) => engine.write(batch).map_err(io::Error::other),
             None => Err(io::Error::other("a write is not tried twice")),
         };
-        self.disk.write(&mut real).map_err(|error| Fatal::because("write to the log", error))
+        self.disk
+            .write(&mut real)
+            .map_err(|error| Fatal::because("write to the log", error))
     }
 
     /// Makes everything written so far durable.
     pub(crate) fn sync(&self, engine: &rocksdb::DB) -> Result<(), Fatal> {
         self.check()?;
         let mut real = || engine.flush_wal(true).map_err(io::Error::other);
-        self.disk.sync(&mut real).map_err(|error| Fatal::because("sync the log", error))
+        self.disk
+            .sync(&mut real)
+            .map_err(|error| Fatal::because("sync the log", error))
     }
 }

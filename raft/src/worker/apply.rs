@@ -24,8 +24,12 @@ pub(super) fn bytes(entry: &Entry) -> usize {
 
 impl<M: StateMachine> Core<M> {
     /// Applies a chunk, not empty, and returns the answers to send, in order.
-    pub(super) fn apply(&mut self, chunk: Vec<EntryResponder<TypeConfig>>) -> Result<Answers, Fatal> {
-        self.try_apply(chunk).map_err(|fatal| self.store.stop.stop(fatal))
+    pub(super) fn apply(
+        &mut self,
+        chunk: Vec<EntryResponder<TypeConfig>>,
+    ) -> Result<Answers, Fatal> {
+        self.try_apply(chunk)
+            .map_err(|fatal| self.store.stop.stop(fatal))
     }
 
     fn try_apply(&mut self, chunk: Vec<EntryResponder<TypeConfig>>) -> Result<Answers, Fatal> {
@@ -39,7 +43,9 @@ impl<M: StateMachine> Core<M> {
                 EntryPayload::Blank => {}
                 EntryPayload::Normal(proposal) => {
                     let mut batch = Batch::new(&self.store.db, space, &mut changes);
-                    answer = self.machine.apply(entry.log_id.index, &proposal.0, &mut batch)?;
+                    answer = self
+                        .machine
+                        .apply(entry.log_id.index, &proposal.0, &mut batch)?;
                 }
                 EntryPayload::Membership(members) => {
                     applied.members = StoredMembership::new(Some(entry.log_id), members);
@@ -62,7 +68,11 @@ impl<M: StateMachine> Core<M> {
                 None => batch.delete_cf(family, key),
             }
         }
-        batch.put_cf(self.store.db.family(keys::SM_META), keys::applied(self.group), applied.encode());
+        batch.put_cf(
+            self.store.db.family(keys::SM_META),
+            keys::applied(self.group),
+            applied.encode(),
+        );
         self.store.stop.write(&self.store.db.engine, batch)?;
         self.applied = applied;
         self.machine.published();

@@ -23,8 +23,7 @@ use crate::types::{Answer, LogId, SnapshotMeta, StoredMembership, TypeConfig};
 use crate::{Fatal, GroupId, SnapshotFile, StateMachine, View};
 
 /// What a snapshot is to the consensus core.
-pub(crate) type GroupSnapshot =
-    openraft::type_config::alias::SnapshotOf<TypeConfig, SnapshotFile>;
+pub(crate) type GroupSnapshot = openraft::type_config::alias::SnapshotOf<TypeConfig, SnapshotFile>;
 
 /// What a chunk may be at most.
 #[derive(Clone, Copy, Debug)]
@@ -63,10 +62,21 @@ impl<M: StateMachine> Worker<M> {
         let group = log.group();
         let applied = store.db.applied(group)?;
         let shelf = Arc::new(Shelf::open(group, Arc::clone(&store))?);
-        let mut core = Core { machine, group, store, log, shelf, applied };
+        let mut core = Core {
+            machine,
+            group,
+            store,
+            log,
+            shelf,
+            applied,
+        };
         core.remove_other_generations()?;
         core.restore()?;
-        Ok(Self { core: Arc::new(Mutex::new(core)), limits, backlog })
+        Ok(Self {
+            core: Arc::new(Mutex::new(core)),
+            limits,
+            backlog,
+        })
     }
 
     /// Runs where blocking is allowed. A panic there stops the node: the machine may be half way.
@@ -146,9 +156,14 @@ impl<M: StateMachine> RaftStateMachine<TypeConfig> for Worker<M> {
         }
     }
 
-    async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: SnapshotFile) -> io::Result<()> {
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta,
+        snapshot: SnapshotFile,
+    ) -> io::Result<()> {
         let meta = meta.clone();
-        self.blocking(move |core| core.install(&meta, &snapshot)).await
+        self.blocking(move |core| core.install(&meta, &snapshot))
+            .await
     }
 
     async fn get_current_snapshot(&mut self) -> io::Result<Option<GroupSnapshot>> {
@@ -169,12 +184,22 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
     type SnapshotData = SnapshotFile;
 
     async fn build_snapshot(&mut self) -> io::Result<GroupSnapshot> {
-        let view = self.view.take().ok_or_else(|| Fatal::new("a builder builds once"))??;
+        let view = self
+            .view
+            .take()
+            .ok_or_else(|| Fatal::new("a builder builds once"))??;
         let (group, sm_format, shelf) = (self.group, self.sm_format, Arc::clone(&self.shelf));
         let built = tokio::task::spawn_blocking(move || {
-            let contents = Contents { group, sm_format, meta: view.snapshot_meta() };
+            let contents = Contents {
+                group,
+                sm_format,
+                meta: view.snapshot_meta(),
+            };
             let snapshot = shelf.build(&contents, view.everything())?;
-            Ok::<_, Fatal>(Snapshot { meta: contents.meta, snapshot })
+            Ok::<_, Fatal>(Snapshot {
+                meta: contents.meta,
+                snapshot,
+            })
         });
         Ok(built.await.map_err(io::Error::other)??)
     }

@@ -27,7 +27,8 @@ impl StateMachine for Kv {
     const FORMAT: u32 = 7;
 
     fn apply(&mut self, _: u64, entry: &[u8], batch: &mut Batch<'_>) -> Result<Vec<u8>, Fatal> {
-        let entry = std::str::from_utf8(entry).map_err(|error| Fatal::because("read entry", error))?;
+        let entry =
+            std::str::from_utf8(entry).map_err(|error| Fatal::because("read entry", error))?;
         let Some((key, value)) = entry.split_once('=') else {
             return match entry {
                 "?" => Err(Fatal::new("told to stop")),
@@ -41,7 +42,10 @@ impl StateMachine for Kv {
     }
 
     fn published(&mut self) {
-        self.published.lock().unwrap().extend(self.pending.drain(..));
+        self.published
+            .lock()
+            .unwrap()
+            .extend(self.pending.drain(..));
     }
 
     fn restore(&mut self, view: &View) -> Result<(), Fatal> {
@@ -70,7 +74,9 @@ pub async fn start(store: &Store, id: u32) -> (Group<Kv>, Published) {
 pub async fn start_with(store: &Store, id: u32, config: GroupConfig) -> (Group<Kv>, Published) {
     let machine = Kv::default();
     let published = Arc::clone(&machine.published);
-    let group = Group::start(store, GroupId(id), NodeId(1), machine, config).await.unwrap();
+    let group = Group::start(store, GroupId(id), NodeId(1), machine, config)
+        .await
+        .unwrap();
     (group, published)
 }
 
@@ -79,7 +85,12 @@ pub fn entry(key: impl std::fmt::Display, value: impl std::fmt::Display) -> Byte
 }
 
 pub fn read(group: &Group<Kv>, key: &str) -> Option<String> {
-    group.view().unwrap().get(TABLE, key.as_bytes()).unwrap().map(|value| text(&value))
+    group
+        .view()
+        .unwrap()
+        .get(TABLE, key.as_bytes())
+        .unwrap()
+        .map(|value| text(&value))
 }
 
 /// Waits until `done`, or fails after ten seconds.

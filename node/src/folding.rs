@@ -1,5 +1,35 @@
 //! Folds error texts so that identical errors of many agents count as one: ids, numbers and addresses go.
 
+use std::collections::BTreeMap;
+
+use fleet::bucket::Bucket;
+use proto::store::ErrorGroup;
+
+use crate::partition::MemberView;
+
+/// Uids named as examples.
+const EXAMPLES: usize = 5;
+
+/// Failed members by kind and folded error, most agents first.
+pub fn error_groups(members: &[MemberView]) -> Vec<ErrorGroup> {
+    let mut groups: BTreeMap<(&str, String), ErrorGroup> = BTreeMap::new();
+    for member in members {
+        let Bucket::Failed(failure) = member.bucket else { continue };
+        let group = groups.entry((failure.name(), fold(&member.error))).or_insert_with(|| ErrorGroup {
+            kind: failure.name().to_owned(),
+            error: member.error.clone(),
+            ..ErrorGroup::default()
+        });
+        group.agents += 1;
+        if group.examples.len() < EXAMPLES {
+            group.examples.push(member.uid.as_bytes().to_vec());
+        }
+    }
+    let mut groups: Vec<_> = groups.into_values().collect();
+    groups.sort_by_key(|group| std::cmp::Reverse(group.agents));
+    groups
+}
+
 /// The text with everything that differs from agent to agent replaced by `#`.
 pub fn fold(text: &str) -> String {
     let mut folded = String::with_capacity(text.len().min(400));

@@ -1,0 +1,51 @@
+# The commands of this repository. `make help` lists them.
+#
+# Everything that is built lies outside the checkout, below $(CACHE): one target directory and one profile for run,
+# test, lint and bench, so that RocksDB is compiled once. Set CARGO_TARGET_DIR to have it elsewhere.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+CACHE := $(HOME)/.cache/muster
+export CARGO_TARGET_DIR ?= $(CACHE)/target
+export MUSTER_TOOLS ?= $(CACHE)/tools
+export PATH := $(MUSTER_TOOLS)/bin:$(HOME)/.cargo/bin:$(PATH)
+
+BIN = $(CARGO_TARGET_DIR)/debug
+PROGRAMS = -p muster -p muster-loadtest
+# Seconds per fuzz target.
+SECONDS_EACH := $(if $(SECONDS),$(SECONDS),20)
+
+.PHONY: help setup build run test lint interop fuzz bench
+
+help: ## list these commands
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-9s %s\n", $$1, $$2 }'
+
+setup: ## install or name what building needs
+	@scripts/setup build
+
+build: setup ## build muster and muster-loadtest
+	@scripts/first-build
+	@cargo build $(PROGRAMS)
+
+run: build ## demo: a server, 50 simulated supervisors, one rollout; Ctrl-C ends it
+	@scripts/demo "$(BIN)"
+
+test: build ## every test but those with real peers (make interop)
+	@cargo test --workspace --no-fail-fast
+
+interop: build ## the real OpAMP supervisor, a real collector and the Python client against muster
+	@scripts/setup interop
+	@tests/interop/build
+	@cargo test -p system-tests --features interop --test interop
+
+lint: setup ## formatting, clippy, licences, and the rules of scripts/check
+	@scripts/lint
+
+fuzz: ## fuzz what strangers can reach, SECONDS=20 for each target
+	@scripts/fuzz "$(SECONDS_EACH)"
+
+bench: setup ## check-ins and registrations per second, memory per agent; writes bench-results.json
+	@scripts/setup bench
+	@scripts/bench

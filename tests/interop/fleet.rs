@@ -1,0 +1,203 @@
+//! A Muster server with real supervisors at it: agents that take logs and pass them to one gateway, which writes a file.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::Value;
+use system_tests::cli::{Cli, Output};
+use system_tests::server::Server;
+use system_tests::wait::{eventually_blocking, holds};
+
+use crate::logs::{self, Sink};
+use crate::peers::{Home, Setup, Supervisor, source};
+
+/// Supervisors bootstrap their collector before they connect, several at once on a small machine.
+pub const ARRIVAL: Duration = Duration::from_secs(60);
+/// Over http:// an agent learns of a config with its next poll, up to 30 s later; this is three waves of that.
+pub const ROLLOUT: Duration = Duration::from_secs(150);
+
+/// The family of all tests here.
+pub const FAMILY: &str = "pii-redaction";
+
+/// How supervisors reach the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    Http,
+    Ws,
+}
+
+pub struct Fleet {
+    pub agents: Vec<Supervisor>,
+    pub gateway: Supervisor,
+    pub sink: Sink,
+    /// An operator named alice, who may do everything but tokens.
+    pub alice: Cli,
+    /// As the server's first token says.
+    pub admin: Cli,
+    pub server: Server,
+    home: Home,
+}
+
+// === impl Fleet ===
+
+impl Fleet {
+    /// Starts a server that wants tokens, a gateway and `agents` agents, and waits until all are in the inventory.
+    pub fn start(transport: Transport, agents: usize) -> Self {
+        let server = Server::start(&["--require-tokens", "--offer-timeout", "2m"]);
+        let admin = std::fs::read_to_string(server.data.join("admin.token")).unwrap();
+        let admin = server.cli().with_patience(ROLLOUT).with_token(admin.trim());
+        let token = admin.ok(&["tokens", "create", "fleet", "--label", "env=interop"]);
+        let alice = admin.ok(&["tokens", "create", "alice", "--kind", "operator", "--role", "editor"]);
+        let alice = admin.with_token(alice.trim());
+
+        let home = Home::new();
+        let sink = Sink::new(home.path().join("gateway.jsonl"));
+        let endpoint = match transport {
+            Transport::Http => server.http_url(),
+            Transport::Ws => server.ws_url(),
+        };
+        let start = |name: &str, role: &str, env| {
+            let token = Some(token.trim());
+            Supervisor::start(Setup { name, role, endpoint: &endpoint, token, authority: None, env }, &home)
+        };
+        let gateway = start("gateway-0", "gateway", vec![("GATEWAY_FILE", sink.path().display().to_string())]);
+        let url = format!("http://{}", gateway.otlp);
+        let agents: Vec<_> =
+            (0..agents).map(|n| start(&format!("agent-{n}"), "agent", vec![("GATEWAY_OTLP_URL", url.clone())])).collect();
+        let fleet = Fleet { agents, gateway, sink, alice, admin, server, home };
+        for supervisor in fleet.supervisors() {
+            arrives(&fleet.alice, &supervisor.name);
+        }
+        fleet
+    }
+
+    pub fn supervisors(&self) -> impl Iterator<Item = &Supervisor> {
+        self.agents.iter().chain([&self.gateway])
+    }
+
+    /// Stores the family with these configurations of the folder `configs`, and a plan `quick`: one agent of a role,
+    /// then the others.
+    pub fn apply(&self, gateway: &str, agent: &str) -> Value {
+        self.alice.apply(&manifest(&self.home, gateway, agent))
+    }
+
+    /// Starts a rollout of the latest revision and waits for its end.
+    pub fn roll_out(&self) -> Ended {
+        roll_out(&self.alice)
+    }
+
+    /// As [`Fleet::apply`] and [`Fleet::roll_out`], and everyone must get it.
+    pub fn deliver(&self, gateway: &str, agent: &str) {
+        self.apply(gateway, agent);
+        self.roll_out().completed();
+    }
+
+    /// Sends `each` records through every agent. Answers the marks they bear.
+    pub fn send(&self, what: &str, each: usize) -> Vec<String> {
+        let mut marks = Vec::new();
+        for agent in &self.agents {
+            for n in 0..each {
+                marks.push(format!("{what}-{}-{n}", agent.name));
+                logs::send(agent.otlp, &marks[marks.len() - 1]);
+            }
+        }
+        marks
+    }
+
+    /// What `muster agents get` says about one of them.
+    pub fn agent(&self, name: &str) -> Value {
+        self.alice.json(&["agents", "get", name])
+    }
+}
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        // All at once; each is then waited for on its own.
+        self.supervisors().for_each(Supervisor::interrupt);
+    }
+}
+
+/// How `muster rollout start --wait` ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// As it was last printed.
+    pub rollout: Value,
+    pub output: Output,
+}
+
+// === impl Ended ===
+
+impl Ended {
+    pub fn completed(&self) {
+        assert_eq!((self.output.code, &self.rollout["state"]), (0, &"completed".into()), "{self:#?}");
+    }
+}
+
+/// Starts a rollout of the latest revision and waits for its end, as a script of an operator does.
+pub fn roll_out(cli: &Cli) -> Ended {
+    let output =
+        cli.run(&["rollout", "start", FAMILY, "--plan", "quick", "--yes", "--wait", "--timeout", "140s", "-o", "json"]);
+    let last = output.stdout.lines().last().unwrap_or("null");
+    Ended { rollout: serde_json::from_str(last).unwrap_or_else(|error| panic!("{error}: {output:#?}")), output }
+}
+
+/// Waits until an agent of this name is connected, its collector runs, and its components are known.
+pub fn arrives(cli: &Cli, name: &str) {
+    eventually_blocking(ARRIVAL, &format!("{name} in the inventory"), || {
+        let found = cli.run(&["agents", "get", name, "-o", "json"]);
+        let detail: Value = serde_json::from_str(&found.stdout).map_err(|_| found.stderr)?;
+        let there = detail["agent"]["link"] == "connected"
+            && detail["agent"]["healthy"] == true
+            && detail["components"].as_array().is_some_and(|kinds| !kinds.is_empty());
+        holds(there, detail)
+    });
+}
+
+/// A directory of manifests: the family, the plan, and the configurations they name.
+pub fn manifest(home: &Home, gateway: &str, agent: &str) -> PathBuf {
+    let directory = home.directory("manifests");
+    for entry in std::fs::read_dir(source().join("configs")).unwrap() {
+        let configs = home.directory("manifests/configs");
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), configs.join(entry.file_name())).unwrap();
+    }
+    let yaml = format!(
+        "apiVersion: muster/v1
+kind: Family
+metadata: {{name: {FAMILY}, owner: platform-security}}
+spec:
+  precedence: 100
+  roles:
+    - name: gateway
+      selector: role = gateway
+      configFile: configs/{gateway}.yaml
+    - name: agent
+      after: [gateway]
+      selector: role = agent
+      configFile: configs/{agent}.yaml
+---
+apiVersion: muster/v1
+kind: Plan
+metadata: {{name: quick}}
+spec:
+  waves:
+    - {{size: 1, soak: 1s}}
+    - {{size: 100%, soak: 1s}}
+"
+    );
+    std::fs::write(directory.join("fleet.yaml"), yaml).unwrap();
+    directory
+}
+
+/// Transitions of an agent that happened after the first `before`, oldest first.
+pub fn history(cli: &Cli, name: &str) -> Vec<Value> {
+    let history = cli.json(&["agents", "history", name, "--limit", "500"]);
+    let mut transitions = history["transitions"].as_array().unwrap().clone();
+    transitions.reverse();
+    transitions
+}
+
+/// The words for what happened, in order.
+pub fn kinds(transitions: &[Value]) -> Vec<&str> {
+    transitions.iter().map(|transition| transition["kind"].as_str().unwrap()).collect()
+}

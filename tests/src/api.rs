@@ -1,0 +1,78 @@
+//! Clients of the operator API.
+
+use std::net::SocketAddr;
+
+use proto::api::admin_service_client::AdminServiceClient;
+use proto::api::agent_service_client::AgentServiceClient;
+use proto::api::family_service_client::FamilyServiceClient;
+use proto::api::rollout_service_client::RolloutServiceClient;
+use proto::api::{
+    Agent, AgentDetail, AuditEntry, GetAgentRequest, GetRolloutRequest, ListAgentsRequest, ListAuditRequest, Rollout,
+    StartRolloutRequest,
+};
+use tonic::Status;
+use tonic::transport::{Channel, Endpoint};
+
+/// One connection, every service.
+#[derive(Clone, Debug)]
+pub struct Api {
+    pub agents: AgentServiceClient<Channel>,
+    pub families: FamilyServiceClient<Channel>,
+    pub rollouts: RolloutServiceClient<Channel>,
+    pub admin: AdminServiceClient<Channel>,
+}
+
+// === impl Api ===
+
+impl Api {
+    /// Connects when first used, and again after a restart of the server.
+    pub fn new(address: SocketAddr) -> Self {
+        let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect_lazy();
+        Api {
+            agents: AgentServiceClient::new(channel.clone()),
+            families: FamilyServiceClient::new(channel.clone()),
+            rollouts: RolloutServiceClient::new(channel.clone()),
+            admin: AdminServiceClient::new(channel),
+        }
+    }
+
+    /// Every agent that matches; empty selector: all.
+    pub async fn list(&self, selector: &str) -> Vec<Agent> {
+        let request = ListAgentsRequest { selector: selector.to_owned(), page_size: 1_000, ..Default::default() };
+        self.agents.clone().list_agents(request).await.unwrap().into_inner().agents
+    }
+
+    /// One agent, if there is one of this name.
+    pub async fn find(&self, name: &str) -> Result<AgentDetail, Status> {
+        let request = GetAgentRequest { uid: name.to_owned() };
+        self.agents.clone().get_agent(request).await.map(tonic::Response::into_inner)
+    }
+
+    /// One agent that must be there.
+    pub async fn agent(&self, name: &str) -> AgentDetail {
+        self.find(name).await.unwrap()
+    }
+
+    /// A rollout by id, or a family's newest.
+    pub async fn rollout(&self, id: &str) -> Rollout {
+        let request = GetRolloutRequest { id: id.to_owned() };
+        self.rollouts.clone().get_rollout(request).await.unwrap().into_inner()
+    }
+
+    /// Opens a rollout of the latest revision under `plan`, with the preview made now.
+    pub async fn start(&self, family: &str, plan: &str) -> Result<Rollout, Status> {
+        let request = StartRolloutRequest {
+            family: family.to_owned(),
+            plan: plan.to_owned(),
+            reach: 1_000_000,
+            ..Default::default()
+        };
+        self.rollouts.clone().start_rollout(request).await.map(tonic::Response::into_inner)
+    }
+
+    /// Audit entries about objects with this prefix, newest first.
+    pub async fn audit(&self, object: &str) -> Vec<AuditEntry> {
+        let request = ListAuditRequest { limit: 10_000, object: object.to_owned(), ..Default::default() };
+        self.admin.clone().list_audit(request).await.unwrap().into_inner().entries
+    }
+}
