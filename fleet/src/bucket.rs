@@ -89,8 +89,12 @@ pub struct Sighting<'a> {
     pub open: bool,
     /// It was offered this rollout's revision.
     pub touched: bool,
-    /// The rollback covers it.
+    /// A rollback covers it.
+    pub covered: bool,
+    /// The rollback has reached it: its goal is what it had before.
     pub taken_back: bool,
+    /// It was heard within two intervals.
+    pub fresh: bool,
     /// It cannot be configured now, or no longer belongs here.
     pub excluded: bool,
     /// It refused the goal before.
@@ -124,14 +128,15 @@ pub fn bucket(s: &Sighting<'_>) -> Bucket {
     if s.taken_back && s.touched {
         return match progress(s, at_goal) {
             Bucket::Converged => Bucket::Returned,
-            Bucket::Failed(_) if !at_goal => Bucket::PendingPickup,
+            Bucket::PendingPickup if s.excluded => Bucket::Excluded,
+            Bucket::PendingPickup if s.refuses => Bucket::Refused,
             other => other,
         };
     }
     if s.unchanged {
         return Bucket::Unchanged;
     }
-    if !s.touched && s.taken_back {
+    if !s.touched && s.covered {
         return Bucket::Waiting;
     }
     if s.excluded {
@@ -140,7 +145,7 @@ pub fn bucket(s: &Sighting<'_>) -> Bucket {
     if !s.open && !s.touched {
         return Bucket::Waiting;
     }
-    if s.refuses && !s.touched {
+    if s.refuses && !at_goal {
         return Bucket::Refused;
     }
     progress(s, at_goal)
@@ -154,6 +159,11 @@ fn progress(s: &Sighting<'_>, at_goal: bool) -> Bucket {
             Presence::Lost | Presence::Deleted => Bucket::NotReached,
         };
     };
+    let failed = matches!(state, State::Failed | State::RolledBackByAgent | State::NoAnswer);
+    if failed && !s.touched {
+        // It failed with this config before this rollout.
+        return Bucket::Refused;
+    }
     match (s.presence, state) {
         (_, State::Failed) => Bucket::Failed(failure_of(error)),
         (_, State::RolledBackByAgent) => Bucket::Failed(Failure::RolledBackByAgent),
@@ -177,7 +187,7 @@ fn applied(s: &Sighting<'_>) -> Bucket {
         };
     }
     let names_it = s.reported.map(|(hash, status)| (Some(hash), status)) == Some((s.goal, Reported::Applied));
-    if names_it && !s.contradicts { Bucket::Converged } else { Bucket::Soaking }
+    if names_it && s.fresh && !s.contradicts { Bucket::Converged } else { Bucket::Soaking }
 }
 
 /// An agent without config statuses converges by its effective config, or is counted apart.
@@ -278,7 +288,9 @@ mod tests {
             unchanged: false,
             open: true,
             touched: true,
+            covered: false,
             taken_back: false,
+            fresh: true,
             excluded: false,
             refuses: false,
             reports_status: true,
@@ -327,8 +339,19 @@ mod tests {
 
     #[test]
     fn who_was_never_offered_it_is_not_touched_by_a_rollback() {
-        let untouched = Sighting { taken_back: true, touched: false, offer: None, ..converged() };
+        let untouched = Sighting { covered: true, touched: false, offer: None, ..converged() };
         assert_eq!(bucket(&untouched), Bucket::Waiting);
-        assert_eq!(bucket(&Sighting { taken_back: true, ..converged() }), Bucket::Returned);
+    }
+
+    #[test]
+    fn a_member_has_returned_only_when_its_turn_to_go_back_has_come() {
+        let covered = Sighting { covered: true, ..converged() };
+        assert_eq!(bucket(&covered), Bucket::Converged);
+        assert_eq!(bucket(&Sighting { taken_back: true, ..covered }), Bucket::Returned);
+    }
+
+    #[test]
+    fn old_evidence_does_not_converge() {
+        assert_eq!(bucket(&Sighting { fresh: false, ..converged() }), Bucket::Soaking);
     }
 }

@@ -132,10 +132,20 @@ pub fn decide(s: &Situation<'_>) -> Decision {
             State::NoAnswer => Decision::Nothing(Why::Settled),
             State::Withdrawn => Decision::Offer(desired),
         },
+        // What it says it runs is from before an offer that may still reach it: only a new offer settles that.
+        Some(last) if last.hash != desired && is_unsettled(last.state) => match s.offerable {
+            true => Decision::Offer(desired),
+            false => Decision::Nothing(Why::StandsStill),
+        },
         _ if runs_it => Decision::Adopt(desired),
         _ if !s.offerable => Decision::Nothing(Why::StandsStill),
         _ => Decision::Offer(desired),
     }
+}
+
+/// May the agent have it, or get it yet, without having said so?
+fn is_unsettled(state: State) -> bool {
+    matches!(state, State::Offered | State::Applying | State::NoAnswer | State::Withdrawn)
 }
 
 /// How a report moves the last offer. `None`: it does not.
@@ -257,6 +267,17 @@ mod tests {
         for last in [None, Some((1, State::Withdrawn)), Some((2, State::Applied))] {
             let still = Situation { offerable: false, ..situation(1, last) };
             assert_eq!(decide(&still), Decision::Nothing(Why::StandsStill));
+        }
+    }
+
+    #[test]
+    fn going_back_is_offered_while_the_new_config_is_under_way() {
+        for state in [State::Offered, State::Applying, State::NoAnswer, State::Withdrawn] {
+            let s = Situation {
+                reported: Some((hash(1), Reported::Applied)),
+                ..situation(1, Some((2, state)))
+            };
+            assert_eq!(decide(&s), Decision::Offer(hash(1)), "{state:?}");
         }
     }
 

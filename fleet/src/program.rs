@@ -69,6 +69,8 @@ pub struct ProgramRollout {
     pub open_waves: BTreeMap<String, u32>,
     /// Set once a rollback was decided.
     pub roll_back: Option<RollBack>,
+    /// Rolling back, or rolled back: what the rollback covers is given back. A halt stops that, too.
+    pub returning: bool,
 }
 
 /// What goes back.
@@ -250,7 +252,8 @@ impl ProgramRollout {
 
     /// Does the rollback, if there is one, cover this place and has its turn come?
     pub fn takes_back(&self, place: &Place<'_>) -> bool {
-        self.covers(place)
+        self.returning
+            && self.covers(place)
             && self.roll_back.as_ref().is_some_and(|back| back.open_roles.iter().any(|role| role == place.role))
     }
 
@@ -287,7 +290,7 @@ fn desired_as_member<F: Facts>(
     family: &ProgramFamily,
     rollout: &ProgramRollout,
 ) -> Option<Desired> {
-    if subject.owner.is_some_and(|(owner, _)| owner != family.name) && subject.delivered_in == rollout.id {
+    if subject.owner.is_some_and(|(owner, _)| owner != family.name) {
         return None;
     }
     let target = family.role(rollout.to, place.role)?;

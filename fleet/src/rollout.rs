@@ -373,8 +373,8 @@ impl Gate {
             return Verdict::Fail { failure, failures };
         }
         if reachable == 0 {
-            let silent = counts.of(Bucket::NotReached) + counts.of(Bucket::Unverifiable) + counts.of(Bucket::WasUnhealthy);
-            return if silent == 0 { Verdict::Pass } else { no_evidence("no member of the wave can be judged") };
+            let nothing_to_judge = counts.members() == counts.of(Bucket::Unchanged);
+            return if nothing_to_judge { Verdict::Pass } else { no_evidence("no member of the wave can be judged") };
         }
         let needed = needed(reachable, self.success);
         let converged = counts.of(Bucket::Converged);
@@ -429,6 +429,10 @@ fn advance(rollout: &Rollout, observed: &Observed, elapsed_ms: u64) -> Plan {
     let mut done: Vec<&str> = rollout.roles.iter().filter(|r| r.done).map(|r| r.name.as_str()).collect();
     for role in &rollout.roles {
         if role.done {
+            if let Some(stop) = failing(rollout, role, observed) {
+                plan.steps = vec![stop];
+                return plan;
+            }
             continue;
         }
         if let Some(after) = role.after.iter().find(|after| !done.contains(&after.as_str()) && rollout.has_role(after)) {
@@ -473,14 +477,9 @@ fn judge_role(rollout: &Rollout, role: &Role, observed: &Observed, elapsed_ms: u
     let none = Counts::default();
     let counts = observed.roles.get(&role.name).map_or(&[][..], Vec::as_slice);
     let at = |wave: u32| counts.get(wave as usize).unwrap_or(&none);
-    // Earlier waves are watched too: an agent that breaks after its wave has passed still stops the rollout.
-    for wave in 0..role.open_waves {
-        let spec = rollout.wave(role, wave);
-        if let Verdict::Fail { failure, failures } = spec.gate.judge(at(wave), wave == 0, role.forgiven(wave), observed.evidence_age_ms) {
-            let roll_back = rollout.plan.on_stop.scope(&role.name, wave, role.open_waves, failure);
-            plan.steps = vec![Step::Stop { role: name(), wave, failure, failures, roll_back }];
-            return RoleMove::Stopped;
-        }
+    if let Some(stop) = failing(rollout, role, observed) {
+        plan.steps = vec![stop];
+        return RoleMove::Stopped;
     }
     let wave = role.open_waves - 1;
     let spec = rollout.wave(role, wave);
@@ -514,6 +513,19 @@ fn judge_role(rollout: &Rollout, role: &Role, observed: &Observed, elapsed_ms: u
             RoleMove::OnItsWay
         }
     }
+}
+
+/// Earlier waves and roles that are done are watched, too: what breaks after its wave has passed still stops the rollout.
+fn failing(rollout: &Rollout, role: &Role, observed: &Observed) -> Option<Step> {
+    let waves = observed.roles.get(&role.name)?;
+    (0..role.open_waves).find_map(|wave| {
+        let counts = waves.get(wave as usize)?;
+        let gate = rollout.wave(role, wave).gate;
+        let verdict = gate.judge(counts, wave == 0, role.forgiven(wave), observed.evidence_age_ms);
+        let Verdict::Fail { failure, failures } = verdict else { return None };
+        let roll_back = rollout.plan.on_stop.scope(&role.name, wave, role.open_waves, failure);
+        Some(Step::Stop { role: role.name.clone(), wave, failure, failures, roll_back })
+    })
 }
 
 /// A rollback goes against the order: a role goes back when every role after it is back.

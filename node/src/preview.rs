@@ -19,7 +19,7 @@ use crate::controller::prepare::assign;
 use crate::ledger::{entry, now_ms, put, table};
 use crate::local::Node;
 use crate::manifest::duration_text;
-use crate::partition::{Candidate, body, merged_config};
+use crate::partition::{Candidate, Partition, body, merged_config};
 
 /// Uids named as examples.
 const EXAMPLES: usize = 3;
@@ -93,11 +93,13 @@ pub fn make(node: &Arc<Node>, family: &str, revision: u64, plan: &str) -> Result
         let unknown = || Error::Revision { family: family.to_owned(), revision, latest: stored.value.latest };
         (found.ok_or_else(unknown)?.value.clone(), stored.value.precedence, plan_of(&documents, plan)?)
     };
-    let mut candidates: Vec<Vec<Candidate>> =
-        node.partitions.iter().map(|p| p.candidates(family, precedence, &stored)).collect();
+    let (candidates, unknown) = candidates(node, family, precedence, &stored).map_err(Error::Read)?;
     let roles: Vec<Role> = stored.roles.iter().filter_map(role).collect();
     let mut maker = Maker { node, stored: &stored, roles: &roles, configs: BTreeMap::new(), shown: api::PreviewResponse::default() };
-    maker.lacking(&mut candidates)?;
+    if unknown > 0 {
+        let message = format!("{unknown} agents do not report their components: whether they can run this is unknown");
+        maker.shown.findings.push(api::Finding { severity: "warning".to_owned(), message, ..api::Finding::default() });
+    }
     maker.roles(&candidates, &plan)?;
     maker.groups(&candidates);
     maker.left_out(&candidates);
@@ -156,6 +158,57 @@ pub fn differences(before: &store::Preview, now: &store::Preview) -> Vec<String>
     differences
 }
 
+/// Everyone the revision touches, by partition, and how many of them do not report their components.
+///
+/// The component matrix is part of it: agents whose build lacks what the config needs are left out by name.
+pub fn candidates(
+    node: &Node,
+    family: &str,
+    precedence: i64,
+    revision: &store::Revision,
+) -> Result<(Vec<Vec<Candidate>>, u64), raft::Fatal> {
+    let config = |r: &store::Role| merged_config(&config_map(&r.config));
+    let used: Vec<Option<Used>> = revision.roles.iter().map(|r| config(r).map(|value| Used::by(&value))).collect();
+    let mut unknown = 0;
+    let mut all = Vec::new();
+    for partition in node.partitions.iter() {
+        let mut candidates = partition.candidates(family, precedence, revision);
+        let mut lists: BTreeMap<Box<[u8]>, Option<Available>> = BTreeMap::new();
+        for candidate in candidates.iter_mut().filter(|c| c.role.is_some()) {
+            if !lists.contains_key(&candidate.components) {
+                lists.insert(candidate.components.clone(), available(partition, &candidate.components)?);
+            }
+            let Some(used) = candidate.role.and_then(|r| used.get(r as usize)?.as_ref()) else { continue };
+            let Some(Some(available)) = lists.get(&candidate.components) else {
+                unknown += 1;
+                continue;
+            };
+            let lacks = missing(used, available);
+            if !lacks.is_empty() {
+                let names: Vec<String> = lacks.iter().map(|(kind, name)| format!("{kind} {name}")).collect();
+                candidate.left_out = Some(format!("its build lacks {}", names.join(", ")));
+                candidate.role = None;
+            }
+        }
+        all.push(candidates);
+    }
+    Ok((all, unknown))
+}
+
+/// The component list with this hash; none: it was never told in full.
+fn available(partition: &Partition, hash: &[u8]) -> Result<Option<Available>, raft::Fatal> {
+    let Some(address) = partition.index().read().components.get(hash).copied() else { return Ok(None) };
+    let kept: Option<(u64, store::Body)> = partition.ledger.view()?.get(table::BODY, &address)?;
+    let bytes = kept.and_then(|(_, kept)| body::open(&kept));
+    let list = bytes.and_then(|b| <proto::opamp::AvailableComponents as prost::Message>::decode(b.as_slice()).ok());
+    Ok(list.map(|list| {
+        let pairs = list.components.iter().flat_map(|(kind, details)| {
+            details.sub_component_map.keys().map(move |name| (kind.as_str(), name.as_str()))
+        });
+        Available::from_report(pairs)
+    }))
+}
+
 struct Maker<'a> {
     node: &'a Arc<Node>,
     stored: &'a store::Revision,
@@ -166,53 +219,6 @@ struct Maker<'a> {
 }
 
 impl Maker<'_> {
-    /// The component matrix: agents that lack what the config needs are left out, those that report none are unknown.
-    fn lacking(&mut self, candidates: &mut [Vec<Candidate>]) -> Result<(), Error> {
-        let used: Vec<Option<Used>> = self.roles.iter().map(|r| merged_config(&r.config).map(|v| Used::by(&v))).collect();
-        let mut lists: BTreeMap<(usize, Box<[u8]>), Option<Available>> = BTreeMap::new();
-        let mut unknown = 0u64;
-        for (i, partition) in candidates.iter_mut().enumerate() {
-            for candidate in partition.iter_mut().filter(|c| c.role.is_some()) {
-                let key = (i, candidate.components.clone());
-                if !lists.contains_key(&key) {
-                    lists.insert(key.clone(), self.available(i, &candidate.components)?);
-                }
-                let Some(used) = candidate.role.and_then(|r| used.get(r as usize)?.as_ref()) else { continue };
-                let Some(Some(available)) = lists.get(&key) else {
-                    unknown += 1;
-                    continue;
-                };
-                let lacks = missing(used, available);
-                if !lacks.is_empty() {
-                    let names: Vec<String> = lacks.iter().map(|(kind, name)| format!("{kind} {name}")).collect();
-                    candidate.left_out = Some(format!("its build lacks {}", names.join(", ")));
-                    candidate.role = None;
-                }
-            }
-        }
-        if unknown > 0 {
-            let message = format!("{unknown} agents do not report their components: whether they can run this is unknown");
-            self.shown.findings.push(api::Finding { severity: "warning".to_owned(), message, ..api::Finding::default() });
-        }
-        Ok(())
-    }
-
-    fn available(&self, partition: usize, hash: &[u8]) -> Result<Option<Available>, Error> {
-        let partition = &self.node.partitions[partition];
-        let Some(address) = partition.index().read().components.get(hash).copied() else { return Ok(None) };
-        let kept: Option<(u64, store::Body)> =
-            partition.ledger.view().and_then(|view| view.get(table::BODY, &address)).map_err(Error::Read)?;
-        let list = kept.and_then(|(_, kept)| body::open(&kept)).and_then(|bytes| {
-            <proto::opamp::AvailableComponents as prost::Message>::decode(bytes.as_slice()).ok()
-        });
-        Ok(list.map(|list| {
-            let pairs = list.components.iter().flat_map(|(kind, details)| {
-                details.sub_component_map.keys().map(move |name| (kind.as_str(), name.as_str()))
-            });
-            Available::from_report(pairs)
-        }))
-    }
-
     fn roles(&mut self, candidates: &[Vec<Candidate>], plan: &PlanSpec) -> Result<(), Error> {
         let sizes: Vec<Size> = plan.waves.iter().map(|w| w.size).collect();
         for (i, role) in self.roles.iter().enumerate() {

@@ -30,10 +30,10 @@ pub struct Fleet {
     pub agents: Vec<Supervisor>,
     pub gateway: Supervisor,
     pub sink: Sink,
-    /// An operator named alice, who may do everything but tokens.
+    /// Who writes manifests, and may not start rollouts.
+    pub bob: Cli,
+    /// Who starts rollouts.
     pub alice: Cli,
-    /// As the server's first token says.
-    pub admin: Cli,
     pub server: Server,
     home: Home,
 }
@@ -47,8 +47,11 @@ impl Fleet {
         let admin = std::fs::read_to_string(server.data.join("admin.token")).unwrap();
         let admin = server.cli().with_patience(ROLLOUT).with_token(admin.trim());
         let token = admin.ok(&["tokens", "create", "fleet", "--label", "env=interop"]);
-        let alice = admin.ok(&["tokens", "create", "alice", "--kind", "operator", "--role", "editor"]);
-        let alice = admin.with_token(alice.trim());
+        let operator = |name, role| {
+            let secret = admin.ok(&["tokens", "create", name, "--kind", "operator", "--role", role]);
+            admin.with_token(secret.trim())
+        };
+        let (bob, alice) = (operator("bob", "editor"), operator("alice", "approver"));
 
         let home = Home::new();
         let sink = Sink::new(home.path().join("gateway.jsonl"));
@@ -64,7 +67,7 @@ impl Fleet {
         let url = format!("http://{}", gateway.otlp);
         let agents: Vec<_> =
             (0..agents).map(|n| start(&format!("agent-{n}"), "agent", vec![("GATEWAY_OTLP_URL", url.clone())])).collect();
-        let fleet = Fleet { agents, gateway, sink, alice, admin, server, home };
+        let fleet = Fleet { agents, gateway, sink, bob, alice, server, home };
         for supervisor in fleet.supervisors() {
             arrives(&fleet.alice, &supervisor.name);
         }
@@ -78,7 +81,7 @@ impl Fleet {
     /// Stores the family with these configurations of the folder `configs`, and a plan `quick`: one agent of a role,
     /// then the others.
     pub fn apply(&self, gateway: &str, agent: &str) -> Value {
-        self.alice.apply(&manifest(&self.home, gateway, agent))
+        self.bob.apply(&manifest(&self.home, gateway, agent))
     }
 
     /// Starts a rollout of the latest revision and waits for its end.

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::fleet::{FAMILY, Fleet, Transport};
+use crate::fleet::{FAMILY, Fleet, Transport, roll_out};
 use crate::logs::{MASKED, PERSONAL};
 
 #[test]
@@ -26,6 +26,7 @@ fn redaction_rolls_out(transport: Transport) {
 
     fleet.apply("gateway-redacted", "agent-redacted");
     is_previewed(&fleet.alice.json(&["preview", FAMILY, "--plan", "quick"]));
+    assert_eq!(roll_out(&fleet.bob).output.code, 6, "an editor may not start a rollout");
     let rollout = fleet.roll_out();
     rollout.completed();
     assert_eq!(rollout.rollout["total"]["converged"], 4, "{rollout:#?}");
@@ -45,7 +46,7 @@ fn is_in_inventory(fleet: &Fleet, transport: Transport) {
         Transport::Http => "http",
         Transport::Ws => "websocket",
     };
-    let listed = fleet.alice.json(&["agents", "list", "-l", "role in (agent, gateway)"]);
+    let listed = fleet.alice.json(&["agents", "list", "-l", "env = interop, role in (agent, gateway)"]);
     assert_eq!(listed["total"], 4, "{listed:#}");
     for agent in listed["agents"].as_array().unwrap() {
         assert_eq!(agent["version"], "0.0.1", "{agent:#}");
@@ -54,10 +55,10 @@ fn is_in_inventory(fleet: &Fleet, transport: Transport) {
         assert_eq!(agent["transport"], word, "{agent:#}");
         assert_eq!(agent["state"], "unassigned", "{agent:#}");
         assert_eq!(agent["healthy"], true, "{agent:#}");
-        assert_eq!(agent["labels"]["env"], "interop", "{agent:#}");
     }
     for supervisor in fleet.supervisors() {
         let detail = fleet.agent(&supervisor.name);
+        assert_eq!(detail["token_labels"]["env"], "interop", "{detail:#}");
         let health = &detail["health"];
         assert_eq!(health["status"], "StatusOK", "{health:#}");
         assert!(names(&health["components"]).contains(&"extensions"), "{health:#}");
@@ -108,7 +109,7 @@ fn is_audited(fleet: &Fleet, rollout: &str) {
         };
         entries.iter().filter(matching).count()
     };
-    assert_eq!(by("alice", "family.apply", FAMILY), 2, "{all:#}");
+    assert_eq!(by("bob", "family.apply", FAMILY), 2, "{all:#}");
     assert_eq!(by("alice", "rollout.start", rollout), 1, "{all:#}");
     assert_eq!(by("", "agent.register", "agent/"), 4, "{all:#}");
     assert_eq!(by("admin", "token.create", "alice"), 1, "{all:#}");

@@ -7,7 +7,7 @@ use proto::api::agent_service_client::AgentServiceClient;
 use proto::api::family_service_client::FamilyServiceClient;
 use proto::api::rollout_service_client::RolloutServiceClient;
 use proto::api::{
-    Agent, AgentDetail, AuditEntry, GetAgentRequest, GetRolloutRequest, ListAgentsRequest, ListAuditRequest, Rollout,
+    Agent, AgentDetail, AuditEntry, GetAgentRequest, GetFamilyRequest, GetRolloutRequest, ListAgentsRequest, ListAuditRequest, Rollout,
     StartRolloutRequest,
 };
 use tonic::Status;
@@ -68,6 +68,13 @@ impl Api {
             ..Default::default()
         };
         self.rollouts.clone().start_rollout(request).await.map(tonic::Response::into_inner)
+    }
+
+    /// Delivery hash of a role of the latest revision.
+    pub async fn delivery_hash(&self, family: &str, role: &str) -> Vec<u8> {
+        let request = GetFamilyRequest { name: family.to_owned(), revision: 0 };
+        let revision = self.families.clone().get_family(request).await.unwrap().into_inner().revision.unwrap();
+        hex::decode(&revision.roles.iter().find(|r| r.name == role).unwrap().delivery_hash).unwrap()
     }
 
     /// Audit entries about objects with this prefix, newest first.

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{Read, Seek};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -19,6 +19,7 @@ const COMMAND: Duration = Duration::from_secs(90);
 pub struct Cli {
     server: String,
     token: Option<String>,
+    authority: Option<PathBuf>,
     patience: Duration,
 }
 
@@ -34,12 +35,17 @@ pub struct Output {
 
 impl Cli {
     pub fn new(server: impl Into<String>) -> Self {
-        Cli { server: server.into(), token: None, patience: COMMAND }
+        Cli { server: server.into(), token: None, authority: None, patience: COMMAND }
     }
 
     /// The same server with this token.
     pub fn with_token(&self, token: &str) -> Self {
         Cli { token: Some(token.to_owned()), ..self.clone() }
+    }
+
+    /// The same over TLS, trusting these certificates.
+    pub fn with_authority(&self, file: &Path) -> Self {
+        Cli { authority: Some(file.to_owned()), ..self.clone() }
     }
 
     /// The same where a command may take so long.
@@ -53,6 +59,9 @@ impl Cli {
         command.args(args).env("MUSTER_SERVER", &self.server).env_remove("MUSTER_TOKEN").env_remove("MUSTER_TOKEN_FILE");
         if let Some(token) = &self.token {
             command.env("MUSTER_TOKEN", token);
+        }
+        if let Some(file) = &self.authority {
+            command.env("MUSTER_CA_FILE", file);
         }
         let (mut out, mut err) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
         command.stdin(Stdio::null()).stdout(out.try_clone().unwrap()).stderr(err.try_clone().unwrap());

@@ -41,9 +41,13 @@ pub fn family(name: &str, precedence: i64, roles: &[Role<'_>]) -> String {
     out
 }
 
-/// `kind: Plan`; each wave is its size, soak and further keys in flow style: `size: 1, soak: 1s`.
+/// `kind: Plan`; each wave is its size, soak and further keys in flow style: `size: 1, soak: 1s`. `on_stop` may be empty.
 pub fn plan(name: &str, waves: &[&str], on_stop: &str) -> String {
-    let mut out = format!("apiVersion: muster/v1\nkind: Plan\nmetadata: {{name: {name}}}\nspec:\n  onStop: {on_stop}\n  waves:\n");
+    let mut out = format!("apiVersion: muster/v1\nkind: Plan\nmetadata: {{name: {name}}}\nspec:\n");
+    if !on_stop.is_empty() {
+        let _ = writeln!(out, "  onStop: {on_stop}");
+    }
+    out.push_str("  waves:\n");
     for wave in waves {
         let _ = writeln!(out, "    - {{{wave}}}");
     }

@@ -36,11 +36,12 @@ impl Link for Embedded {
             .map_err(|error| LinkError::Rejected(error.to_string()))?;
         let begun = Instant::now();
         loop {
+            let attempt = Instant::now();
             match self.node.partition(uid).report(report.clone()).await {
                 Ok(mut answer) => {
                     // The gateway counts a grant from its call; what was held back here is added.
                     if answer.grant_ms > 0 {
-                        answer.grant_ms += u32::try_from(begun.elapsed().as_millis()).unwrap_or(0);
+                        answer.grant_ms += u32::try_from((attempt - begun).as_millis()).unwrap_or(0);
                     }
                     return Ok(answer);
                 }

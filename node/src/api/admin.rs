@@ -114,7 +114,7 @@ impl AdminService for Api {
             kind: request.kind,
             role: role.to_owned(),
             created_ms: now_ms(),
-            expires_ms: if request.expires_in_s == 0 { 0 } else { now_ms() + request.expires_in_s * 1000 },
+            expires_ms: if request.expires_in_s == 0 { 0 } else { now_ms().saturating_add(request.expires_in_s.saturating_mul(1000)) },
             revoked_ms: 0,
             created_by: actor.clone(),
         };

@@ -61,7 +61,8 @@ impl Filter {
     }
 }
 
-fn view(partition: &Partition, row: &Row, desired: &Desired) -> api::Agent {
+/// Without the time since it was heard, which is the core's to know.
+fn view(row: &Row, desired: &Desired) -> api::Agent {
     let fact = |key: &str| row.get(key).unwrap_or("").to_owned();
     let delivery = row.delivery.as_ref();
     let failed = delivery.filter(|d| !d.error.is_empty()).map(|d| d.error.to_string());
@@ -94,7 +95,7 @@ fn view(partition: &Partition, row: &Row, desired: &Desired) -> api::Agent {
         delivery_hash: delivery.map(|d| d.hash.to_hex()).unwrap_or_default(),
         reported_hash: row.reported.map(|(hash, _)| hash.to_hex()).unwrap_or_default(),
         transport: if row.websocket { "websocket" } else { "http" }.to_owned(),
-        last_seen_ms_ago: partition.age_ms(row.uid),
+        last_seen_ms_ago: 0,
         conditions,
         labels: BTreeMap::new(),
     }
@@ -124,14 +125,20 @@ impl Api {
         let mut agents = Vec::new();
         for partition in self.node.partitions.iter() {
             let program = partition.program();
-            let columns = partition.index().read();
-            for row in columns.rows.values().filter(|row| filter.takes(row)) {
-                let place = place_of(&columns, &program, row.uid);
-                let desired = desired_of(row, place.as_ref().map(crate::partition::OwnedPlace::borrow), &program);
-                if filter.state_matches(row, state_of(row, &desired)) {
-                    agents.push(view(partition, row, &desired));
+            let mut found: Vec<(Uid, api::Agent)> = Vec::new();
+            {
+                let columns = partition.index().read();
+                for row in columns.rows.values().filter(|row| filter.takes(row)) {
+                    let place = place_of(&columns, &program, row.uid);
+                    let desired = desired_of(row, place.as_ref().map(crate::partition::OwnedPlace::borrow), &program);
+                    if filter.state_matches(row, state_of(row, &desired)) {
+                        found.push((row.uid, view(row, &desired)));
+                    }
                 }
             }
+            let uids: Vec<Uid> = found.iter().map(|(uid, _)| *uid).collect();
+            let aged = found.into_iter().zip(partition.ages_ms(&uids));
+            agents.extend(aged.map(|((_, agent), age)| api::Agent { last_seen_ms_ago: age, ..agent }));
         }
         agents
     }
@@ -211,8 +218,10 @@ impl Api {
             let place = place_of(&columns, &program, uid);
             let desired = desired_of(row, place.as_ref().map(crate::partition::OwnedPlace::borrow), &program);
             let claims = program.claims(row).into_iter().map(|c| format!("{}: {}", c.family, c.roles.join(", "))).collect();
-            (view(partition, row, &desired), claims)
+            (view(row, &desired), claims)
         };
+        let age = partition.ages_ms(&[uid]).first().copied().unwrap_or(0);
+        let shown = api::Agent { last_seen_ms_ago: age, ..shown };
         let mut detail = api::AgentDetail { agent: Some(shown), claims, ..api::AgentDetail::default() };
         let attribute = |a: &store::Attribute| api::KeyValue { key: a.key.clone(), value: a.value.clone(), identifying: a.identifying };
         detail.attributes = agent.attributes.iter().map(attribute).collect();
@@ -430,6 +439,7 @@ impl AgentService for Api {
             return Err(Status::invalid_argument(format!("label `{key}` is too long: keys have 1 to 128 bytes, values up to 256")));
         }
         let uids = self.chosen(&request.uids, &request.selector)?;
+        let labelled = uids.clone();
         let set: Vec<String> = request.set.iter().map(|(k, v)| format!("{k}={v}")).collect();
         let removed: Vec<String> = request.remove.iter().map(|k| format!("{k}-")).collect();
         let text = [set, removed].concat().join(" ");
@@ -446,6 +456,10 @@ impl AgentService for Api {
                 Ok((!same).then(|| merge::transition(now_ms(), "labelled", "", &text, &actor)))
             })
             .await?;
+        // An agent that nobody owned may have come under a family's claim.
+        for uid in labelled {
+            self.node.partition(uid).tell(uid, notice::Kind::Pending);
+        }
         Ok(Response::new(changed))
     }
 
@@ -497,8 +511,10 @@ impl AgentService for Api {
         let acts = |uid: Uid| vec![act(&actor, "agent.retry", format!("agent/{uid}"), String::new())];
         let changed = self
             .change_each(uids.clone(), acts, |agent| {
-                let refusals = agent.refused.len();
+                let refusals = agent.refused.len() + usize::from(agent.duplicate);
                 agent.refused.clear();
+                agent.duplicate = false;
+                agent.reassigned_to.clear();
                 let open = agent.delivery.as_ref().is_some_and(|d| {
                     use store::DeliveryState::{Failed, NoAnswer, RolledBackByAgent};
                     matches!(d.state(), Failed | NoAnswer | RolledBackByAgent)

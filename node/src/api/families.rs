@@ -179,7 +179,7 @@ fn family_change(documents: &Documents, all: &[Manifest], family: &FamilySpec, a
             name: family.name.clone(),
             owner: family.owner.clone(),
             // A precedence takes effect with the revision that carries it; the first one is there at once.
-            precedence: family.precedence,
+            precedence: before.map_or(family.precedence, |b| b.value.precedence),
             latest: number,
             created_ms: before.map_or_else(now_ms, |b| b.value.created_ms),
             ..before.map(|b| store::Family::clone(&b.value)).unwrap_or_default()
@@ -229,14 +229,26 @@ fn same_precedence(documents: &Documents, all: &[Manifest], family: &FamilySpec)
 }
 
 fn role_findings(role: &Role, policies: &[Policy]) -> Vec<Finding> {
-    for (name, file) in &role.config {
+    let mut findings = config_findings("config", &role.config, policies);
+    if !role.baseline.is_empty() {
+        findings.extend(config_findings("baseline", &role.baseline, &[]));
+    }
+    findings
+}
+
+fn config_findings(what: &str, config: &fleet::family::ConfigMap, policies: &[Policy]) -> Vec<Finding> {
+    for (name, file) in config {
+        if file.body.trim().is_empty() {
+            let message = format!("{what} `{name}` is empty, which would stop the collector: give it a body");
+            return vec![Finding { severity: Severity::Error, path: fleet::value::Path::root(), message }];
+        }
         if let Err(error) = proto::yaml::parse(&file.body) {
-            let message = format!("config `{name}` is no YAML: {error}");
+            let message = format!("{what} `{name}` is no YAML: {error}");
             return vec![Finding { severity: Severity::Error, path: fleet::value::Path::root(), message }];
         }
     }
-    let Some(config) = merged_config(&role.config) else {
-        let message = "its configs cannot be merged: each has to be a map".to_owned();
+    let Some(config) = merged_config(config) else {
+        let message = format!("its {what} cannot be merged: each file has to be a map");
         return vec![Finding { severity: Severity::Error, path: fleet::value::Path::root(), message }];
     };
     let mut findings = validate(&config);

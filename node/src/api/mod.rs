@@ -107,6 +107,12 @@ fn not_stored(error: &ProposeError) -> Status {
     match error {
         ProposeError::Conflict(_) => Status::aborted(format!("somebody else changed it meanwhile: {text}; look again and repeat")),
         ProposeError::StaleEpoch(_) => Status::aborted(text),
+        ProposeError::Group { source: raft::ProposeError::TooLarge { .. }, .. } => {
+            Status::resource_exhausted(format!("{text}: nothing was stored; send less at once"))
+        }
+        ProposeError::Group { source: raft::ProposeError::NotLeader { .. }, .. } => {
+            Status::unavailable(format!("{text}: nothing was stored; repeat it in a moment"))
+        }
         ProposeError::Group { .. } => Status::unavailable(format!("{text}; whether it happened is not known: look, then repeat with the same idempotency key")),
         ProposeError::Answer(_) => Status::internal(text),
     }

@@ -60,12 +60,13 @@ impl Api {
         };
         let mut counts: BTreeMap<(String, u32), Counts> = BTreeMap::new();
         let mut total = Counts::default();
-        for ended in stored.ended_counts.iter().filter(|_| members.is_empty()) {
+        let ended = !stored.ended_counts.is_empty();
+        for ended in &stored.ended_counts {
             let waves = Counts::from_members(&ended.members);
             counts.insert((ended.role.clone(), ended.wave), waves);
             total.merge(&waves);
         }
-        for member in &members {
+        for member in members.iter().filter(|_| !ended) {
             let name = names.get(member.role as usize).cloned().unwrap_or_default();
             counts.entry((name, member.wave)).or_default().add(member.bucket);
             total.add(member.bucket);
@@ -279,7 +280,7 @@ fn role_view(
         let start = if wave == 0 { 0 } else { role.wave_ends[wave as usize - 1] };
         waves.push(api::WaveRollout {
             number: u64::from(wave) + 1,
-            agents: role.wave_ends[wave as usize] - start,
+            agents: (role.wave_ends[wave as usize] - start).max(counts.members()),
             state: state.to_owned(),
             counts: Some(counts_view(counts)),
             gate: gate_text(&spec),
@@ -330,13 +331,13 @@ impl RolloutService for Api {
         let preview = self.bind(&request).await?;
         Self::check_reach(&request, &preview.shown)?;
         let (stored, entry, before) = self.opening(&request, &preview, &actor)?;
+        self.node.control_ledger.propose(entry).await.map_err(|error| not_stored(&error))?;
         if let Some(before) = &before {
             // The last rollout's list has told where its members stand until now; the new one decides for them.
             for partition in self.node.partitions.iter() {
                 partition.drop_list(before).await.map_err(|error| not_stored(&error))?;
             }
         }
-        self.node.control_ledger.propose(entry).await.map_err(|error| not_stored(&error))?;
         let id = self.stored_rollout(&stored.id).map_or_else(|_| request.family.clone(), |stored| stored.id);
         Ok(Response::new(self.rollout_view(&self.stored_rollout(&id)?)))
     }

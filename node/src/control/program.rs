@@ -56,5 +56,6 @@ fn program_rollout(stored: &store::Rollout) -> ProgramRollout {
         running: stored.state() == RolloutState::Running,
         open_waves: stored.roles.iter().map(|r| (r.role.clone(), r.open_waves)).collect(),
         roll_back: stored.roll_back.as_ref().map(back),
+        returning: matches!(stored.state(), RolloutState::RollingBack | RolloutState::RolledBack),
     }
 }

@@ -40,6 +40,8 @@ pub struct Controller {
 struct Memory {
     looked: Instant,
     kept: Instant,
+    /// Of the document it belongs to; a person's change makes it void.
+    version: u64,
     soaked_ms: BTreeMap<String, u64>,
     inconclusive_ms: u64,
 }
@@ -74,25 +76,25 @@ impl Controller {
         let mut interval = tokio::time::interval(LOOK);
         interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while stop.run_until_cancelled(interval.tick()).await.is_some() {
-            for (id, version) in self.open() {
-                if let Err(error) = self.step(&id, version).await {
+            for id in self.open() {
+                if let Err(error) = self.step(&id).await {
                     tracing::warn!(rollout = id, error = %chain(&error), "the rollout was not moved; it is tried again");
                 }
             }
         }
     }
 
-    fn open(&mut self) -> Vec<(String, u64)> {
+    fn open(&mut self) -> Vec<String> {
         let documents = self.node.control.read();
         let open: Vec<_> = documents
             .rollouts
             .iter()
             .filter(|(_, rollout)| !rollout_state(rollout.value.state()).is_final())
-            .map(|(id, rollout)| (id.clone(), rollout.version))
+            .map(|(id, _)| id.clone())
             .collect();
         drop(documents);
         self.memory.retain(|id, _| {
-            let still = open.iter().any(|(open, _)| open == id);
+            let still = open.contains(id);
             if !still {
                 self.node.waiting.wipe(id);
             }
@@ -101,14 +103,18 @@ impl Controller {
         open
     }
 
-    async fn step(&mut self, id: &str, version: u64) -> Result<(), ProposeError> {
-        let Some(stored) = self.node.control.read().rollouts.get(id).map(|r| store::Rollout::clone(&r.value)) else { return Ok(()) };
+    async fn step(&mut self, id: &str) -> Result<(), ProposeError> {
+        let found = self.node.control.read().rollouts.get(id).cloned();
+        let Some((version, stored)) = found.map(|r| (r.version, store::Rollout::clone(&r.value))) else { return Ok(()) };
         if stored.state() == RolloutState::Planned {
             return prepare::prepare(&self.node, version, stored).await;
         }
         let now = Instant::now();
         let (elapsed_ms, mut rollout) = {
-            let memory = self.memory.entry(id.to_owned()).or_insert_with(|| Memory::of(&stored, now));
+            let memory = self.memory.entry(id.to_owned()).or_insert_with(|| Memory::of(&stored, version, now));
+            if memory.version != version {
+                *memory = Memory::of(&stored, version, now);
+            }
             let elapsed = now.duration_since(std::mem::replace(&mut memory.looked, now));
             let mut rollout = self.node.control.read().domain(&stored);
             for role in &mut rollout.roles {
@@ -118,7 +124,11 @@ impl Controller {
             // A pause of our own, e.g. a suspended machine, is no soak.
             (millis(elapsed.min(4 * LOOK)), rollout)
         };
-        let observed = observe(&self.node, &stored);
+        let mut observed = observe(&self.node, &stored);
+        // A partition that decides by an older program than this document sees its members as they were.
+        if self.node.partitions.iter().any(|partition| partition.program().epoch.0 < version) {
+            observed.evidence_age_ms = None;
+        }
         let next = plan(&rollout, &observed, elapsed_ms);
         rollout.inconclusive_ms = next.inconclusive_ms;
         self.node.waiting.write(id, next.waiting.clone());
@@ -135,7 +145,8 @@ impl Controller {
                 memory.kept = now;
                 let mut stored = stored;
                 memory.write_to(&mut stored);
-                self.node.control_ledger.propose(entry(vec![put(table::ROLLOUT, id, version, &stored)], vec![])).await?;
+                let change = entry(vec![put(table::ROLLOUT, id, version, &stored)], vec![]);
+                memory.version = self.node.control_ledger.propose(change).await?;
             }
             return Ok(());
         }
@@ -153,9 +164,9 @@ impl Controller {
 }
 
 impl Memory {
-    fn of(stored: &store::Rollout, now: Instant) -> Self {
+    fn of(stored: &store::Rollout, version: u64, now: Instant) -> Self {
         let soaked_ms = stored.roles.iter().map(|r| (r.role.clone(), r.soaked_ms)).collect();
-        Memory { looked: now, kept: now, soaked_ms, inconclusive_ms: stored.inconclusive_ms }
+        Memory { looked: now, kept: now, version, soaked_ms, inconclusive_ms: stored.inconclusive_ms }
     }
 
     fn write_to(&self, stored: &mut store::Rollout) {
@@ -208,7 +219,6 @@ fn apply(
     steps: &[Step],
     observed: &Observed,
 ) -> store::Entry {
-    let documents = node.control.read();
     let mut writes = Vec::new();
     let mut acts = Vec::new();
     let object = format!("rollout/{}", stored.id);
@@ -221,6 +231,7 @@ fn apply(
         acts.push(act("controller", action, object.clone(), detail));
     }
     let state = rollout_state(stored.state());
+    let documents = node.control.read();
     if let Some(family) = documents.families.get(&stored.family)
         && state.is_final()
     {
@@ -233,6 +244,8 @@ fn apply(
                 }
             }
             next.stable = stored.to;
+            // A precedence takes effect with the revision that carries it.
+            next.precedence = documents.revision(&stored.family, stored.to).map_or(next.precedence, |r| r.value.precedence);
             next.rollout.clear();
         }
         next.target = next.stable;

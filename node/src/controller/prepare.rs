@@ -23,12 +23,17 @@ pub(super) async fn prepare(node: &Arc<Node>, version: u64, mut stored: store::R
     }) else {
         return Ok(());
     };
-    let candidates: Vec<Vec<Candidate>> =
-        node.partitions.iter().map(|p| p.candidates(&stored.family, precedence, &revision)).collect();
+    let candidates = match crate::preview::candidates(node, &stored.family, precedence, &revision) {
+        Ok((candidates, _)) => candidates,
+        Err(error) => {
+            tracing::warn!(rollout = stored.id, error = %crate::partition::chain(&error), "the inventory cannot be read; tried again");
+            return Ok(());
+        }
+    };
     let plan = stored.plan.as_ref().map_or_else(fleet::rollout::default_plan, plan_spec);
     let (placed, ends) = assign(&candidates, revision.roles.len(), &plan, &stored.id);
     for (partition, candidates) in node.partitions.iter().zip(&candidates) {
-        let members = candidates.iter().filter_map(|c| member(c, &placed)).collect();
+        let members = candidates.iter().filter_map(|c| member(c, &placed, &ends)).collect();
         partition.drop_list(&stored.id).await?;
         partition.store_list(&stored.id, members).await?;
     }
@@ -67,11 +72,14 @@ pub fn assign(candidates: &[Vec<Candidate>], roles: usize, plan: &PlanSpec, seed
     (placed, all_ends)
 }
 
-fn member(candidate: &Candidate, placed: &BTreeMap<Uid, u32>) -> Option<Member> {
+/// Members that do not change count with the last wave: they are nobody's canary.
+fn member(candidate: &Candidate, placed: &BTreeMap<Uid, u32>, ends: &[Vec<u64>]) -> Option<Member> {
+    let waves = ends.get(candidate.role? as usize).map_or(0, Vec::len);
+    let last = u32::try_from(waves.saturating_sub(1)).unwrap_or(0);
     Some(Member {
         uid: candidate.uid.as_bytes().to_vec(),
         role: candidate.role?,
-        wave: placed.get(&candidate.uid).copied().unwrap_or(0),
+        wave: placed.get(&candidate.uid).copied().unwrap_or(last),
         unchanged: candidate.unchanged,
         unreachable: !candidate.reachable,
     })

@@ -91,7 +91,10 @@ pub async fn order(node: &Arc<Node>, id: &str, verb: Verb, actor: &str, reason: 
         };
         let state = rollout_state(stored.state());
         if state == verb.next() {
-            return Ok(stored.id); // said twice, meant once
+            break fence(node, stored.id).await; // said twice, meant once; the first may have failed to fence
+        }
+        if state == State::Planned && matches!(verb, Verb::Halt | Verb::RollBack) {
+            return abort(node, version, stored, actor, reason, key).await;
         }
         if !state.can_move_to(verb.next()) || (verb == Verb::RollBack && !stored.prepared) {
             return Err(VerbError::State { id: stored.id, state: state.name(), verb: verb.past() });
@@ -116,6 +119,25 @@ async fn fence(node: &Arc<Node>, id: String) -> Result<String, VerbError> {
     }
 }
 
+/// Nothing has been offered: there is nothing to stop or to give back.
+async fn abort(
+    node: &Arc<Node>,
+    version: u64,
+    mut stored: store::Rollout,
+    actor: &str,
+    reason: &str,
+    key: &str,
+) -> Result<String, VerbError> {
+    set_state(&mut stored, State::Aborted, &format!("given up by {actor} {reason}"));
+    stored.ended_ms = crate::ledger::now_ms();
+    let act = act(actor, "rollout.abort", format!("rollout/{}", stored.id), reason.to_owned());
+    let write = put(table::ROLLOUT, stored.id.as_str(), version, &stored);
+    let change = Entry { idempotency_key: key.to_owned(), ..entry(vec![write], vec![act]) };
+    let proposed = node.control_ledger.propose(change).await;
+    proposed.map_err(|source| VerbError::Store { id: stored.id.clone(), source })?;
+    Ok(stored.id)
+}
+
 fn change(node: &Arc<Node>, stored: &mut store::Rollout, verb: Verb, actor: &str, reason: &str) {
     let mut cause = format!("{} by {actor}", verb.past());
     if !reason.is_empty() {
@@ -132,6 +154,7 @@ fn change(node: &Arc<Node>, stored: &mut store::Rollout, verb: Verb, actor: &str
             }
             stored.inconclusive_ms = 0;
             stored.stopped_by.clear();
+            stored.roll_back = None;
         }
         Verb::RollBack => stored.roll_back = Some(store::RollBack { all: true, ..store::RollBack::default() }),
     }

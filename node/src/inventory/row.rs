@@ -132,10 +132,10 @@ impl Row {
             healthy: is_healthy(agent),
             health_since_ms: health.map_or(agent.first_seen_ms, |h| h.since_ms),
             health_status: interner.get(health.map_or("", |h| h.status.as_str())),
-            health_error: interner.get(health.map_or("", |h| h.last_error.as_str())),
+            health_error: interner.get(short(health.map_or("", |h| h.last_error.as_str()))),
             started_ms: agent.started_ms,
             reported: status.and_then(reported),
-            config_error: interner.get(status.map_or("", |s| s.error.as_str())),
+            config_error: interner.get(short(status.map_or("", |s| s.error.as_str()))),
             delivery: agent.delivery.as_ref().and_then(|d| delivery(d, interner)),
             refused: agent.refused.iter().filter_map(|r| Digest::from_slice(&r.hash)).collect(),
             duplicate: agent.duplicate,
@@ -188,6 +188,13 @@ impl Row {
         let part = |key| self.get(key).unwrap_or("");
         format!("{}|{}|{}", part("service.version"), part("os.type"), part("host.arch"))
     }
+}
+
+/// Kept of an error text in memory; the record has more.
+const ERROR_BYTES: usize = 256;
+
+fn short(text: &str) -> &str {
+    &text[..text.floor_char_boundary(ERROR_BYTES)]
 }
 
 /// Name under which the operator's bridge reports.
@@ -260,6 +267,6 @@ fn delivery(d: &store::Delivery, interner: &mut Interner) -> Option<Delivery> {
         offered_ms: d.offered_ms,
         was_healthy: d.was_healthy,
         effective: d.effective(),
-        error: interner.get(&d.error),
+        error: interner.get(short(&d.error)),
     })
 }

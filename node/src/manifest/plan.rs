@@ -20,8 +20,12 @@ pub(super) fn plan(document: &Map, reader: &mut Reader) -> Option<Manifest> {
     if let Err(error) = check_name("plan", &name) {
         reader.mistake(error.to_string());
     }
-    let waves: Vec<Option<WaveSpec>> = reader
-        .list(spec, "spec", "waves")
+    let listed = reader.list(spec, "spec", "waves");
+    let sizes: Vec<Size> = listed.iter().filter_map(|wave| size(wave.as_map()?.get("size")?)).collect();
+    if let Err(error) = waves::check(&sizes) {
+        reader.mistake(error.to_string());
+    }
+    let waves: Vec<Option<WaveSpec>> = listed
         .iter()
         .enumerate()
         .map(|(i, value)| wave(value, &format!("spec.waves[{i}]"), reader))
@@ -40,9 +44,6 @@ pub(super) fn plan(document: &Map, reader: &mut Reader) -> Option<Manifest> {
     if waves.is_empty() || waves.len() > WAVES_MAX {
         reader.mistake(format!("spec.waves has {} waves: give 1 to {WAVES_MAX}", waves.len()));
         return None;
-    }
-    if let Err(error) = waves::check(&waves.iter().map(|w| w.size).collect::<Vec<_>>()) {
-        reader.mistake(error.to_string());
     }
     Some(Manifest::Plan { name, spec: PlanSpec { waves, on_stop } })
 }

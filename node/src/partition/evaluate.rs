@@ -1,10 +1,12 @@
 //! What one report means: the new record, what to write, what to answer. A function of its arguments.
 
+use std::collections::BTreeMap;
+
 use fleet::consistency::{Consistency, compare};
 use fleet::digest::Digest;
 use fleet::family::ConfigMap;
 use fleet::offer::{self, Decision, Situation, State};
-use fleet::program::{Desired, Place, Program, Reason, Subject, desired};
+use fleet::program::{Desired, Epoch, Place, Program, Reason, Subject, desired};
 use fleet::selector::Facts;
 use proto::edge::{Report, Transport};
 use proto::opamp::{AgentCapabilities, AgentToServer, ServerToAgent, ServerToAgentFlags};
@@ -30,6 +32,10 @@ pub struct Context<'a> {
     pub place: Option<Place<'a>>,
     /// May offers be authorised now: is the program lease valid?
     pub lease: bool,
+    /// Can what is answered reach the agent? Not when only time has passed.
+    pub replies: bool,
+    /// Labels that the token binds to an agent that enrols now.
+    pub token_labels: &'a BTreeMap<String, String>,
     /// Last number and digest heard through presence.
     pub heard: Option<(u64, MessageDigest)>,
     /// Full state was asked for so long ago.
@@ -70,6 +76,8 @@ pub struct Evaluation {
     pub goodbye: bool,
     /// Last stated capabilities.
     pub capabilities: u64,
+    /// The program it was decided by.
+    pub epoch: Epoch,
 }
 
 /// Evaluates one report against the stored record and its version (0 = none).
@@ -91,6 +99,8 @@ fn verdict(report: &Report, message: &AgentToServer, stored: Option<(u64, &store
     let session = report.session.as_ref().and_then(|s| Some((s.number, s.digest.as_ref().try_into().ok()?)));
     let recorded = stored.and_then(|(_, agent)| Some((agent.number, agent.digest.as_slice().try_into().ok()?)));
     let last = session.or(ctx.heard).or(recorded);
+    // The answer to a stored message may have been lost before the gateway's session learned of it.
+    let last = recorded.filter(|r| *r == (message.sequence_num, digest)).or(last);
     judge(last.as_ref().map(|(number, digest)| (*number, digest)), message.sequence_num, &digest, is_fresh(message))
 }
 
@@ -117,6 +127,7 @@ impl<'a> Turn<'a> {
             uid: uid.as_bytes().to_vec(),
             first_seen_ms: ctx.now_ms,
             token: report.token.clone(),
+            token_labels: ctx.token_labels.clone(),
             refused: tombstone.map(|t| t.refused.clone()).unwrap_or_default(),
             ..store::Agent::default()
         };
@@ -166,6 +177,12 @@ impl<'a> Turn<'a> {
         if asks_uid {
             // Asking again is no reason for a second identity.
             self.new_uid = Some(Uid::from_wire(&self.agent.alias_of).unwrap_or(ctx.new_uid));
+        }
+        if self.agent.duplicate {
+            // Two agents speak with this uid: what either says is not the other's. `muster agents retry` ends it.
+            self.agent.number = message.sequence_num;
+            self.agent.digest = self.report.digest.to_vec();
+            return;
         }
         self.full = message.agent_description.is_some();
         let known = !self.agent.attributes.is_empty();
@@ -300,14 +317,11 @@ impl<'a> Turn<'a> {
         if !self.merged.goodbye && self.new_uid.is_none() && self.agent.alias_of.is_empty() && !self.agent.attributes.is_empty() {
             pending = self.decide();
         }
-        let accepts_restart = self.agent.capabilities & AgentCapabilities::AcceptsRestartCommand as u64 != 0;
-        if self.agent.restart_pending && accepts_restart && !self.merged.goodbye {
+        if self.agent.restart_pending && self.accepts_restart() && self.ctx.replies && !self.merged.goodbye {
             self.restart = true;
             self.agent.restart_pending = false;
             self.agent.restart_sent_ms = self.ctx.now_ms;
             self.acts.push(act("partition", "restart.send", format!("agent/{}", self.uid), String::new()));
-            // A command travels alone; agents drop what comes with it. HTTP hears the rest at its next poll.
-            pending |= self.offer.is_some() && self.report.transport() != Transport::Websocket;
         }
         let mut evaluation = self.finish(verdict);
         evaluation.pending |= pending;
@@ -331,7 +345,11 @@ impl<'a> Turn<'a> {
             accepts: self.agent.capabilities & AgentCapabilities::AcceptsRemoteConfig as u64 != 0,
             many_collectors: attribute(&self.agent, "service.name") == BRIDGE,
             duplicate: self.agent.duplicate,
-            proves_not_received: self.full && names_another && self.agent.started_ms < offered_ms,
+            proves_not_received: self.full
+                && names_another
+                && reported_now.is_some()
+                && self.agent.started_ms != 0
+                && self.agent.started_ms < offered_ms,
         };
         match offer::decide(&situation) {
             Decision::Nothing(_) => false,
@@ -339,21 +357,25 @@ impl<'a> Turn<'a> {
                 self.deliver(&desired, hash, State::Applied);
                 false
             }
-            Decision::Offer(_) if !self.ctx.lease => true,
+            // A command travels alone over HTTP; what is offered now would not be sent.
+            Decision::Offer(_) if !self.ctx.lease || self.restarts_first() => true,
             Decision::Offer(hash) => {
                 // Never an empty map: that is an order to stop the collector.
-                let config = (self.ctx.desired_config)(&desired).filter(|config| !config.is_empty());
+                let config = (self.ctx.desired_config)(&desired).filter(|config| says_something(config));
                 let Some(config) = config else { return false };
                 self.deliver(&desired, hash, State::Offered);
-                let wait = self.restarts_first();
                 self.offer = Some((hash, config));
-                wait
+                false
             }
         }
     }
 
     fn restarts_first(&self) -> bool {
-        self.agent.restart_pending && self.report.transport() != Transport::Websocket
+        self.agent.restart_pending && self.accepts_restart() && self.report.transport() != Transport::Websocket
+    }
+
+    fn accepts_restart(&self) -> bool {
+        self.agent.capabilities & AgentCapabilities::AcceptsRestartCommand as u64 != 0
     }
 
     fn deliver(&mut self, desired: &Desired, hash: Digest, state: State) {
@@ -432,6 +454,7 @@ impl<'a> Turn<'a> {
             new_uid: self.new_uid,
             goodbye: self.merged.goodbye,
             capabilities: self.agent.capabilities,
+            epoch: self.ctx.program.epoch,
         }
     }
 
@@ -485,9 +508,14 @@ fn same(a: &store::Agent, b: &store::Agent) -> bool {
     neutral(a) == neutral(b)
 }
 
+/// An empty map, or one of empty bodies, is an order to stop the collector.
+fn says_something(config: &ConfigMap) -> bool {
+    config.values().any(|file| !file.body.trim().is_empty())
+}
+
 /// The config map as one document, as a supervisor merges it.
 pub fn merged_config(config: &ConfigMap) -> Option<fleet::value::Value> {
-    let parsed: Result<std::collections::BTreeMap<_, _>, _> =
+    let parsed: Result<BTreeMap<_, _>, _> =
         config.iter().map(|(name, file)| proto::yaml::parse(&file.body).map(|value| (name.clone(), value))).collect();
     fleet::merge::merge(&parsed.ok()?).ok()
 }

@@ -11,7 +11,7 @@ use proto::opamp::AgentCapabilities;
 use proto::store::{self, Link, Match, Member, MemberChunk};
 use proto::uid::Uid;
 
-use super::{Partition, desired_of, place_of};
+use super::{Partition, desired_of, place_in};
 use crate::control::role;
 use crate::inventory::{Columns, Row, chunk};
 use crate::ledger::{ProposeError, delete_any, entry, now_ms, put_any, table};
@@ -104,10 +104,16 @@ impl Partition {
     /// Where every member stands, in uid order.
     pub fn members(&self, rollout: &store::Rollout) -> Vec<MemberView> {
         let program = self.program();
+        let uids: Vec<Uid> = {
+            let columns = self.index.read();
+            let Some(list) = columns.lists.get(&rollout.id) else { return vec![] };
+            list.keys().copied().collect()
+        };
+        let stale = self.stale(&uids);
         let columns = self.index.read();
         let Some(list) = columns.lists.get(&rollout.id) else { return vec![] };
         let view = |(uid, member): (&Uid, &crate::inventory::Member)| {
-            let (bucket, error) = self.stand(&columns, &program, rollout, *uid, *member);
+            let (bucket, error) = stand(&columns, &program, rollout, *uid, *member, !stale.contains(uid));
             MemberView { uid: *uid, role: member.role, wave: member.wave, bucket, error }
         };
         list.iter().map(view).collect()
@@ -121,51 +127,62 @@ impl Partition {
         }
         counts
     }
+}
 
-    fn stand(&self, columns: &Columns, program: &Program, rollout: &store::Rollout, uid: Uid, member: crate::inventory::Member) -> (Bucket, String) {
-        let Some(row) = columns.rows.get(&uid) else { return (Bucket::Deleted, String::new()) };
-        let now = now_ms();
-        let place = place_of(columns, program, uid).filter(|p| p.rollout == rollout.id);
-        let place = place.as_ref().map(super::OwnedPlace::borrow);
-        let desired = desired_of(row, place, program);
-        let program_rollout = program.rollout(&rollout.id).map(|(_, r)| r);
-        let covered = place.as_ref().is_some_and(|p| program_rollout.is_some_and(|r| r.covers(p)));
-        let open = place.as_ref().is_some_and(|p| program_rollout.is_some_and(|r| r.is_open(p)));
-        let delivery = row.delivery.as_ref();
-        let touched = delivery.is_some_and(|d| *d.rollout == *rollout.id);
-        let goal = desired.delivery;
-        let elsewhere = delivery.is_some_and(|d| *d.family != *rollout.family) && !matches!(desired.reason, Reason::Wave { .. } | Reason::Waiting { .. });
-        let cannot = !row.can(AgentCapabilities::AcceptsRemoteConfig) || row.many_collectors() || row.duplicate || row.alias;
-        let sighting = Sighting {
-            presence: match row.link {
-                Link::Connected => Presence::Connected,
-                Link::Left => Presence::Left,
-                Link::Lost | Link::Unspecified => Presence::Lost,
-            },
-            unchanged: member.unchanged,
-            open,
-            touched,
-            taken_back: covered,
-            excluded: elsewhere || cannot || (!touched && matches!(desired.reason, Reason::Kept)),
-            refuses: goal.is_some_and(|hash| row.refused.contains(&hash)),
-            reports_status: row.can(AgentCapabilities::ReportsRemoteConfig),
-            goal,
-            offer: delivery.map(|d| (d.hash, d.state, &*d.error)),
-            reported: row.reported,
-            healthy: row.healthy,
-            health_age_ms: now.saturating_sub(row.health_since_ms),
-            was_healthy: delivery.is_some_and(|d| d.was_healthy),
-            contradicts: delivery.is_some_and(|d| d.effective == Match::No),
-            proves: delivery.is_some_and(|d| d.effective == Match::Yes),
-        };
-        let bucket = bucket(&sighting);
-        let error = match bucket {
-            Bucket::Failed(fleet::offer::Failure::Unhealthy) | Bucket::WasUnhealthy => row.health_error.to_string(),
-            Bucket::Failed(_) => delivery.map(|d| d.error.to_string()).unwrap_or_default(),
-            _ => String::new(),
-        };
-        (bucket, error)
-    }
+/// The one bucket a member is in, and the error that explains a failure.
+fn stand(
+    columns: &Columns,
+    program: &Program,
+    rollout: &store::Rollout,
+    uid: Uid,
+    member: crate::inventory::Member,
+    fresh: bool,
+) -> (Bucket, String) {
+    let Some(row) = columns.rows.get(&uid) else { return (Bucket::Deleted, String::new()) };
+    let now = now_ms();
+    let place = place_in(columns, program, uid, &rollout.id);
+    let place = place.as_ref().map(super::OwnedPlace::borrow);
+    let desired = desired_of(row, place, program);
+    let program_rollout = program.rollout(&rollout.id).map(|(_, r)| r);
+    let covered = place.as_ref().is_some_and(|p| program_rollout.is_some_and(|r| r.covers(p)));
+    let taken_back = place.as_ref().is_some_and(|p| program_rollout.is_some_and(|r| r.takes_back(p)));
+    let open = place.as_ref().is_some_and(|p| program_rollout.is_some_and(|r| r.is_open(p)));
+    let delivery = row.delivery.as_ref();
+    let touched = delivery.is_some_and(|d| *d.rollout == *rollout.id);
+    let goal = desired.delivery;
+    let elsewhere = delivery.is_some_and(|d| *d.family != *rollout.family) && !matches!(desired.reason, Reason::Wave { .. } | Reason::Waiting { .. });
+    let cannot = !row.can(AgentCapabilities::AcceptsRemoteConfig) || row.many_collectors() || row.duplicate || row.alias;
+    let sighting = Sighting {
+        presence: match row.link {
+            Link::Connected => Presence::Connected,
+            Link::Left => Presence::Left,
+            Link::Lost | Link::Unspecified => Presence::Lost,
+        },
+        unchanged: member.unchanged,
+        open,
+        touched,
+        covered,
+        taken_back,
+        fresh,
+        excluded: elsewhere || cannot || (!touched && matches!(desired.reason, Reason::Kept)),
+        refuses: goal.is_some_and(|hash| row.refused.contains(&hash)),
+        reports_status: row.can(AgentCapabilities::ReportsRemoteConfig),
+        goal,
+        offer: delivery.map(|d| (d.hash, d.state, &*d.error)),
+        reported: row.reported,
+        healthy: row.healthy,
+        health_age_ms: now.saturating_sub(row.health_since_ms),
+        was_healthy: delivery.is_some_and(|d| d.was_healthy),
+        contradicts: delivery.is_some_and(|d| d.effective == Match::No),
+        proves: delivery.is_some_and(|d| d.effective == Match::Yes),
+    };
+    let bucket = bucket(&sighting);
+    let error = match bucket {
+        Bucket::Failed(fleet::offer::Failure::Unhealthy) | Bucket::WasUnhealthy => row.health_error.to_string(),
+        Bucket::Failed(_) => delivery.map(|d| d.error.to_string()).unwrap_or_default(),
+        _ => String::new(),
+    };
+    (bucket, error)
 }
 
 fn candidate(row: &Row, program: &Program, family: &str, precedence: i64, roles: &[fleet::program::ProgramRole]) -> Option<Candidate> {

@@ -12,6 +12,9 @@ use super::body;
 const ATTRIBUTES_MAX: usize = 128;
 const TEXT_BYTES_MAX: usize = 1024;
 
+/// Compressed bodies of one report.
+const BODIES_BYTES_MAX: usize = 2 << 20;
+
 /// Kept of an error text; supervisors put log tails of up to 1 MiB there.
 pub const ERROR_BYTES_MAX: usize = 8 * 1024;
 
@@ -57,7 +60,26 @@ pub fn merge(agent: &mut store::Agent, uid: Uid, message: &AgentToServer, now_ms
         agent.custom_capabilities = custom.capabilities.iter().take(ATTRIBUTES_MAX).map(|c| cut(c, TEXT_BYTES_MAX)).collect();
     }
     merged.goodbye = message.agent_disconnect.is_some();
+    shed(agent, &mut merged);
     merged
+}
+
+/// Keeps one report's bodies well below what an entry may hold; the status that came with them still counts.
+fn shed(agent: &mut store::Agent, merged: &mut Merged) {
+    if merged.bodies.iter().map(|write| write.value.len()).sum::<usize>() <= BODIES_BYTES_MAX {
+        return;
+    }
+    merged.bodies.clear();
+    for file in agent.effective.iter_mut().flat_map(|effective| &mut effective.files) {
+        file.body.clear();
+        file.dropped = "too large to keep".to_owned();
+    }
+    if let Some(health) = &mut agent.health {
+        health.tree.clear();
+    }
+    if let Some(components) = &mut agent.components {
+        components.body.clear();
+    }
 }
 
 /// A transition for the history.
@@ -109,7 +131,7 @@ fn feel(agent: &mut store::Agent, health: &opamp::ComponentHealth, now_ms: u64, 
     }
     // A message without a start time does not unsay the last one: it is what the next start is compared with.
     let started_unix_nano = if health.start_time_unix_nano == 0 { started } else { health.start_time_unix_nano };
-    agent.started_ms = health.start_time_unix_nano / 1_000_000;
+    agent.started_ms = started_unix_nano / 1_000_000;
     let tree = if health.component_health_map.is_empty() { Vec::new() } else { timeless(health).encode_to_vec() };
     let kept = !tree.is_empty() && tree.len() <= body::KEPT_BYTES_MAX;
     if kept {

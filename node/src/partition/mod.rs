@@ -8,6 +8,7 @@ mod evaluate;
 mod members;
 pub mod merge;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -120,6 +121,8 @@ pub struct Partition {
     core: std::sync::Mutex<Core>,
     started: Instant,
     program: ArcSwap<Program>,
+    /// Held while a newer program is taken, so that it never goes backwards.
+    taking: std::sync::Mutex<()>,
     /// When the program was last confirmed with the control group; in milliseconds since `started`, 0 = never.
     confirmed_ms: std::sync::atomic::AtomicU64,
     last_grant_ms: std::sync::atomic::AtomicU64,
@@ -142,6 +145,7 @@ impl Partition {
             core: std::sync::Mutex::new(Core::new(timing, 0)),
             started: Instant::now(),
             program: ArcSwap::from_pointee(Program::default()),
+            taking: std::sync::Mutex::default(),
             confirmed_ms: 0.into(),
             last_grant_ms: 0.into(),
             notices,
@@ -159,10 +163,22 @@ impl Partition {
         self.program.load_full()
     }
 
-    /// How long ago the agent was heard.
-    pub fn age_ms(&self, uid: Uid) -> u64 {
-        self.core().age_ms(uid, self.monotonic_ms())
+    /// How long ago each of these agents was heard.
+    pub fn ages_ms(&self, uids: &[Uid]) -> Vec<u64> {
+        let now = self.monotonic_ms();
+        let core = self.core();
+        uids.iter().map(|uid| core.age_ms(*uid, now)).collect()
     }
+
+    /// Those of these agents that were silent for two intervals: what is known of them proves nothing any more.
+    fn stale(&self, uids: &[Uid]) -> std::collections::HashSet<Uid> {
+        let limit = 2 * millis(self.config.agent_interval);
+        let ages = self.ages_ms(uids);
+        uids.iter().zip(ages).filter(|(_, age)| *age >= limit).map(|(uid, _)| *uid).collect()
+    }
+
+    // Locks: the core's, the control documents' and the index's are never held together. Each of them has a writer that
+    // waits for its readers, so that two that nest in different orders stop all three.
 
     fn core(&self) -> std::sync::MutexGuard<'_, Core> {
         self.core.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
@@ -198,7 +214,12 @@ impl Partition {
         if let Some(message) = &report.message {
             self.core().handled(uid, message.sequence_num, digest, report.connection, evaluation.asks_full, now);
         }
-        Ok(self.answer(&report, evaluation))
+        let changed_meanwhile = evaluation.epoch != self.program().epoch;
+        let mut answer = self.answer(&report, evaluation);
+        if changed_meanwhile && let Some(session) = &mut answer.session {
+            session.pending = true;
+        }
+        Ok(answer)
     }
 
     fn answer(&self, report: &Report, evaluation: evaluate::Evaluation) -> Answer {
@@ -233,49 +254,53 @@ impl Partition {
             tries += 1;
             let program = self.program();
             let stored = self.stored(uid)?;
+            let token_labels = if stored.is_none() { self.token_labels(&report.token) } else { BTreeMap::new() };
             if let Some((_, agent)) = &stored {
                 check_token(uid, agent, report)?;
             }
             let tombstone = if stored.is_none() { self.tombstone(uid)? } else { None };
+            let place = place_of(&self.index.read(), &program, uid);
             let evaluation = {
-                let columns = self.index.read();
-                let place = place_of(&columns, &program, uid);
-                let agent = stored.as_ref().map(|(_, agent)| agent);
                 let config = |delivery: &store::Delivery| {
                     let reason_rollout = delivery.rollout.as_str();
                     delivered_config(&self.control.read(), &delivery.family, &delivery.role, delivery.revision, reason_rollout)
                 };
-                let desired_config = |desired: &Desired| desired_config(&self.control.read(), desired, agent);
+                let desired_config = |desired: &Desired| desired_config(&self.control.read(), desired);
                 let ctx = evaluate::Context {
                     program: &program,
                     place: place.as_ref().map(|p| p.borrow()),
                     lease: may_offer && self.has_lease(),
+                    replies: may_offer,
+                    token_labels: &token_labels,
                     heard,
                     full_asked_ms_ago,
                     config: &config,
                     desired_config: &desired_config,
-                    knows_components: &|hash| columns.components.contains_key(hash),
+                    knows_components: &|hash| self.index.read().components.contains_key(hash),
                     offer_timeout_ms: millis(self.config.offer_timeout),
                     now_ms: now_ms(),
                     new_uid: new_uid(uid),
                     duplicate,
                 };
-                let mut evaluation = evaluate::evaluate(uid, report, stored.as_ref().map(|(v, a)| (*v, a)), tombstone.as_ref(), &ctx);
-                if let Some(entry) = &mut evaluation.entry
-                    && stored.is_none()
-                    && report.message.is_some()
-                {
-                    self.enrol(entry, &report.token);
-                }
-                evaluation
+                evaluate::evaluate(uid, report, stored.as_ref().map(|(v, a)| (*v, a)), tombstone.as_ref(), &ctx)
             };
-            let Some(entry) = evaluation.entry.clone() else { return Ok(evaluation) };
             if evaluation.offers {
                 self.last_grant_ms.fetch_max(self.monotonic_ms(), std::sync::atomic::Ordering::SeqCst);
             }
+            let Some(entry) = evaluation.entry.clone() else {
+                // A retry repeats an offer without an entry that the group could fence: look at the floor here.
+                if evaluation.offers && self.index.read().floor > program.epoch.0 && tries < TRIES {
+                    self.take_program();
+                    continue;
+                }
+                return Ok(evaluation);
+            };
             match self.ledger.propose(entry).await {
                 // Checked before proposing and again after commit: a lease that ran out in between authorises nothing.
-                Ok(_) if evaluation.offers && !self.has_lease() => return Ok(without_offer(evaluation)),
+                Ok(_) if evaluation.offers && !self.has_lease() => {
+                    self.withdraw(uid).await?;
+                    return Ok(without_offer(evaluation));
+                }
                 Ok(_) => return Ok(evaluation),
                 Err(ProposeError::Conflict(_)) if tries < TRIES => {}
                 Err(ProposeError::StaleEpoch(_)) if tries < TRIES => self.take_program(),
@@ -284,16 +309,19 @@ impl Partition {
         }
     }
 
-    /// Labels of the enrolling token become the agent's.
-    fn enrol(&self, entry: &mut store::Entry, token: &str) {
-        let documents = self.control.read();
-        let Some(labels) = documents.tokens.get(token).map(|t| t.value.labels.clone()).filter(|l| !l.is_empty()) else { return };
-        for write in entry.writes.iter_mut().filter(|w| w.table == u32::from(table::AGENT)) {
-            if let Ok(mut agent) = <store::Agent as prost::Message>::decode(write.value.as_slice()) {
-                agent.token_labels.clone_from(&labels);
-                write.value = prost::Message::encode_to_vec(&agent);
-            }
-        }
+    /// Labels that the enrolling token binds.
+    fn token_labels(&self, token: &str) -> BTreeMap<String, String> {
+        self.control.read().tokens.get(token).map(|t| t.value.labels.clone()).unwrap_or_default()
+    }
+
+    /// Writes down that the offer just granted was not sent.
+    async fn withdraw(&self, uid: Uid) -> Result<bool, Error> {
+        self.change(uid, |agent| {
+            let delivery = agent.delivery.as_mut().filter(|d| d.state() == DeliveryState::Offered)?;
+            delivery.state = DeliveryState::Withdrawn.into();
+            Some(merge::transition(now_ms(), "withdrawn", "offered", "withdrawn", "the program lease ran out"))
+        })
+        .await
     }
 
     fn stored(&self, uid: Uid) -> Result<Option<(u64, store::Agent)>, Error> {
@@ -327,9 +355,7 @@ impl Partition {
             let columns = self.index.read();
             uids.into_iter().filter(|uid| columns.rows.get(uid).is_some_and(|row| row.link != Link::Connected && !row.alias)).collect()
         };
-        for uid in back {
-            self.link(uid, Link::Connected, "heard again").await;
-        }
+        self.link_all(back, Link::Connected, "heard again").await;
     }
 
     /// A connection ended. Only a clean end says that the agent has left.
@@ -341,6 +367,12 @@ impl Partition {
         }
     }
 
+    /// Many at a time, so that they share their fsyncs.
+    async fn link_all(&self, uids: Vec<Uid>, link: Link, detail: &str) {
+        use futures::StreamExt;
+        futures::stream::iter(uids).for_each_concurrent(256, |uid| self.link(uid, link, detail)).await;
+    }
+
     async fn link(&self, uid: Uid, link: Link, detail: &str) {
         let word = match link {
             Link::Lost => "lost",
@@ -348,8 +380,9 @@ impl Partition {
             Link::Connected | Link::Unspecified => "connected",
         };
         let changed = self
-            .change(uid, "partition", |agent| {
-                if agent.link() == link {
+            .change(uid, |agent| {
+                let heard_meanwhile = link == Link::Lost && !self.core().is_lost(uid, self.monotonic_ms());
+                if agent.link() == link || heard_meanwhile {
                     return None;
                 }
                 agent.link = link.into();
@@ -363,7 +396,7 @@ impl Partition {
     }
 
     /// Changes a record by itself, e.g. a label. `None` from the closure: leave it. Answers whether it was changed.
-    pub async fn change(&self, uid: Uid, _actor: &str, change: impl Fn(&mut store::Agent) -> Option<store::Transition>) -> Result<bool, Error> {
+    pub async fn change(&self, uid: Uid, change: impl Fn(&mut store::Agent) -> Option<store::Transition>) -> Result<bool, Error> {
         self.change_with(uid, vec![], change).await
     }
 
@@ -386,9 +419,7 @@ impl Partition {
     /// Looks for silent agents and for offers whose time has passed. Call it every second.
     pub async fn tick(&self) {
         let (lost, late) = self.overdue();
-        for uid in lost {
-            self.link(uid, Link::Lost, "silent").await;
-        }
+        self.link_all(lost, Link::Lost, "silent").await;
         for uid in late {
             let _turn = self.turn(uid).lock().await;
             let report = Report { instance_uid: uid.as_bytes().to_vec().into(), ..Report::default() };
@@ -399,23 +430,36 @@ impl Partition {
     }
 
     fn overdue(&self) -> (Vec<Uid>, Vec<Uid>) {
-        let (now, wall) = (self.monotonic_ms(), now_ms());
-        let core = self.core();
-        let columns = self.index.read();
-        let lost = |row: &&Row| row.link == Link::Connected && core.is_lost(row.uid, now);
-        let late = |row: &&Row| {
-            row.offer(wall).is_some_and(|offer| fleet::offer::on_time(&offer, millis(self.config.offer_timeout)).is_some())
+        let wall = now_ms();
+        let (connected, late): (Vec<Uid>, Vec<Uid>) = {
+            let columns = self.index.read();
+            let late = |row: &&Row| {
+                let offer = row.offer(wall);
+                offer.is_some_and(|o| fleet::offer::on_time(&o, millis(self.config.offer_timeout)).is_some())
+            };
+            let connected = columns.rows.values().filter(|row| row.link == Link::Connected && !row.alias);
+            (connected.map(|row| row.uid).collect(), columns.rows.values().filter(late).map(|row| row.uid).collect())
         };
-        let uids = |wanted: &dyn Fn(&&Row) -> bool| columns.rows.values().filter(wanted).map(|row| row.uid).collect();
-        (uids(&lost), uids(&late))
+        let now = self.monotonic_ms();
+        let core = self.core();
+        (connected.into_iter().filter(|uid| core.is_lost(*uid, now)).collect(), late)
     }
 
     // ---- the program ----
 
     /// Takes the control group's newest program; agents that it has something for are named to their gateways.
     pub fn take_program(&self) {
-        let program = crate::control::build_program(&self.control.read());
-        let before = self.program.swap(Arc::new(program.clone()));
+        let (before, program) = {
+            let _one = self.taking.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let before = self.program();
+            let newest = self.control.read().program_version;
+            if newest <= before.epoch.0 {
+                return;
+            }
+            let program = Arc::new(crate::control::build_program(&self.control.read()));
+            self.program.store(program.clone());
+            (before, program)
+        };
         if before.families != program.families {
             self.name_pending(&program);
         }
@@ -601,12 +645,15 @@ impl OwnedPlace {
 
 /// The agent's place in a rollout that the program names.
 pub fn place_of(columns: &Columns, program: &Program, uid: Uid) -> Option<OwnedPlace> {
-    columns.listed.get(&uid)?.iter().rev().find_map(|id| {
-        let (family, rollout) = program.rollout(id)?;
-        let member = columns.lists.get(&**id)?.get(&uid)?;
-        let role = family.roles(rollout.to).get(member.role as usize)?;
-        Some(OwnedPlace { rollout: id.to_string(), role: role.name.clone(), wave: member.wave })
-    })
+    columns.listed.get(&uid)?.iter().rev().find_map(|id| place_in(columns, program, uid, id))
+}
+
+/// The agent's place in this rollout, if the program names it.
+fn place_in(columns: &Columns, program: &Program, uid: Uid, id: &str) -> Option<OwnedPlace> {
+    let (family, rollout) = program.rollout(id)?;
+    let member = columns.lists.get(id)?.get(&uid)?;
+    let role = family.roles(rollout.to).get(member.role as usize)?;
+    Some(OwnedPlace { rollout: id.to_owned(), role: role.name.clone(), wave: member.wave })
 }
 
 /// The config map of a role at a revision; revision 0: the baseline of the rollout's target.
@@ -621,7 +668,7 @@ fn delivered_config(documents: &Documents, family: &str, role: &str, revision: u
     Some(map)
 }
 
-fn desired_config(documents: &Documents, desired: &Desired, _agent: Option<&store::Agent>) -> Option<ConfigMap> {
+fn desired_config(documents: &Documents, desired: &Desired) -> Option<ConfigMap> {
     let (family, role) = desired.owner.as_ref()?;
     let rollout = match &desired.reason {
         Reason::RolledBack { rollout } => rollout.as_str(),
@@ -688,11 +735,6 @@ pub fn state_of(row: &Row, desired: &Desired) -> &'static str {
         State::Applied if row.healthy => "converged",
         State::Applied => "soaking",
     }
-}
-
-/// Is this stored state one that an answer is awaited in?
-pub fn is_open(state: DeliveryState) -> bool {
-    matches!(state, DeliveryState::Offered | DeliveryState::Applying)
 }
 
 impl Partition {
