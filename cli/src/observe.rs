@@ -35,14 +35,23 @@ pub struct Telemetry {
 pub fn start(format: Format, otlp: Option<&str>) -> anyhow::Result<Telemetry> {
     let filter = EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| EnvFilter::new("info,openraft=warn,opentelemetry=warn"));
-    let text = matches!(format, Format::Text).then(|| tracing_subscriber::fmt::layer().with_writer(std::io::stderr));
-    let json = matches!(format, Format::Json).then(|| tracing_subscriber::fmt::layer().json().with_writer(std::io::stderr));
+    let text = matches!(format, Format::Text)
+        .then(|| tracing_subscriber::fmt::layer().with_writer(std::io::stderr));
+    let json = matches!(format, Format::Json).then(|| {
+        tracing_subscriber::fmt::layer()
+            .json()
+            .with_writer(std::io::stderr)
+    });
     let resource = Resource::builder()
         .with_service_name("muster")
         .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
         .build();
-    let traces = otlp.map(|endpoint| traces(endpoint, resource.clone())).transpose()?;
-    let metrics = otlp.map(|endpoint| metrics(endpoint, resource)).transpose()?;
+    let traces = otlp
+        .map(|endpoint| traces(endpoint, resource.clone()))
+        .transpose()?;
+    let metrics = otlp
+        .map(|endpoint| metrics(endpoint, resource))
+        .transpose()?;
     let spans = traces
         .as_ref()
         .map(|provider| tracing_opentelemetry::layer().with_tracer(provider.tracer("muster")));
@@ -65,7 +74,10 @@ fn traces(endpoint: &str, resource: Resource) -> anyhow::Result<SdkTracerProvide
         .with_endpoint(endpoint)
         .build()
         .with_context(|| format!("cannot send traces to {endpoint}"))?;
-    Ok(SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource).build())
+    Ok(SdkTracerProvider::builder()
+        .with_batch_exporter(exporter)
+        .with_resource(resource)
+        .build())
 }
 
 fn metrics(endpoint: &str, resource: Resource) -> anyhow::Result<SdkMeterProvider> {
@@ -74,7 +86,10 @@ fn metrics(endpoint: &str, resource: Resource) -> anyhow::Result<SdkMeterProvide
         .with_endpoint(endpoint)
         .build()
         .with_context(|| format!("cannot send metrics to {endpoint}"))?;
-    Ok(SdkMeterProvider::builder().with_periodic_exporter(exporter).with_resource(resource).build())
+    Ok(SdkMeterProvider::builder()
+        .with_periodic_exporter(exporter)
+        .with_resource(resource)
+        .build())
 }
 
 /// Records the fleet's figures; costs nothing without an endpoint.
@@ -82,13 +97,28 @@ pub fn fleet(node: &Arc<Node>) {
     static AGENTS: std::sync::OnceLock<Gauge<u64>> = std::sync::OnceLock::new();
     let agents = AGENTS.get_or_init(|| {
         let meter = global::meter("muster");
-        meter.u64_gauge("muster.agents").with_description("Agents by link state").build()
+        meter
+            .u64_gauge("muster.agents")
+            .with_description("Agents by link state")
+            .build()
     });
-    for (word, link) in [("connected", Link::Connected), ("lost", Link::Lost), ("left", Link::Left)] {
+    for (word, link) in [
+        ("connected", Link::Connected),
+        ("lost", Link::Lost),
+        ("left", Link::Left),
+    ] {
         let count = |p: &Arc<node::partition::Partition>| {
-            p.index().read().rows.values().filter(|row| row.link == link && !row.alias).count() as u64
+            p.index()
+                .read()
+                .rows
+                .values()
+                .filter(|row| row.link == link && !row.alias)
+                .count() as u64
         };
-        agents.record(node.partitions.iter().map(count).sum(), &[KeyValue::new("state", word)]);
+        agents.record(
+            node.partitions.iter().map(count).sum(),
+            &[KeyValue::new("state", word)],
+        );
     }
 }
 

@@ -107,12 +107,18 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
 }
 
 async fn serve(args: ServeArgs, stop: CancellationToken) -> anyhow::Result<()> {
-    std::fs::create_dir_all(&args.data_dir).with_context(|| {
-        format!(
-            "cannot create the data directory {}",
-            args.data_dir.display()
-        )
-    })?;
+    let mut directory = std::fs::DirBuilder::new();
+    // Configs stand in it as their authors wrote them: nobody else's to read.
+    std::os::unix::fs::DirBuilderExt::mode(&mut directory, 0o700);
+    directory
+        .recursive(true)
+        .create(&args.data_dir)
+        .with_context(|| {
+            format!(
+                "cannot create the data directory {}",
+                args.data_dir.display()
+            )
+        })?;
     let node = Node::start(Config {
         data_dir: args.data_dir.clone(),
         partition: args.partition(),
@@ -211,14 +217,14 @@ fn ready(node: Arc<Node>) -> Arc<dyn Fn() -> Result<(), String> + Send + Sync> {
     Arc::new(move || {
         let stopped = |name: &str, status: raft::GroupStatus| match status.stopped {
             Some(why) => Err(format!("group {name} has stopped: {why}")),
-            None if status.leadership.leader.is_none() => Err(format!("group {name} has no leader")),
+            None if status.leadership.leader.is_none() => {
+                Err(format!("group {name} has no leader"))
+            }
             None => Ok(()),
         };
         stopped("control", node.control_ledger.group().status())?;
-        let partitions = node.partitions.iter();
-        partitions
-            .map(|p| stopped(p.ledger.name(), p.ledger.group().status()))
-            .collect()
+        let mut partitions = node.partitions.iter();
+        partitions.try_for_each(|p| stopped(p.ledger.name(), p.ledger.group().status()))
     })
 }
 
@@ -245,8 +251,13 @@ impl ServeArgs {
 
 async fn signals(stop: CancellationToken) {
     use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
-        tracing::error!("signals cannot be received: stop the process with SIGKILL; the next start recovers");
+    let (Ok(mut term), Ok(mut int)) = (
+        signal(SignalKind::terminate()),
+        signal(SignalKind::interrupt()),
+    ) else {
+        tracing::error!(
+            "signals cannot be received: stop the process with SIGKILL; the next start recovers"
+        );
         return;
     };
     tokio::select! {

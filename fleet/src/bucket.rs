@@ -159,7 +159,10 @@ fn progress(s: &Sighting<'_>, at_goal: bool) -> Bucket {
             Presence::Lost | Presence::Deleted => Bucket::NotReached,
         };
     };
-    let failed = matches!(state, State::Failed | State::RolledBackByAgent | State::NoAnswer);
+    let failed = matches!(
+        state,
+        State::Failed | State::RolledBackByAgent | State::NoAnswer
+    );
     if failed && !s.touched {
         // It failed with this config before this rollout.
         return Bucket::Refused;
@@ -186,8 +189,13 @@ fn applied(s: &Sighting<'_>) -> Bucket {
             (false, true) => Bucket::WasUnhealthy,
         };
     }
-    let names_it = s.reported.map(|(hash, status)| (Some(hash), status)) == Some((s.goal, Reported::Applied));
-    if names_it && s.fresh && !s.contradicts { Bucket::Converged } else { Bucket::Soaking }
+    let names_it =
+        s.reported.map(|(hash, status)| (Some(hash), status)) == Some((s.goal, Reported::Applied));
+    if names_it && s.fresh && !s.contradicts {
+        Bucket::Converged
+    } else {
+        Bucket::Soaking
+    }
 }
 
 /// An agent without config statuses converges by its effective config, or is counted apart.
@@ -244,7 +252,10 @@ impl Counts {
 
     /// Failed members of any kind.
     pub fn failures(&self) -> u64 {
-        ALL.iter().filter(|bucket| matches!(bucket, Bucket::Failed(_))).map(|bucket| self.of(*bucket)).sum()
+        ALL.iter()
+            .filter(|bucket| matches!(bucket, Bucket::Failed(_)))
+            .map(|bucket| self.of(*bucket))
+            .sum()
     }
 
     /// The failure kind with most members; ties go to the one named first.
@@ -253,7 +264,9 @@ impl Counts {
             Bucket::Failed(failure) if self.of(*bucket) > 0 => Some((self.of(*bucket), *failure)),
             _ => None,
         });
-        failed.max_by_key(|(count, failure)| (*count, std::cmp::Reverse(*failure))).map(|(_, failure)| failure)
+        failed
+            .max_by_key(|(count, failure)| (*count, std::cmp::Reverse(*failure)))
+            .map(|(_, failure)| failure)
     }
 
     /// Members whose outcome counts for the gate: not in a named exception.
@@ -269,12 +282,18 @@ impl Counts {
             Bucket::Excluded,
             Bucket::Returned,
         ];
-        self.members() - exceptions.iter().map(|bucket| self.of(*bucket)).sum::<u64>()
+        self.members()
+            - exceptions
+                .iter()
+                .map(|bucket| self.of(*bucket))
+                .sum::<u64>()
     }
 }
 
 fn index(bucket: Bucket) -> usize {
-    ALL.iter().position(|b| *b == bucket).expect("ALL lists every bucket")
+    ALL.iter()
+        .position(|b| *b == bucket)
+        .expect("ALL lists every bucket")
 }
 
 #[cfg(test)]
@@ -309,49 +328,125 @@ mod tests {
     fn converged_needs_every_sign() {
         let all = converged();
         assert_eq!(bucket(&all), Bucket::Converged);
-        assert_eq!(bucket(&Sighting { healthy: false, ..all.clone() }), Bucket::Soaking);
-        assert_eq!(bucket(&Sighting { contradicts: true, ..all.clone() }), Bucket::Soaking);
-        assert_eq!(bucket(&Sighting { reported: None, ..all.clone() }), Bucket::Soaking);
-        assert_eq!(bucket(&Sighting { presence: Presence::Lost, ..all }), Bucket::Failed(Failure::Vanished));
+        assert_eq!(
+            bucket(&Sighting {
+                healthy: false,
+                ..all.clone()
+            }),
+            Bucket::Soaking
+        );
+        assert_eq!(
+            bucket(&Sighting {
+                contradicts: true,
+                ..all.clone()
+            }),
+            Bucket::Soaking
+        );
+        assert_eq!(
+            bucket(&Sighting {
+                reported: None,
+                ..all.clone()
+            }),
+            Bucket::Soaking
+        );
+        assert_eq!(
+            bucket(&Sighting {
+                presence: Presence::Lost,
+                ..all
+            }),
+            Bucket::Failed(Failure::Vanished)
+        );
     }
 
     #[test]
     fn thirty_seconds_unhealthy_fail_only_who_was_healthy() {
-        let sick = Sighting { healthy: false, health_age_ms: UNHEALTHY_AFTER_MS, ..converged() };
+        let sick = Sighting {
+            healthy: false,
+            health_age_ms: UNHEALTHY_AFTER_MS,
+            ..converged()
+        };
         assert_eq!(bucket(&sick), Bucket::Failed(Failure::Unhealthy));
-        assert_eq!(bucket(&Sighting { was_healthy: false, ..sick }), Bucket::WasUnhealthy);
+        assert_eq!(
+            bucket(&Sighting {
+                was_healthy: false,
+                ..sick
+            }),
+            Bucket::WasUnhealthy
+        );
     }
 
     #[test]
     fn silent_before_its_offer_is_not_failed() {
-        let asleep = Sighting { presence: Presence::Lost, touched: false, offer: None, ..converged() };
+        let asleep = Sighting {
+            presence: Presence::Lost,
+            touched: false,
+            offer: None,
+            ..converged()
+        };
         assert_eq!(bucket(&asleep), Bucket::NotReached);
-        assert_eq!(bucket(&Sighting { presence: Presence::Left, ..asleep }), Bucket::Left);
+        assert_eq!(
+            bucket(&Sighting {
+                presence: Presence::Left,
+                ..asleep
+            }),
+            Bucket::Left
+        );
     }
 
     #[test]
     fn an_agent_without_statuses_is_proven_by_its_effective_config_or_named() {
         let goal = converged().goal.unwrap();
-        let mute = Sighting { reports_status: false, offer: Some((goal, State::NoAnswer, "")), reported: None, ..converged() };
+        let mute = Sighting {
+            reports_status: false,
+            offer: Some((goal, State::NoAnswer, "")),
+            reported: None,
+            ..converged()
+        };
         assert_eq!(bucket(&mute), Bucket::Converged);
-        assert_eq!(bucket(&Sighting { proves: false, ..mute }), Bucket::Unverifiable);
+        assert_eq!(
+            bucket(&Sighting {
+                proves: false,
+                ..mute
+            }),
+            Bucket::Unverifiable
+        );
     }
 
     #[test]
     fn who_was_never_offered_it_is_not_touched_by_a_rollback() {
-        let untouched = Sighting { covered: true, touched: false, offer: None, ..converged() };
+        let untouched = Sighting {
+            covered: true,
+            touched: false,
+            offer: None,
+            ..converged()
+        };
         assert_eq!(bucket(&untouched), Bucket::Waiting);
     }
 
     #[test]
     fn a_member_has_returned_only_when_its_turn_to_go_back_has_come() {
-        let covered = Sighting { covered: true, ..converged() };
+        let covered = Sighting {
+            covered: true,
+            ..converged()
+        };
         assert_eq!(bucket(&covered), Bucket::Converged);
-        assert_eq!(bucket(&Sighting { taken_back: true, ..covered }), Bucket::Returned);
+        assert_eq!(
+            bucket(&Sighting {
+                taken_back: true,
+                ..covered
+            }),
+            Bucket::Returned
+        );
     }
 
     #[test]
     fn old_evidence_does_not_converge() {
-        assert_eq!(bucket(&Sighting { fresh: false, ..converged() }), Bucket::Soaking);
+        assert_eq!(
+            bucket(&Sighting {
+                fresh: false,
+                ..converged()
+            }),
+            Bucket::Soaking
+        );
     }
 }

@@ -34,7 +34,12 @@ pub fn compare(sent: &Value, effective: &Value) -> Consistency {
     }
 }
 
-fn agrees<'a>(sent: &'a Value, found: Option<&Value>, path: &mut Vec<&'a str>, compared: &mut usize) -> bool {
+fn agrees<'a>(
+    sent: &'a Value,
+    found: Option<&Value>,
+    path: &mut Vec<&'a str>,
+    compared: &mut usize,
+) -> bool {
     if path.as_slice() == ["service", "telemetry"] {
         return true;
     }
@@ -54,14 +59,24 @@ fn agrees<'a>(sent: &'a Value, found: Option<&Value>, path: &mut Vec<&'a str>, c
             *compared += 1;
             true
         }
-        (Value::List(list), Some(Value::List(there))) if path.as_slice() == ["service", "extensions"] => {
+        (Value::List(list), Some(Value::List(there)))
+            if path.as_slice() == ["service", "extensions"] =>
+        {
             list.iter().all(|item| there.contains(item))
         }
-        (Value::List(list), Some(Value::List(there))) if list.iter().chain(there).all(|item| scalar(item).is_some()) => {
-            list.len() == there.len() && list.iter().zip(there).all(|(a, b)| agrees(a, Some(b), path, compared))
+        (Value::List(list), Some(Value::List(there)))
+            if list.iter().chain(there).all(|item| scalar(item).is_some()) =>
+        {
+            list.len() == there.len()
+                && list
+                    .iter()
+                    .zip(there)
+                    .all(|(a, b)| agrees(a, Some(b), path, compared))
         }
         (sent, Some(found)) => {
-            let (Some(sent), Some(found)) = (scalar(sent), scalar(found)) else { return in_component(path) };
+            let (Some(sent), Some(found)) = (scalar(sent), scalar(found)) else {
+                return in_component(path);
+            };
             if sent.contains("${") || found.contains("REDACTED") {
                 return true;
             }
@@ -87,7 +102,9 @@ fn seconds(mut text: &str) -> Option<f64> {
     let mut total = 0.0;
     while !text.is_empty() {
         let digits = text.find(|c: char| c != '.' && !c.is_ascii_digit())?;
-        let unit = text[digits..].find(|c: char| c.is_ascii_digit()).map_or(text.len(), |at| digits + at);
+        let unit = text[digits..]
+            .find(|c: char| c.is_ascii_digit())
+            .map_or(text.len(), |at| digits + at);
         let scale = match &text[digits..unit] {
             "ns" => 1e-9,
             "us" | "µs" => 1e-6,
@@ -118,7 +135,12 @@ mod tests {
     use super::*;
 
     fn map(pairs: &[(&str, Value)]) -> Value {
-        Value::Map(pairs.iter().map(|(k, v)| ((*k).to_owned(), v.clone())).collect())
+        Value::Map(
+            pairs
+                .iter()
+                .map(|(k, v)| ((*k).to_owned(), v.clone()))
+                .collect(),
+        )
     }
 
     fn text(s: &str) -> Value {
@@ -128,15 +150,24 @@ mod tests {
     #[test]
     fn additions_of_the_supervisor_are_no_contradiction() {
         let sent = map(&[("receivers", map(&[("nop", Value::Null)]))]);
-        let found = map(&[("receivers", map(&[("nop", map(&[]))])), ("extensions", map(&[("opamp", Value::Null)]))]);
+        let found = map(&[
+            ("receivers", map(&[("nop", map(&[]))])),
+            ("extensions", map(&[("opamp", Value::Null)])),
+        ]);
         assert_eq!(compare(&sent, &found), Consistency::Agrees);
     }
 
     #[test]
     fn a_missing_or_different_value_contradicts() {
         let sent = map(&[("a", text("1")), ("b", text("x"))]);
-        assert_eq!(compare(&sent, &map(&[("a", text("1"))])), Consistency::Contradicts);
-        assert_eq!(compare(&sent, &map(&[("a", text("2")), ("b", text("x"))])), Consistency::Contradicts);
+        assert_eq!(
+            compare(&sent, &map(&[("a", text("1"))])),
+            Consistency::Contradicts
+        );
+        assert_eq!(
+            compare(&sent, &map(&[("a", text("2")), ("b", text("x"))])),
+            Consistency::Contradicts
+        );
     }
 
     #[test]
@@ -150,16 +181,29 @@ mod tests {
             ("factor", text("2.0")),
         ]);
         let found = component(&[
-            ("log_statements", Value::List(vec![map(&[("context", text("log"))])])),
+            (
+                "log_statements",
+                Value::List(vec![map(&[("context", text("log"))])]),
+            ),
             ("interval", text("1m0s")),
             ("verbosity", text("Detailed")),
             ("factor", Value::Int(2)),
         ]);
         assert_eq!(compare(&sent, &found), Consistency::Agrees);
-        assert_eq!(compare(&sent, &component(&[("interval", text("2m"))])), Consistency::Contradicts);
-        assert_eq!(compare(&sent, &map(&[("receivers", map(&[]))])), Consistency::Contradicts);
-        let statements = |statement| component(&[("statements", Value::List(vec![text(statement)]))]);
-        assert_eq!(compare(&statements("a"), &statements("b")), Consistency::Contradicts);
+        assert_eq!(
+            compare(&sent, &component(&[("interval", text("2m"))])),
+            Consistency::Contradicts
+        );
+        assert_eq!(
+            compare(&sent, &map(&[("receivers", map(&[]))])),
+            Consistency::Contradicts
+        );
+        let statements =
+            |statement| component(&[("statements", Value::List(vec![text(statement)]))]);
+        assert_eq!(
+            compare(&statements("a"), &statements("b")),
+            Consistency::Contradicts
+        );
     }
 
     #[test]

@@ -39,7 +39,9 @@ pub struct Role {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// Names are used in paths, metrics and commands.
-    #[error("{what} `{name}` is not a name: use 1 to 63 lower-case letters, digits and hyphens, beginning with a letter")]
+    #[error(
+        "{what} `{name}` is not a name: use 1 to 63 lower-case letters, digits and hyphens, beginning with a letter"
+    )]
     Name {
         /// Of what.
         what: &'static str,
@@ -66,7 +68,9 @@ pub enum Error {
         role: String,
     },
     /// An order that names nobody.
-    #[error("role `{role}` goes after `{after}`, which is no role of family `{family}`: define it or remove it from `after`")]
+    #[error(
+        "role `{role}` goes after `{after}`, which is no role of family `{family}`: define it or remove it from `after`"
+    )]
     UnknownAfter {
         /// Family.
         family: String,
@@ -84,7 +88,9 @@ pub enum Error {
         roles: Vec<String>,
     },
     /// A config without a body would stop collectors.
-    #[error("role `{role}` of family `{family}` has an empty config, which would stop its collectors: give it a body")]
+    #[error(
+        "role `{role}` of family `{family}` has an empty config, which would stop its collectors: give it a body"
+    )]
     EmptyConfig {
         /// Family.
         family: String,
@@ -97,9 +103,18 @@ pub enum Error {
 pub fn check_name(what: &'static str, name: &str) -> Result<(), Error> {
     let good = name.len() <= 63
         && name.starts_with(|c: char| c.is_ascii_lowercase())
-        && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
+        && name
+            .chars()
+            .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
         && !name.ends_with('-');
-    if good { Ok(()) } else { Err(Error::Name { what, name: name.to_owned() }) }
+    if good {
+        Ok(())
+    } else {
+        Err(Error::Name {
+            what,
+            name: name.to_owned(),
+        })
+    }
 }
 
 /// Checks everything about a family that needs neither its configs nor a fleet. All mistakes, not only the first.
@@ -109,21 +124,34 @@ pub fn check(family: &str, roles: &[Role]) -> Vec<Error> {
         errors.push(Error::NoRoles(family.to_owned()));
     }
     if roles.len() > ROLES_MAX {
-        errors.push(Error::TooManyRoles { family: family.to_owned(), found: roles.len() });
+        errors.push(Error::TooManyRoles {
+            family: family.to_owned(),
+            found: roles.len(),
+        });
     }
     let mut names = BTreeSet::new();
     for role in roles {
         errors.extend(check_name("role", &role.name).err());
         if !names.insert(&role.name) {
-            errors.push(Error::Twice { family: family.to_owned(), role: role.name.clone() });
+            errors.push(Error::Twice {
+                family: family.to_owned(),
+                role: role.name.clone(),
+            });
         }
         if role.config.values().all(|file| file.body.trim().is_empty()) {
-            errors.push(Error::EmptyConfig { family: family.to_owned(), role: role.name.clone() });
+            errors.push(Error::EmptyConfig {
+                family: family.to_owned(),
+                role: role.name.clone(),
+            });
         }
     }
     for role in roles {
         for after in role.after.iter().filter(|after| !names.contains(after)) {
-            errors.push(Error::UnknownAfter { family: family.to_owned(), role: role.name.clone(), after: after.clone() });
+            errors.push(Error::UnknownAfter {
+                family: family.to_owned(),
+                role: role.name.clone(),
+                after: after.clone(),
+            });
         }
     }
     errors.extend(order(family, roles).err());
@@ -138,14 +166,22 @@ pub fn order<'r>(family: &str, roles: &'r [Role]) -> Result<Vec<&'r Role>, Error
         let placed: BTreeSet<&str> = ordered.iter().map(|role| role.name.as_str()).collect();
         let ready = |role: &&Role| {
             !placed.contains(role.name.as_str())
-                && role.after.iter().all(|after| placed.contains(after.as_str()) || !known.contains(after.as_str()))
+                && role
+                    .after
+                    .iter()
+                    .all(|after| placed.contains(after.as_str()) || !known.contains(after.as_str()))
         };
         let next: Vec<&Role> = roles.iter().filter(ready).collect();
         if next.is_empty() {
-            let left = roles.iter().filter(|role| !placed.contains(role.name.as_str()));
+            let left = roles
+                .iter()
+                .filter(|role| !placed.contains(role.name.as_str()));
             let mut circle: Vec<String> = left.map(|role| role.name.clone()).collect();
             circle.dedup();
-            return Err(Error::Circle { family: family.to_owned(), roles: circle });
+            return Err(Error::Circle {
+                family: family.to_owned(),
+                roles: circle,
+            });
         }
         ordered.extend(next);
     }
@@ -156,7 +192,13 @@ pub fn order<'r>(family: &str, roles: &'r [Role]) -> Result<Vec<&'r Role>, Error
 pub fn delivery_hash(config: &ConfigMap) -> Digest {
     let parts: Vec<&[u8]> = config
         .iter()
-        .flat_map(|(name, file)| [name.as_bytes(), file.body.as_bytes(), file.content_type.as_bytes()])
+        .flat_map(|(name, file)| {
+            [
+                name.as_bytes(),
+                file.body.as_bytes(),
+                file.content_type.as_bytes(),
+            ]
+        })
         .collect();
     Digest::of("muster.delivery.v1", &parts)
 }
@@ -179,7 +221,10 @@ pub fn revision_hash(precedence: i64, roles: &[Role], policies: &[String]) -> Di
 /// A pipeline that does nothing and merges over local files: never an empty map, which would stop the collector.
 pub fn default_baseline() -> ConfigMap {
     let body = "receivers:\n  nop: {}\nexporters:\n  nop: {}\nservice:\n  pipelines:\n    metrics/muster-baseline:\n      receivers: [nop]\n      exporters: [nop]\n";
-    let file = ConfigFile { body: body.to_owned(), content_type: "text/yaml".to_owned() };
+    let file = ConfigFile {
+        body: body.to_owned(),
+        content_type: "text/yaml".to_owned(),
+    };
     ConfigMap::from([("muster-baseline.yaml".to_owned(), file)])
 }
 
@@ -188,7 +233,11 @@ pub fn default_baseline() -> ConfigMap {
 impl Role {
     /// What a rollback delivers where there is nothing to go back to.
     pub fn baseline(&self) -> ConfigMap {
-        if self.baseline.is_empty() { default_baseline() } else { self.baseline.clone() }
+        if self.baseline.is_empty() {
+            default_baseline()
+        } else {
+            self.baseline.clone()
+        }
     }
 }
 
@@ -197,7 +246,10 @@ mod tests {
     use super::*;
 
     fn role(name: &str, after: &[&str]) -> Role {
-        let file = ConfigFile { body: "a: 1".into(), content_type: "text/yaml".into() };
+        let file = ConfigFile {
+            body: "a: 1".into(),
+            content_type: "text/yaml".into(),
+        };
         Role {
             name: name.into(),
             selector: Selector::parse("*").unwrap(),
@@ -209,8 +261,16 @@ mod tests {
 
     #[test]
     fn roles_go_after_those_they_name() {
-        let roles = [role("agent", &["gateway"]), role("gateway", &[]), role("cluster", &[])];
-        let names: Vec<_> = order("f", &roles).unwrap().into_iter().map(|r| r.name.as_str()).collect();
+        let roles = [
+            role("agent", &["gateway"]),
+            role("gateway", &[]),
+            role("cluster", &[]),
+        ];
+        let names: Vec<_> = order("f", &roles)
+            .unwrap()
+            .into_iter()
+            .map(|r| r.name.as_str())
+            .collect();
         assert_eq!(names, ["gateway", "cluster", "agent"]);
     }
 
@@ -223,7 +283,14 @@ mod tests {
 
     #[test]
     fn every_mistake_is_reported() {
-        let roles = [role("Agent", &["nobody"]), Role { config: ConfigMap::new(), ..role("x", &[]) }, role("x", &[])];
+        let roles = [
+            role("Agent", &["nobody"]),
+            Role {
+                config: ConfigMap::new(),
+                ..role("x", &[])
+            },
+            role("x", &[]),
+        ];
         let errors = check("f", &roles);
         assert_eq!(errors.len(), 4, "{errors:?}");
     }
@@ -239,6 +306,10 @@ mod tests {
 
     #[test]
     fn the_default_baseline_is_never_empty() {
-        assert!(default_baseline().values().all(|file| !file.body.is_empty()));
+        assert!(
+            default_baseline()
+                .values()
+                .all(|file| !file.body.is_empty())
+        );
     }
 }

@@ -6,17 +6,17 @@
 pub mod digest;
 pub mod selector;
 
-pub mod family;
-pub mod value;
-pub mod validate;
 pub mod components;
-pub mod merge;
 pub mod consistency;
 pub mod diff;
+pub mod family;
+pub mod merge;
 pub mod redact;
+pub mod validate;
+pub mod value;
 
-pub mod program;
 pub mod offer;
+pub mod program;
 
 pub mod bucket;
 pub mod rollout;

@@ -108,7 +108,9 @@ pub enum Why {
 
 /// May something be sent now?
 pub fn decide(s: &Situation<'_>) -> Decision {
-    let Some(desired) = s.desired else { return Decision::Nothing(Why::NothingDesired) };
+    let Some(desired) = s.desired else {
+        return Decision::Nothing(Why::NothingDesired);
+    };
     if !s.accepts {
         return Decision::Nothing(Why::DoesNotAccept);
     }
@@ -125,7 +127,9 @@ pub fn decide(s: &Situation<'_>) -> Decision {
     match s.last {
         Some(last) if last.hash == desired => match last.state {
             State::Offered | State::Applying => Decision::Nothing(Why::Outstanding),
-            State::Applied | State::Failed | State::RolledBackByAgent => Decision::Nothing(Why::Settled),
+            State::Applied | State::Failed | State::RolledBackByAgent => {
+                Decision::Nothing(Why::Settled)
+            }
             State::NoAnswer | State::Withdrawn if runs_it => Decision::Adopt(desired),
             _ if !s.offerable => Decision::Nothing(Why::StandsStill),
             State::NoAnswer if last.grants < 2 && s.proves_not_received => Decision::Offer(desired),
@@ -145,7 +149,10 @@ pub fn decide(s: &Situation<'_>) -> Decision {
 
 /// May the agent have it, or get it yet, without having said so?
 fn is_unsettled(state: State) -> bool {
-    matches!(state, State::Offered | State::Applying | State::NoAnswer | State::Withdrawn)
+    matches!(
+        state,
+        State::Offered | State::Applying | State::NoAnswer | State::Withdrawn
+    )
 }
 
 /// How a report moves the last offer. `None`: it does not.
@@ -172,7 +179,8 @@ pub fn on_report(last: &Offer, hash: Digest, reported: Reported) -> Option<State
 
 /// An unanswered offer of this age: is it still open?
 pub fn on_time(last: &Offer, timeout_ms: u64) -> Option<State> {
-    (matches!(last.state, State::Offered | State::Applying) && last.age_ms >= timeout_ms).then_some(State::NoAnswer)
+    (matches!(last.state, State::Offered | State::Applying) && last.age_ms >= timeout_ms)
+        .then_some(State::NoAnswer)
 }
 
 /// The failure kinds by which a rollout stops.
@@ -209,8 +217,18 @@ impl Failure {
 /// Did the collector die, or did it refuse? Supervisors say both with FAILED; the text tells.
 pub fn failure_of(error: &str) -> Failure {
     let error = error.to_ascii_lowercase();
-    let died = ["exited unexpectedly", "exit code", "exited with", "signal:", "panic:"];
-    if died.iter().any(|sign| error.contains(sign)) { Failure::Crashed } else { Failure::Rejected }
+    let died = [
+        "exited unexpectedly",
+        "exit code",
+        "exited with",
+        "signal:",
+        "panic:",
+    ];
+    if died.iter().any(|sign| error.contains(sign)) {
+        Failure::Crashed
+    } else {
+        Failure::Rejected
+    }
 }
 
 #[cfg(test)]
@@ -225,7 +243,12 @@ mod tests {
         Situation {
             desired: Some(hash(desired)),
             offerable: true,
-            last: last.map(|(n, state)| Offer { hash: hash(n), state, grants: 1, age_ms: 0 }),
+            last: last.map(|(n, state)| Offer {
+                hash: hash(n),
+                state,
+                grants: 1,
+                age_ms: 0,
+            }),
             reported: None,
             refused: &[],
             accepts: true,
@@ -238,17 +261,26 @@ mod tests {
     #[test]
     fn an_unanswered_offer_is_not_repeated() {
         for state in [State::Offered, State::Applying] {
-            assert_eq!(decide(&situation(1, Some((1, state)))), Decision::Nothing(Why::Outstanding));
+            assert_eq!(
+                decide(&situation(1, Some((1, state)))),
+                Decision::Nothing(Why::Outstanding)
+            );
         }
     }
 
     #[test]
     fn a_failed_config_is_not_offered_again() {
         for state in [State::Failed, State::RolledBackByAgent] {
-            assert_eq!(decide(&situation(1, Some((1, state)))), Decision::Nothing(Why::Settled));
+            assert_eq!(
+                decide(&situation(1, Some((1, state)))),
+                Decision::Nothing(Why::Settled)
+            );
         }
         let refused = [hash(1)];
-        let after_another = Situation { refused: &refused, ..situation(1, Some((2, State::Applied))) };
+        let after_another = Situation {
+            refused: &refused,
+            ..situation(1, Some((2, State::Applied)))
+        };
         assert_eq!(decide(&after_another), Decision::Nothing(Why::Refused));
     }
 
@@ -256,23 +288,37 @@ mod tests {
     fn no_answer_is_repeated_once_and_only_on_proof() {
         let silent = situation(1, Some((1, State::NoAnswer)));
         assert_eq!(decide(&silent), Decision::Nothing(Why::Settled));
-        let proven = Situation { proves_not_received: true, ..silent };
+        let proven = Situation {
+            proves_not_received: true,
+            ..silent
+        };
         assert_eq!(decide(&proven), Decision::Offer(hash(1)));
-        let twice = Situation { last: proven.last.map(|last| Offer { grants: 2, ..last }), ..proven };
+        let twice = Situation {
+            last: proven.last.map(|last| Offer { grants: 2, ..last }),
+            ..proven
+        };
         assert_eq!(decide(&twice), Decision::Nothing(Why::Settled));
     }
 
     #[test]
     fn nothing_is_sent_while_its_rollout_stands_still() {
         for last in [None, Some((1, State::Withdrawn)), Some((2, State::Applied))] {
-            let still = Situation { offerable: false, ..situation(1, last) };
+            let still = Situation {
+                offerable: false,
+                ..situation(1, last)
+            };
             assert_eq!(decide(&still), Decision::Nothing(Why::StandsStill));
         }
     }
 
     #[test]
     fn going_back_is_offered_while_the_new_config_is_under_way() {
-        for state in [State::Offered, State::Applying, State::NoAnswer, State::Withdrawn] {
+        for state in [
+            State::Offered,
+            State::Applying,
+            State::NoAnswer,
+            State::Withdrawn,
+        ] {
             let s = Situation {
                 reported: Some((hash(1), Reported::Applied)),
                 ..situation(1, Some((2, state)))
@@ -283,22 +329,43 @@ mod tests {
 
     #[test]
     fn another_hash_proves_nothing() {
-        let last = Offer { hash: hash(1), state: State::Offered, grants: 1, age_ms: 0 };
-        for reported in [Reported::Unset, Reported::Applying, Reported::Applied, Reported::Failed] {
+        let last = Offer {
+            hash: hash(1),
+            state: State::Offered,
+            grants: 1,
+            age_ms: 0,
+        };
+        for reported in [
+            Reported::Unset,
+            Reported::Applying,
+            Reported::Applied,
+            Reported::Failed,
+        ] {
             assert_eq!(on_report(&last, hash(2), reported), None);
         }
     }
 
     #[test]
     fn applied_after_failed_stays_failed() {
-        let last = Offer { hash: hash(1), state: State::Failed, grants: 1, age_ms: 0 };
+        let last = Offer {
+            hash: hash(1),
+            state: State::Failed,
+            grants: 1,
+            age_ms: 0,
+        };
         assert_eq!(on_report(&last, hash(1), Reported::Applied), None);
-        assert_eq!(on_report(&last, hash(2), Reported::Applied), Some(State::RolledBackByAgent));
+        assert_eq!(
+            on_report(&last, hash(2), Reported::Applied),
+            Some(State::RolledBackByAgent)
+        );
     }
 
     #[test]
     fn an_agent_that_runs_it_already_is_sent_nothing() {
-        let runs = Situation { reported: Some((hash(1), Reported::Applied)), ..situation(1, None) };
+        let runs = Situation {
+            reported: Some((hash(1), Reported::Applied)),
+            ..situation(1, None)
+        };
         assert_eq!(decide(&runs), Decision::Adopt(hash(1)));
     }
 
@@ -306,8 +373,26 @@ mod tests {
     fn only_an_able_single_agent_is_sent_anything() {
         let s = situation(1, None);
         assert_eq!(decide(&s), Decision::Offer(hash(1)));
-        assert_eq!(decide(&Situation { accepts: false, ..s.clone() }), Decision::Nothing(Why::DoesNotAccept));
-        assert_eq!(decide(&Situation { many_collectors: true, ..s.clone() }), Decision::Nothing(Why::ManyCollectors));
-        assert_eq!(decide(&Situation { duplicate: true, ..s }), Decision::Nothing(Why::Duplicate));
+        assert_eq!(
+            decide(&Situation {
+                accepts: false,
+                ..s.clone()
+            }),
+            Decision::Nothing(Why::DoesNotAccept)
+        );
+        assert_eq!(
+            decide(&Situation {
+                many_collectors: true,
+                ..s.clone()
+            }),
+            Decision::Nothing(Why::ManyCollectors)
+        );
+        assert_eq!(
+            decide(&Situation {
+                duplicate: true,
+                ..s
+            }),
+            Decision::Nothing(Why::Duplicate)
+        );
     }
 }

@@ -211,15 +211,20 @@ impl Program {
 
     /// The rollout of this id, with its family.
     pub fn rollout(&self, id: &str) -> Option<(&ProgramFamily, &ProgramRollout)> {
-        self.families.iter().find_map(|family| match &family.rollout {
-            Some(rollout) if rollout.id == id => Some((family, rollout)),
-            _ => None,
-        })
+        self.families
+            .iter()
+            .find_map(|family| match &family.rollout {
+                Some(rollout) if rollout.id == id => Some((family, rollout)),
+                _ => None,
+            })
     }
 
     /// Who claims an agent with these facts by a stable revision, highest precedence first.
     pub fn claims(&self, facts: &impl Facts) -> Vec<Claim<'_>> {
-        self.families.iter().filter_map(|family| family.claim(facts)).collect()
+        self.families
+            .iter()
+            .filter_map(|family| family.claim(facts))
+            .collect()
     }
 }
 
@@ -238,7 +243,10 @@ impl ProgramFamily {
 
     fn claim(&self, facts: &impl Facts) -> Option<Claim<'_>> {
         let roles = matching(self.roles(self.stable?), facts);
-        (!roles.is_empty()).then_some(Claim { family: &self.name, roles })
+        (!roles.is_empty()).then_some(Claim {
+            family: &self.name,
+            roles,
+        })
     }
 }
 
@@ -247,14 +255,19 @@ impl ProgramFamily {
 impl ProgramRollout {
     /// Is the wave of this place open?
     pub fn is_open(&self, place: &Place<'_>) -> bool {
-        self.open_waves.get(place.role).is_some_and(|open| place.wave < *open)
+        self.open_waves
+            .get(place.role)
+            .is_some_and(|open| place.wave < *open)
     }
 
     /// Does the rollback, if there is one, cover this place and has its turn come?
     pub fn takes_back(&self, place: &Place<'_>) -> bool {
         self.returning
             && self.covers(place)
-            && self.roll_back.as_ref().is_some_and(|back| back.open_roles.iter().any(|role| role == place.role))
+            && self
+                .roll_back
+                .as_ref()
+                .is_some_and(|back| back.open_roles.iter().any(|role| role == place.role))
     }
 
     /// Does the rollback, if there is one, cover this place?
@@ -269,7 +282,11 @@ impl ProgramRollout {
 
 /// Names of the roles whose selector matches.
 pub fn matching<'r>(roles: &'r [ProgramRole], facts: &impl Facts) -> Vec<&'r str> {
-    roles.iter().filter(|role| role.selector.matches(facts)).map(|role| role.name.as_str()).collect()
+    roles
+        .iter()
+        .filter(|role| role.selector.matches(facts))
+        .map(|role| role.name.as_str())
+        .collect()
 }
 
 /// What the agent should run under this program.
@@ -299,24 +316,56 @@ fn desired_as_member<F: Facts>(
     let id = || rollout.id.clone();
     if touched && rollout.takes_back(place) {
         let (revision, delivery) = before(family, rollout, place, target);
-        return Some(Desired { owner, revision, delivery: Some(delivery), offerable: true, reason: Reason::RolledBack { rollout: id() }, conditions: vec![] });
+        return Some(Desired {
+            owner,
+            revision,
+            delivery: Some(delivery),
+            offerable: true,
+            reason: Reason::RolledBack { rollout: id() },
+            conditions: vec![],
+        });
     }
     let has_target = subject.delivery == Some(target.delivery);
     if has_target || (rollout.is_open(place) && rollout.running && !rollout.covers(place)) {
         if !touched && !has_target && !target.selector.matches(subject.facts) {
             let conditions = vec![Condition::Relabelled { rollout: id() }];
-            return Some(Desired { owner: owned(subject), revision: None, delivery: None, offerable: false, reason: Reason::Kept, conditions });
+            return Some(Desired {
+                owner: owned(subject),
+                revision: None,
+                delivery: None,
+                offerable: false,
+                reason: Reason::Kept,
+                conditions,
+            });
         }
         let offerable = rollout.running && rollout.is_open(place);
-        return Some(Desired { owner, revision: Some(rollout.to), delivery: Some(target.delivery), offerable, reason: Reason::Wave { rollout: id() }, conditions: vec![] });
+        return Some(Desired {
+            owner,
+            revision: Some(rollout.to),
+            delivery: Some(target.delivery),
+            offerable,
+            reason: Reason::Wave { rollout: id() },
+            conditions: vec![],
+        });
     }
     // Its wave has not begun: what it would have without this rollout, which is what it has.
     let delivery = rollout
         .from
         .and_then(|from| family.role(from, place.role))
-        .filter(|_| subject.owner.is_some_and(|(owner, role)| owner == family.name && role == place.role))
+        .filter(|_| {
+            subject
+                .owner
+                .is_some_and(|(owner, role)| owner == family.name && role == place.role)
+        })
         .map(|role| role.delivery);
-    Some(Desired { owner: owned(subject), revision: rollout.from, delivery, offerable: false, reason: Reason::Waiting { rollout: id() }, conditions: vec![] })
+    Some(Desired {
+        owner: owned(subject),
+        revision: rollout.from,
+        delivery,
+        offerable: false,
+        reason: Reason::Waiting { rollout: id() },
+        conditions: vec![],
+    })
 }
 
 /// What a member has when the rollout is taken away: the revision before, or the role's baseline.
@@ -326,7 +375,10 @@ fn before(
     place: &Place<'_>,
     target: &ProgramRole,
 ) -> (Option<RevisionNumber>, Digest) {
-    match rollout.from.and_then(|from| Some((from, family.role(from, place.role)?))) {
+    match rollout
+        .from
+        .and_then(|from| Some((from, family.role(from, place.role)?)))
+    {
         Some((from, role)) => (Some(from), role.delivery),
         None => (None, target.baseline),
     }
@@ -335,24 +387,55 @@ fn before(
 /// Outside of any rollout: an unowned agent joins, an owned one stays with its owner.
 fn desired_at_stable<F: Facts>(subject: &Subject<'_, F>, program: &Program) -> Desired {
     let claims = program.claims(subject.facts);
-    let mut conditions: Vec<Condition> =
-        claims.iter().skip(1).map(|claim| Condition::Shadowed { family: claim.family.to_owned() }).collect();
-    let kept = |conditions| Desired { owner: owned(subject), revision: None, delivery: None, offerable: false, reason: Reason::Kept, conditions };
+    let mut conditions: Vec<Condition> = claims
+        .iter()
+        .skip(1)
+        .map(|claim| Condition::Shadowed {
+            family: claim.family.to_owned(),
+        })
+        .collect();
+    let kept = |conditions| Desired {
+        owner: owned(subject),
+        revision: None,
+        delivery: None,
+        offerable: false,
+        reason: Reason::Kept,
+        conditions,
+    };
     if let Some(first) = claims.first()
         && first.roles.len() > 1
     {
         let roles = first.roles.iter().map(|role| (*role).to_owned()).collect();
-        conditions.insert(0, Condition::AmbiguousRole { family: first.family.to_owned(), roles });
+        conditions.insert(
+            0,
+            Condition::AmbiguousRole {
+                family: first.family.to_owned(),
+                roles,
+            },
+        );
         return kept(conditions);
     }
     let claim = claims.first().map(|claim| (claim.family, claim.roles[0]));
     match (subject.owner, claim) {
-        (None, None) => Desired { owner: None, revision: None, delivery: None, offerable: false, reason: Reason::Unassigned, conditions },
+        (None, None) => Desired {
+            owner: None,
+            revision: None,
+            delivery: None,
+            offerable: false,
+            reason: Reason::Unassigned,
+            conditions,
+        },
         (None, Some((family, role))) => at_stable(program, family, role, conditions),
-        (Some(owner), Some(claim)) if owner == claim => at_stable(program, claim.0, claim.1, conditions),
+        (Some(owner), Some(claim)) if owner == claim => {
+            at_stable(program, claim.0, claim.1, conditions)
+        }
         (Some((owner, _)), claim) => {
             // A family without a stable revision claims nobody; its agents keep what its rollouts left them.
-            if claim.is_some() || program.family(owner).is_some_and(|family| family.stable.is_some()) {
+            if claim.is_some()
+                || program
+                    .family(owner)
+                    .is_some_and(|family| family.stable.is_some())
+            {
                 let claimed_by = claim.map(|(family, role)| format!("{family}/{role}"));
                 conditions.insert(0, Condition::OwnerChanging { claimed_by });
             }
@@ -362,7 +445,9 @@ fn desired_at_stable<F: Facts>(subject: &Subject<'_, F>, program: &Program) -> D
 }
 
 fn at_stable(program: &Program, family: &str, role: &str, conditions: Vec<Condition>) -> Desired {
-    let stable = program.family(family).and_then(|f| Some((f.stable?, f.role(f.stable?, role)?)));
+    let stable = program
+        .family(family)
+        .and_then(|f| Some((f.stable?, f.role(f.stable?, role)?)));
     Desired {
         owner: Some((family.to_owned(), role.to_owned())),
         revision: stable.map(|(number, _)| number),
@@ -374,5 +459,7 @@ fn at_stable(program: &Program, family: &str, role: &str, conditions: Vec<Condit
 }
 
 fn owned<F>(subject: &Subject<'_, F>) -> Option<(String, String)> {
-    subject.owner.map(|(family, role)| (family.to_owned(), role.to_owned()))
+    subject
+        .owner
+        .map(|(family, role)| (family.to_owned(), role.to_owned()))
 }

@@ -58,7 +58,10 @@ impl State {
 
     /// The whole life cycle.
     pub fn can_move_to(self, next: State) -> bool {
-        use State::{Aborted, AwaitingApproval, Completed, Halted, Paused, Planned, RolledBack, RollingBack, Running, Superseded};
+        use State::{
+            Aborted, AwaitingApproval, Completed, Halted, Paused, Planned, RolledBack, RollingBack,
+            Running, Superseded,
+        };
         match self {
             Planned => matches!(next, AwaitingApproval | Running | Aborted),
             AwaitingApproval => matches!(next, Running | Aborted),
@@ -140,13 +143,22 @@ pub struct Gate {
 
 impl Default for Gate {
     fn default() -> Self {
-        Gate { success: 99_000, max_failures: None, min_sample: 20 }
+        Gate {
+            success: 99_000,
+            max_failures: None,
+            min_sample: 20,
+        }
     }
 }
 
 /// 1 → 1 % → 10 % → 50 % → rest, each soaking: long enough for a crash after the supervisor's apply timer to show.
 pub fn default_plan() -> PlanSpec {
-    let wave = |size, soak_ms| WaveSpec { size, soak_ms, max_in_flight: 0, gate: Gate::default() };
+    let wave = |size, soak_ms| WaveSpec {
+        size,
+        soak_ms,
+        max_in_flight: 0,
+        gate: Gate::default(),
+    };
     PlanSpec {
         waves: vec![
             wave(Size::Count(1), 60_000),
@@ -310,15 +322,36 @@ pub enum Waiting {
 impl fmt::Display for Waiting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Waiting::Role { role, after } => write!(f, "{role} begins when {after} has finished"),
-            Waiting::Members { role, wave, converged, needed, in_flight } => {
-                write!(f, "{role} wave {}: {converged} of {needed} needed have converged, {in_flight} on their way", wave + 1)
+            Waiting::Role { role, after } => write!(f, "{after}, which goes before {role}"),
+            Waiting::Members {
+                role,
+                wave,
+                converged,
+                needed,
+                in_flight,
+            } => {
+                write!(
+                    f,
+                    "{role} wave {}: {converged} of {needed} needed have converged, {in_flight} on their way",
+                    wave + 1
+                )
             }
-            Waiting::Soak { role, wave, left_ms } => {
-                write!(f, "{role} wave {}: soaking for another {} s", wave + 1, left_ms.div_ceil(1000))
+            Waiting::Soak {
+                role,
+                wave,
+                left_ms,
+            } => {
+                write!(
+                    f,
+                    "{role} wave {}: soaking for another {} s",
+                    wave + 1,
+                    left_ms.div_ceil(1000)
+                )
             }
             Waiting::Evidence { why } => write!(f, "evidence: {why}"),
-            Waiting::Returning { role, members } => write!(f, "{role}: {members} agents have not gone back yet"),
+            Waiting::Returning { role, members } => {
+                write!(f, "{role}: {members} agents have not gone back yet")
+            }
             Waiting::Person { what } => write!(f, "a person: {what}"),
         }
     }
@@ -357,24 +390,43 @@ pub enum Inconclusive {
 
 impl Gate {
     /// Judges one wave. `forgiven` failures count neither as members nor as failures.
-    pub fn judge(&self, counts: &Counts, first: bool, forgiven: u64, evidence_age_ms: Option<u64>) -> Verdict {
-        let no_evidence = |why: &str| Verdict::Inconclusive { why: Inconclusive::NoEvidence(why.to_owned()) };
+    pub fn judge(
+        &self,
+        counts: &Counts,
+        first: bool,
+        forgiven: u64,
+        evidence_age_ms: Option<u64>,
+    ) -> Verdict {
+        let no_evidence = |why: &str| Verdict::Inconclusive {
+            why: Inconclusive::NoEvidence(why.to_owned()),
+        };
         match evidence_age_ms {
             None => return no_evidence("a partition cannot be read"),
-            Some(age) if age > EVIDENCE_AGE_MS_MAX => return no_evidence("what is known of the members is too old"),
+            Some(age) if age > EVIDENCE_AGE_MS_MAX => {
+                return no_evidence("what is known of the members is too old");
+            }
             Some(_) => {}
         }
         let forgiven = forgiven.min(counts.failures());
         let reachable = counts.reachable() - forgiven;
         let failures = counts.failures() - forgiven;
         if let Some(failure) = counts.main_failure()
-            && self.stops(failures, counts.of(Bucket::Converged) + failures, reachable, first)
+            && self.stops(
+                failures,
+                counts.of(Bucket::Converged) + failures,
+                reachable,
+                first,
+            )
         {
             return Verdict::Fail { failure, failures };
         }
         if reachable == 0 {
             let nothing_to_judge = counts.members() == counts.of(Bucket::Unchanged);
-            return if nothing_to_judge { Verdict::Pass } else { no_evidence("no member of the wave can be judged") };
+            return if nothing_to_judge {
+                Verdict::Pass
+            } else {
+                no_evidence("no member of the wave can be judged")
+            };
         }
         let needed = needed(reachable, self.success);
         let converged = counts.of(Bucket::Converged);
@@ -383,12 +435,18 @@ impl Gate {
         } else if converged + failures == reachable {
             no_evidence("too few converged, and no member is on its way")
         } else {
-            Verdict::Inconclusive { why: Inconclusive::OnTheirWay { needed } }
+            Verdict::Inconclusive {
+                why: Inconclusive::OnTheirWay { needed },
+            }
         }
     }
 
     fn stops(&self, failures: u64, outcomes: u64, reachable: u64, first: bool) -> bool {
-        let limit = self.max_failures.unwrap_or(if first { Size::Count(1) } else { Size::Percent(1_000) });
+        let limit = self.max_failures.unwrap_or(if first {
+            Size::Count(1)
+        } else {
+            Size::Percent(1_000)
+        });
         match limit {
             Size::Count(count) => failures >= count.max(1),
             Size::Percent(percent) => {
@@ -409,7 +467,11 @@ pub fn plan(rollout: &Rollout, observed: &Observed, elapsed_ms: u64) -> Plan {
     match rollout.state {
         State::Running => advance(rollout, observed, elapsed_ms),
         State::RollingBack => go_back(rollout, observed),
-        state => Plan { waiting: standing(state), inconclusive_ms: rollout.inconclusive_ms, ..Plan::default() },
+        state => Plan {
+            waiting: standing(state),
+            inconclusive_ms: rollout.inconclusive_ms,
+            ..Plan::default()
+        },
     }
 }
 
@@ -420,13 +482,20 @@ fn standing(state: State) -> Vec<Waiting> {
         State::AwaitingApproval => "approve",
         _ => return vec![],
     };
-    vec![Waiting::Person { what: what.to_owned() }]
+    vec![Waiting::Person {
+        what: what.to_owned(),
+    }]
 }
 
 fn advance(rollout: &Rollout, observed: &Observed, elapsed_ms: u64) -> Plan {
     let mut plan = Plan::default();
     let mut stuck = false;
-    let mut done: Vec<&str> = rollout.roles.iter().filter(|r| r.done).map(|r| r.name.as_str()).collect();
+    let mut done: Vec<&str> = rollout
+        .roles
+        .iter()
+        .filter(|r| r.done)
+        .map(|r| r.name.as_str())
+        .collect();
     for role in &rollout.roles {
         if role.done {
             if let Some(stop) = failing(rollout, role, observed) {
@@ -435,17 +504,29 @@ fn advance(rollout: &Rollout, observed: &Observed, elapsed_ms: u64) -> Plan {
             }
             continue;
         }
-        if let Some(after) = role.after.iter().find(|after| !done.contains(&after.as_str()) && rollout.has_role(after)) {
-            plan.waiting.push(Waiting::Role { role: role.name.clone(), after: after.clone() });
+        if let Some(after) = role
+            .after
+            .iter()
+            .find(|after| !done.contains(&after.as_str()) && rollout.has_role(after))
+        {
+            plan.waiting.push(Waiting::Role {
+                role: role.name.clone(),
+                after: after.clone(),
+            });
             continue;
         }
         if role.wave_ends.is_empty() {
-            plan.steps.push(Step::FinishRole { role: role.name.clone() });
+            plan.steps.push(Step::FinishRole {
+                role: role.name.clone(),
+            });
             done.push(&role.name);
             continue;
         }
         if role.open_waves == 0 {
-            plan.steps.push(Step::OpenWave { role: role.name.clone(), wave: 0 });
+            plan.steps.push(Step::OpenWave {
+                role: role.name.clone(),
+                wave: 0,
+            });
             continue;
         }
         match judge_role(rollout, role, observed, elapsed_ms, &mut plan) {
@@ -458,7 +539,11 @@ fn advance(rollout: &Rollout, observed: &Observed, elapsed_ms: u64) -> Plan {
     if done.len() == rollout.roles.len() {
         plan.steps.push(Step::Complete);
     }
-    plan.inconclusive_ms = if stuck { rollout.inconclusive_ms + elapsed_ms } else { 0 };
+    plan.inconclusive_ms = if stuck {
+        rollout.inconclusive_ms + elapsed_ms
+    } else {
+        0
+    };
     if plan.inconclusive_ms >= INCONCLUSIVE_MS_MAX {
         plan.steps = vec![Step::Pause];
     }
@@ -472,10 +557,19 @@ enum RoleMove {
     Stopped,
 }
 
-fn judge_role(rollout: &Rollout, role: &Role, observed: &Observed, elapsed_ms: u64, plan: &mut Plan) -> RoleMove {
+fn judge_role(
+    rollout: &Rollout,
+    role: &Role,
+    observed: &Observed,
+    elapsed_ms: u64,
+    plan: &mut Plan,
+) -> RoleMove {
     let name = || role.name.clone();
     let none = Counts::default();
-    let counts = observed.roles.get(&role.name).map_or(&[][..], Vec::as_slice);
+    let counts = observed
+        .roles
+        .get(&role.name)
+        .map_or(&[][..], Vec::as_slice);
     let at = |wave: u32| counts.get(wave as usize).unwrap_or(&none);
     if let Some(stop) = failing(rollout, role, observed) {
         plan.steps = vec![stop];
@@ -483,33 +577,59 @@ fn judge_role(rollout: &Rollout, role: &Role, observed: &Observed, elapsed_ms: u
     }
     let wave = role.open_waves - 1;
     let spec = rollout.wave(role, wave);
-    match spec.gate.judge(at(wave), wave == 0, role.forgiven(wave), observed.evidence_age_ms) {
+    match spec.gate.judge(
+        at(wave),
+        wave == 0,
+        role.forgiven(wave),
+        observed.evidence_age_ms,
+    ) {
         Verdict::Fail { .. } => RoleMove::Stopped,
-        Verdict::Inconclusive { why: Inconclusive::NoEvidence(why) } => {
+        Verdict::Inconclusive {
+            why: Inconclusive::NoEvidence(why),
+        } => {
             plan.soaked_ms.insert(name(), role.soaked_ms);
-            plan.waiting.push(Waiting::Evidence { why: format!("{} wave {}: {why}", role.name, wave + 1) });
+            plan.waiting.push(Waiting::Evidence {
+                why: format!("{} wave {}: {why}", role.name, wave + 1),
+            });
             RoleMove::Stuck
         }
-        Verdict::Inconclusive { why: Inconclusive::OnTheirWay { needed } } => {
+        Verdict::Inconclusive {
+            why: Inconclusive::OnTheirWay { needed },
+        } => {
             let counts = at(wave);
             let converged = counts.of(Bucket::Converged);
-            let in_flight = counts.reachable().saturating_sub(converged + counts.failures());
+            let in_flight = counts
+                .reachable()
+                .saturating_sub(converged + counts.failures());
             plan.soaked_ms.insert(name(), 0);
-            plan.waiting.push(Waiting::Members { role: name(), wave, converged, needed, in_flight });
+            plan.waiting.push(Waiting::Members {
+                role: name(),
+                wave,
+                converged,
+                needed,
+                in_flight,
+            });
             RoleMove::OnItsWay
         }
         Verdict::Pass => {
             let soaked = role.soaked_ms + elapsed_ms;
             if soaked < spec.soak_ms && at(wave).reachable() > 0 {
                 plan.soaked_ms.insert(name(), soaked);
-                plan.waiting.push(Waiting::Soak { role: name(), wave, left_ms: spec.soak_ms - soaked });
+                plan.waiting.push(Waiting::Soak {
+                    role: name(),
+                    wave,
+                    left_ms: spec.soak_ms - soaked,
+                });
                 return RoleMove::OnItsWay;
             }
             if role.open_waves as usize == role.wave_ends.len() {
                 plan.steps.push(Step::FinishRole { role: name() });
                 return RoleMove::Finished;
             }
-            plan.steps.push(Step::OpenWave { role: name(), wave: role.open_waves });
+            plan.steps.push(Step::OpenWave {
+                role: name(),
+                wave: role.open_waves,
+            });
             RoleMove::OnItsWay
         }
     }
@@ -521,25 +641,58 @@ fn failing(rollout: &Rollout, role: &Role, observed: &Observed) -> Option<Step> 
     (0..role.open_waves).find_map(|wave| {
         let counts = waves.get(wave as usize)?;
         let gate = rollout.wave(role, wave).gate;
-        let verdict = gate.judge(counts, wave == 0, role.forgiven(wave), observed.evidence_age_ms);
-        let Verdict::Fail { failure, failures } = verdict else { return None };
-        let roll_back = rollout.plan.on_stop.scope(&role.name, wave, role.open_waves, failure);
-        Some(Step::Stop { role: role.name.clone(), wave, failure, failures, roll_back })
+        let verdict = gate.judge(
+            counts,
+            wave == 0,
+            role.forgiven(wave),
+            observed.evidence_age_ms,
+        );
+        let Verdict::Fail { failure, failures } = verdict else {
+            return None;
+        };
+        let roll_back = rollout
+            .plan
+            .on_stop
+            .scope(&role.name, wave, role.open_waves, failure);
+        Some(Step::Stop {
+            role: role.name.clone(),
+            wave,
+            failure,
+            failures,
+            roll_back,
+        })
     })
 }
 
 /// A rollback goes against the order: a role goes back when every role after it is back.
 fn go_back(rollout: &Rollout, observed: &Observed) -> Plan {
-    let mut plan = Plan { inconclusive_ms: rollout.inconclusive_ms, ..Plan::default() };
-    let Some(back) = &rollout.roll_back else { return plan };
-    let fresh = observed.evidence_age_ms.is_some_and(|age| age <= EVIDENCE_AGE_MS_MAX);
+    let mut plan = Plan {
+        inconclusive_ms: rollout.inconclusive_ms,
+        ..Plan::default()
+    };
+    let Some(back) = &rollout.roll_back else {
+        return plan;
+    };
+    let fresh = observed
+        .evidence_age_ms
+        .is_some_and(|age| age <= EVIDENCE_AGE_MS_MAX);
     if !fresh {
-        plan.waiting.push(Waiting::Evidence { why: "a partition cannot be read".to_owned() });
+        plan.waiting.push(Waiting::Evidence {
+            why: "a partition cannot be read".to_owned(),
+        });
         return plan;
     }
     let left = |role: &Role| -> u64 {
-        let counts = observed.roles.get(&role.name).map_or(&[][..], Vec::as_slice);
-        counts.iter().enumerate().filter(|(wave, _)| back.scope.has(&role.name, *wave)).map(|(_, c)| still_out(c)).sum()
+        let counts = observed
+            .roles
+            .get(&role.name)
+            .map_or(&[][..], Vec::as_slice);
+        counts
+            .iter()
+            .enumerate()
+            .filter(|(wave, _)| back.scope.has(&role.name, *wave))
+            .map(|(_, c)| still_out(c))
+            .sum()
     };
     let mut all_back = true;
     for role in rollout.roles.iter().rev() {
@@ -549,14 +702,25 @@ fn go_back(rollout: &Rollout, observed: &Observed) -> Plan {
         }
         if back.open_roles.contains(&role.name) {
             if members > 0 {
-                plan.waiting.push(Waiting::Returning { role: role.name.clone(), members });
+                plan.waiting.push(Waiting::Returning {
+                    role: role.name.clone(),
+                    members,
+                });
             }
             continue;
         }
-        let blocked = rollout.roles.iter().find(|other| other.after.contains(&role.name) && left(other) > 0);
+        let blocked = rollout
+            .roles
+            .iter()
+            .find(|other| other.after.contains(&role.name) && left(other) > 0);
         match blocked {
-            Some(other) => plan.waiting.push(Waiting::Role { role: role.name.clone(), after: other.name.clone() }),
-            None => plan.steps.push(Step::OpenRollBack { role: role.name.clone() }),
+            Some(other) => plan.waiting.push(Waiting::Role {
+                role: role.name.clone(),
+                after: other.name.clone(),
+            }),
+            None => plan.steps.push(Step::OpenRollBack {
+                role: role.name.clone(),
+            }),
         }
     }
     if all_back && plan.steps.is_empty() {
@@ -567,7 +731,12 @@ fn go_back(rollout: &Rollout, observed: &Observed) -> Plan {
 
 /// Members that have it still and can give it back.
 fn still_out(counts: &Counts) -> u64 {
-    let on_their_way = [Bucket::PendingPickup, Bucket::Applying, Bucket::Soaking, Bucket::Converged];
+    let on_their_way = [
+        Bucket::PendingPickup,
+        Bucket::Applying,
+        Bucket::Soaking,
+        Bucket::Converged,
+    ];
     on_their_way.iter().map(|bucket| counts.of(*bucket)).sum()
 }
 
@@ -583,7 +752,11 @@ impl Rollout {
             gate: Gate::default(),
         });
         let is_last = wave as usize + 1 >= role.wave_ends.len();
-        if is_last { last } else { self.plan.waves.get(wave as usize).copied().unwrap_or(last) }
+        if is_last {
+            last
+        } else {
+            self.plan.waves.get(wave as usize).copied().unwrap_or(last)
+        }
     }
 
     fn has_role(&self, name: &str) -> bool {
@@ -603,15 +776,27 @@ impl Role {
 // === impl OnStop ===
 
 impl OnStop {
-    fn scope(self, role: &str, wave: u32, open_waves: u32, failure: Failure) -> Option<crate::program::Scope> {
+    fn scope(
+        self,
+        role: &str,
+        wave: u32,
+        open_waves: u32,
+        failure: Failure,
+    ) -> Option<crate::program::Scope> {
         use crate::program::Scope;
-        let this = Scope::Wave { role: role.to_owned(), wave };
+        let this = Scope::Wave {
+            role: role.to_owned(),
+            wave,
+        };
         match self {
             OnStop::Hold => None,
             OnStop::RollBackWave => Some(this),
             OnStop::RollBackAll => Some(Scope::All),
             OnStop::Default if failure == Failure::Crashed => Some(Scope::All),
-            OnStop::Default if open_waves == 1 => Some(Scope::Wave { role: role.to_owned(), wave: 0 }),
+            OnStop::Default if open_waves == 1 => Some(Scope::Wave {
+                role: role.to_owned(),
+                wave: 0,
+            }),
             OnStop::Default => None,
         }
     }
@@ -643,33 +828,70 @@ mod tests {
 
     fn role(name: &str, after: &[&str], wave_ends: &[u64], open_waves: u32) -> Role {
         let after = after.iter().map(|s| (*s).to_owned()).collect();
-        Role { name: name.into(), after, wave_ends: wave_ends.into(), open_waves, soaked_ms: 0, done: false, forgiven: vec![] }
+        Role {
+            name: name.into(),
+            after,
+            wave_ends: wave_ends.into(),
+            open_waves,
+            soaked_ms: 0,
+            done: false,
+            forgiven: vec![],
+        }
     }
 
     fn rollout(roles: Vec<Role>) -> Rollout {
-        Rollout { state: State::Running, plan: default_plan(), roles, roll_back: None, inconclusive_ms: 0 }
+        Rollout {
+            state: State::Running,
+            plan: default_plan(),
+            roles,
+            roll_back: None,
+            inconclusive_ms: 0,
+        }
     }
 
     fn seen(role: &str, waves: Vec<Counts>) -> Observed {
-        Observed { roles: [(role.to_owned(), waves)].into(), evidence_age_ms: Some(100) }
+        Observed {
+            roles: [(role.to_owned(), waves)].into(),
+            evidence_age_ms: Some(100),
+        }
     }
 
     #[test]
     fn a_life_has_no_way_back_from_its_end() {
         let ends: Vec<_> = State::ALL.into_iter().filter(|s| s.is_final()).collect();
-        assert_eq!(ends, [State::RolledBack, State::Completed, State::Aborted, State::Superseded]);
+        assert_eq!(
+            ends,
+            [
+                State::RolledBack,
+                State::Completed,
+                State::Aborted,
+                State::Superseded
+            ]
+        );
         assert!(!State::Planned.can_move_to(State::Completed));
     }
 
     #[test]
     fn a_wave_opens_after_the_soak_and_not_before() {
         let mut r = rollout(vec![role("agent", &[], &[1, 10], 1)]);
-        let good = seen("agent", vec![counts(&[(Bucket::Converged, 1)]), counts(&[(Bucket::Waiting, 9)])]);
+        let good = seen(
+            "agent",
+            vec![
+                counts(&[(Bucket::Converged, 1)]),
+                counts(&[(Bucket::Waiting, 9)]),
+            ],
+        );
         let soaking = plan(&r, &good, 1_000);
         assert_eq!(soaking.steps, []);
         assert_eq!(soaking.soaked_ms["agent"], 1_000);
         r.roles[0].soaked_ms = 59_500;
-        assert_eq!(plan(&r, &good, 1_000).steps, [Step::OpenWave { role: "agent".into(), wave: 1 }]);
+        assert_eq!(
+            plan(&r, &good, 1_000).steps,
+            [Step::OpenWave {
+                role: "agent".into(),
+                wave: 1
+            }]
+        );
     }
 
     #[test]
@@ -683,17 +905,37 @@ mod tests {
     #[test]
     fn one_failure_in_the_first_wave_stops_and_takes_it_back() {
         let r = rollout(vec![role("agent", &[], &[1, 10], 1)]);
-        let bad = seen("agent", vec![counts(&[(Bucket::Failed(Failure::Rejected), 1)])]);
-        let roll_back = Some(Scope::Wave { role: "agent".into(), wave: 0 });
-        let stop = Step::Stop { role: "agent".into(), wave: 0, failure: Failure::Rejected, failures: 1, roll_back };
+        let bad = seen(
+            "agent",
+            vec![counts(&[(Bucket::Failed(Failure::Rejected), 1)])],
+        );
+        let roll_back = Some(Scope::Wave {
+            role: "agent".into(),
+            wave: 0,
+        });
+        let stop = Step::Stop {
+            role: "agent".into(),
+            wave: 0,
+            failure: Failure::Rejected,
+            failures: 1,
+            roll_back,
+        };
         assert_eq!(plan(&r, &bad, 1_000).steps, [stop]);
     }
 
     #[test]
     fn a_later_wave_holds_unless_collectors_crash() {
         let r = rollout(vec![role("agent", &[], &[1, 100], 2)]);
-        let waves = |failure| vec![counts(&[(Bucket::Converged, 1)]), counts(&[(Bucket::Failed(failure), 5), (Bucket::Converged, 94)])];
-        let scope_of = |failure| match plan(&r, &seen("agent", waves(failure)), 1_000).steps.remove(0) {
+        let waves = |failure| {
+            vec![
+                counts(&[(Bucket::Converged, 1)]),
+                counts(&[(Bucket::Failed(failure), 5), (Bucket::Converged, 94)]),
+            ]
+        };
+        let scope_of = |failure| match plan(&r, &seen("agent", waves(failure)), 1_000)
+            .steps
+            .remove(0)
+        {
             Step::Stop { roll_back, .. } => roll_back,
             step => panic!("{step:?}"),
         };
@@ -704,10 +946,23 @@ mod tests {
     #[test]
     fn a_percentage_of_failures_counts_from_the_sample_on() {
         let gate = Gate::default();
-        let few = counts(&[(Bucket::Failed(Failure::Rejected), 1), (Bucket::Applying, 99)]);
-        assert!(matches!(gate.judge(&few, false, 0, Some(0)), Verdict::Inconclusive { .. }));
-        let enough = counts(&[(Bucket::Failed(Failure::Rejected), 1), (Bucket::Converged, 19), (Bucket::Applying, 80)]);
-        assert!(matches!(gate.judge(&enough, false, 0, Some(0)), Verdict::Fail { .. }));
+        let few = counts(&[
+            (Bucket::Failed(Failure::Rejected), 1),
+            (Bucket::Applying, 99),
+        ]);
+        assert!(matches!(
+            gate.judge(&few, false, 0, Some(0)),
+            Verdict::Inconclusive { .. }
+        ));
+        let enough = counts(&[
+            (Bucket::Failed(Failure::Rejected), 1),
+            (Bucket::Converged, 19),
+            (Bucket::Applying, 80),
+        ]);
+        assert!(matches!(
+            gate.judge(&enough, false, 0, Some(0)),
+            Verdict::Fail { .. }
+        ));
     }
 
     #[test]
@@ -716,22 +971,37 @@ mod tests {
         let some = counts(&[(Bucket::Converged, 95), (Bucket::NotReached, 5)]);
         assert_eq!(gate.judge(&some, false, 0, Some(0)), Verdict::Pass);
         let none = counts(&[(Bucket::NotReached, 5)]);
-        assert!(matches!(gate.judge(&none, true, 0, Some(0)), Verdict::Inconclusive { .. }));
+        assert!(matches!(
+            gate.judge(&none, true, 0, Some(0)),
+            Verdict::Inconclusive { .. }
+        ));
     }
 
     #[test]
     fn forgiven_failures_count_neither_way() {
         let gate = Gate::default();
-        let seen = counts(&[(Bucket::Failed(Failure::Rejected), 1), (Bucket::Converged, 9)]);
-        assert!(matches!(gate.judge(&seen, true, 0, Some(0)), Verdict::Fail { .. }));
+        let seen = counts(&[
+            (Bucket::Failed(Failure::Rejected), 1),
+            (Bucket::Converged, 9),
+        ]);
+        assert!(matches!(
+            gate.judge(&seen, true, 0, Some(0)),
+            Verdict::Fail { .. }
+        ));
         assert_eq!(gate.judge(&seen, true, 1, Some(0)), Verdict::Pass);
     }
 
     #[test]
     fn a_role_waits_for_those_before_it() {
-        let r = rollout(vec![role("gateway", &[], &[1, 2], 1), role("agent", &["gateway"], &[1, 10], 0)]);
+        let r = rollout(vec![
+            role("gateway", &[], &[1, 2], 1),
+            role("agent", &["gateway"], &[1, 10], 0),
+        ]);
         let observed = seen("gateway", vec![counts(&[(Bucket::Converged, 1)])]);
-        let waits = Waiting::Role { role: "agent".into(), after: "gateway".into() };
+        let waits = Waiting::Role {
+            role: "agent".into(),
+            after: "gateway".into(),
+        };
         assert!(plan(&r, &observed, 1_000).waiting.contains(&waits));
     }
 
@@ -739,25 +1009,58 @@ mod tests {
     fn fifteen_minutes_without_a_decision_pause() {
         let mut r = rollout(vec![role("agent", &[], &[1, 10], 1)]);
         r.inconclusive_ms = INCONCLUSIVE_MS_MAX - 500;
-        let blind = Observed { evidence_age_ms: None, ..seen("agent", vec![counts(&[(Bucket::Converged, 1)])]) };
+        let blind = Observed {
+            evidence_age_ms: None,
+            ..seen("agent", vec![counts(&[(Bucket::Converged, 1)])])
+        };
         assert_eq!(plan(&r, &blind, 1_000).steps, [Step::Pause]);
     }
 
     #[test]
     fn a_rollback_goes_against_the_order() {
-        let mut r = rollout(vec![role("gateway", &[], &[2], 1), role("agent", &["gateway"], &[2], 1)]);
+        let mut r = rollout(vec![
+            role("gateway", &[], &[2], 1),
+            role("agent", &["gateway"], &[2], 1),
+        ]);
         r.state = State::RollingBack;
-        r.roll_back = Some(RollBack { scope: Scope::All, open_roles: vec![] });
+        r.roll_back = Some(RollBack {
+            scope: Scope::All,
+            open_roles: vec![],
+        });
         let out = counts(&[(Bucket::Converged, 2)]);
         let observed = Observed {
-            roles: [("gateway".to_owned(), vec![out]), ("agent".to_owned(), vec![out])].into(),
+            roles: [
+                ("gateway".to_owned(), vec![out]),
+                ("agent".to_owned(), vec![out]),
+            ]
+            .into(),
             evidence_age_ms: Some(0),
         };
-        assert_eq!(plan(&r, &observed, 500).steps, [Step::OpenRollBack { role: "agent".into() }]);
+        assert_eq!(
+            plan(&r, &observed, 500).steps,
+            [Step::OpenRollBack {
+                role: "agent".into()
+            }]
+        );
         let back = counts(&[(Bucket::Returned, 2)]);
-        let observed = Observed { roles: [("gateway".to_owned(), vec![out]), ("agent".to_owned(), vec![back])].into(), ..observed };
-        r.roll_back = Some(RollBack { scope: Scope::All, open_roles: vec!["agent".into()] });
-        assert_eq!(plan(&r, &observed, 500).steps, [Step::OpenRollBack { role: "gateway".into() }]);
+        let observed = Observed {
+            roles: [
+                ("gateway".to_owned(), vec![out]),
+                ("agent".to_owned(), vec![back]),
+            ]
+            .into(),
+            ..observed
+        };
+        r.roll_back = Some(RollBack {
+            scope: Scope::All,
+            open_roles: vec!["agent".into()],
+        });
+        assert_eq!(
+            plan(&r, &observed, 500).steps,
+            [Step::OpenRollBack {
+                role: "gateway".into()
+            }]
+        );
     }
 
     proptest! {

@@ -70,7 +70,10 @@ pub fn check(sizes: &[Size]) -> Result<(), Error> {
         match size {
             Size::Count(0) => return Err(Error::Zero { wave: i + 1 }),
             Size::Percent(p) if *p == 0 || *p > WHOLE => {
-                return Err(Error::Percent { wave: i + 1, percent: *p });
+                return Err(Error::Percent {
+                    wave: i + 1,
+                    percent: *p,
+                });
             }
             _ => {}
         }
@@ -99,7 +102,11 @@ pub fn ends(members: u64, sizes: &[Size]) -> Result<Vec<u64>, Error> {
         }
         match ends.last() {
             Some(last) if end < *last && !both_small(members, sizes, i) => {
-                return Err(Error::NotGrowing { wave: i + 1, end, members });
+                return Err(Error::NotGrowing {
+                    wave: i + 1,
+                    end,
+                    members,
+                });
             }
             Some(last) if end <= *last => {}
             _ => ends.push(end),
@@ -113,7 +120,10 @@ pub fn ends(members: u64, sizes: &[Size]) -> Result<Vec<u64>, Error> {
 
 /// A count before a percentage may exceed it in a small role; that is rounding, not a mistake.
 fn both_small(_members: u64, sizes: &[Size], i: usize) -> bool {
-    matches!((sizes[i - 1], sizes[i]), (Size::Count(_), Size::Percent(_)) | (Size::Percent(_), Size::Count(_)))
+    matches!(
+        (sizes[i - 1], sizes[i]),
+        (Size::Count(_), Size::Percent(_)) | (Size::Percent(_), Size::Count(_))
+    )
 }
 
 fn share(members: u64, percent_milli: u32) -> u64 {
@@ -135,7 +145,10 @@ fn in_turns(candidates: Vec<Candidate>) -> Vec<Candidate> {
     let mut strata: BTreeMap<String, Vec<Candidate>> = BTreeMap::new();
     let total = candidates.len();
     for candidate in candidates {
-        strata.entry(candidate.stratum.clone()).or_default().push(candidate);
+        strata
+            .entry(candidate.stratum.clone())
+            .or_default()
+            .push(candidate);
     }
     let mut strata: Vec<_> = strata.into_values().map(Vec::into_iter).collect();
     strata.sort_by_key(|stratum| std::cmp::Reverse(stratum.len()));
@@ -159,8 +172,16 @@ mod tests {
 
     #[test]
     fn the_default_sizes_of_a_large_fleet_are_exact() {
-        let sizes = [Size::Count(1), Size::Percent(1000), Size::Percent(10_000), Size::Percent(50_000)];
-        assert_eq!(ends(1_000_000, &sizes).unwrap(), [1, 10_000, 100_000, 500_000, 1_000_000]);
+        let sizes = [
+            Size::Count(1),
+            Size::Percent(1000),
+            Size::Percent(10_000),
+            Size::Percent(50_000),
+        ];
+        assert_eq!(
+            ends(1_000_000, &sizes).unwrap(),
+            [1, 10_000, 100_000, 500_000, 1_000_000]
+        );
         assert_eq!(ends(250, &sizes).unwrap(), [1, 3, 25, 125, 250]);
         assert_eq!(ends(3, &sizes).unwrap(), [1, 2, 3]);
         assert_eq!(ends(1, &sizes).unwrap(), [1]);
@@ -169,22 +190,48 @@ mod tests {
 
     #[test]
     fn a_canary_of_everybody_is_refused() {
-        assert_eq!(ends(10, &[Size::Percent(WHOLE)]), Err(Error::CanaryIsEverybody { members: 10 }));
+        assert_eq!(
+            ends(10, &[Size::Percent(WHOLE)]),
+            Err(Error::CanaryIsEverybody { members: 10 })
+        );
         assert_eq!(ends(1, &[Size::Percent(WHOLE)]).unwrap(), [1]);
     }
 
     #[test]
     fn shrinking_sizes_and_percent_of_nothing_are_refused() {
-        assert!(matches!(ends(100, &[Size::Count(10), Size::Count(5)]), Err(Error::NotGrowing { wave: 2, .. })));
-        assert!(matches!(ends(100, &[Size::Percent(0)]), Err(Error::Percent { .. })));
-        assert!(matches!(ends(100, &[Size::Count(0)]), Err(Error::Zero { wave: 1 })));
+        assert!(matches!(
+            ends(100, &[Size::Count(10), Size::Count(5)]),
+            Err(Error::NotGrowing { wave: 2, .. })
+        ));
+        assert!(matches!(
+            ends(100, &[Size::Percent(0)]),
+            Err(Error::Percent { .. })
+        ));
+        assert!(matches!(
+            ends(100, &[Size::Count(0)]),
+            Err(Error::Zero { wave: 1 })
+        ));
     }
 
     #[test]
     fn canaries_cover_distinct_strata_first() {
-        let candidate = |n: u8, stratum: &str| Candidate { uid: [n; 16], stratum: stratum.into(), reachable: true };
-        let all = vec![candidate(1, "a"), candidate(2, "a"), candidate(3, "a"), candidate(4, "b"), candidate(5, "c")];
-        let mut first: Vec<_> = order(all, "seed").into_iter().take(3).map(|c| c.stratum).collect();
+        let candidate = |n: u8, stratum: &str| Candidate {
+            uid: [n; 16],
+            stratum: stratum.into(),
+            reachable: true,
+        };
+        let all = vec![
+            candidate(1, "a"),
+            candidate(2, "a"),
+            candidate(3, "a"),
+            candidate(4, "b"),
+            candidate(5, "c"),
+        ];
+        let mut first: Vec<_> = order(all, "seed")
+            .into_iter()
+            .take(3)
+            .map(|c| c.stratum)
+            .collect();
         first.sort();
         assert_eq!(first, ["a", "b", "c"]);
     }

@@ -130,10 +130,10 @@ impl Listener {
         let (missing, remedy) = match (self.tls.is_some(), tokens_required) {
             (true, true) => return Ok(()),
             (false, true) => ("there is no TLS", "give --tls-cert and --tls-key"),
-            (true, false) => ("no tokens are required", "require tokens"),
+            (true, false) => ("no tokens are required", "give --require-tokens"),
             (false, false) => (
                 "there is neither TLS nor a required token",
-                "give --tls-cert and --tls-key and require tokens",
+                "give --tls-cert, --tls-key and --require-tokens",
             ),
         };
         Err(StartError::Public {

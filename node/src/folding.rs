@@ -14,12 +14,16 @@ const EXAMPLES: usize = 5;
 pub fn error_groups(members: &[MemberView]) -> Vec<ErrorGroup> {
     let mut groups: BTreeMap<(&str, String), ErrorGroup> = BTreeMap::new();
     for member in members {
-        let Bucket::Failed(failure) = member.bucket else { continue };
-        let group = groups.entry((failure.name(), fold(&member.error))).or_insert_with(|| ErrorGroup {
-            kind: failure.name().to_owned(),
-            error: member.error.clone(),
-            ..ErrorGroup::default()
-        });
+        let Bucket::Failed(failure) = member.bucket else {
+            continue;
+        };
+        let group = groups
+            .entry((failure.name(), fold(&member.error)))
+            .or_insert_with(|| ErrorGroup {
+                kind: failure.name().to_owned(),
+                error: member.error.clone(),
+                ..ErrorGroup::default()
+            });
         group.agents += 1;
         if group.examples.len() < EXAMPLES {
             group.examples.push(member.uid.as_bytes().to_vec());
@@ -70,6 +74,9 @@ mod tests {
 
     #[test]
     fn names_of_components_stay() {
-        assert_eq!(fold("unknown type: \"redaction\" for id otlp_http"), "unknown type: \"redaction\" for id otlp_http");
+        assert_eq!(
+            fold("unknown type: \"redaction\" for id otlp_http"),
+            "unknown type: \"redaction\" for id otlp_http"
+        );
     }
 }

@@ -94,19 +94,31 @@ impl Node {
             let dir = dir.clone();
             move || Store::open(&dir, StoreConfig::default())
         });
-        let opened = opened.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+        let opened = opened
+            .await
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
         let store = opened.map_err(|source| StartError::Open { dir, source })?;
         let control = Control::default();
-        let control_ledger = start_group(&store, 0, "control", control.mirror(), &config.group).await?;
+        let control_ledger =
+            start_group(&store, 0, "control", control.mirror(), &config.group).await?;
         let (notices, _) = broadcast::channel(NOTICES);
         let mut partitions = Vec::new();
         for i in 0..PARTITIONS {
             let name = format!("inventory-{i}");
             let index = Index::default();
             let ledger = start_group(&store, i + 1, &name, index.mirror(), &config.group).await?;
-            let partition = Partition::new(ledger, index, control.clone(), config.partition.clone(), notices.clone());
+            let partition = Partition::new(
+                ledger,
+                index,
+                control.clone(),
+                config.partition.clone(),
+                notices.clone(),
+            );
             partition.take_program();
-            partition.read_numbers().await.map_err(|source| StartError::Read { name, source })?;
+            partition
+                .read_numbers()
+                .await
+                .map_err(|source| StartError::Read { name, source })?;
             partitions.push(Arc::new(partition));
         }
         let node = Arc::new(Node {
@@ -149,19 +161,35 @@ impl Node {
     /// Publishes the control group's newest program to every partition and answers when nothing older can be sent.
     pub async fn fence(&self) -> Result<(), crate::ledger::ProposeError> {
         let epoch = self.control.read().program_version;
-        let raised = self.partitions.iter().map(|partition| partition.raise_floor(epoch));
+        let raised = self
+            .partitions
+            .iter()
+            .map(|partition| partition.raise_floor(epoch));
         futures::future::try_join_all(raised).await.map(|_| ())
     }
 
     fn run(self: Arc<Self>) {
-        let mut tasks = self.tasks.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut tasks = self
+            .tasks
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         let stop = self.stop.clone();
-        tasks.spawn(every(RENEW, stop.clone(), self.clone(), |node| async move { node.confirm().await }));
-        tasks.spawn(every(Duration::from_secs(1), stop.clone(), self.clone(), |node| async move {
-            for partition in node.partitions.iter() {
-                partition.tick().await;
-            }
-        }));
+        tasks.spawn(every(
+            RENEW,
+            stop.clone(),
+            self.clone(),
+            |node| async move { node.confirm().await },
+        ));
+        tasks.spawn(every(
+            Duration::from_secs(1),
+            stop.clone(),
+            self.clone(),
+            |node| async move {
+                for partition in node.partitions.iter() {
+                    partition.tick().await;
+                }
+            },
+        ));
         tasks.spawn(every(Duration::from_secs(600), stop.clone(), self.clone(), |node| async move {
             for partition in node.partitions.iter() {
                 if let Err(error) = partition.prune_history().await {
@@ -184,30 +212,62 @@ impl Node {
                     partition.confirm(sent);
                 }
             }
-            Err(error) => tracing::warn!(error = %chain(&error), "the program was not confirmed: no offers for now"),
+            Err(error) => {
+                tracing::warn!(error = %chain(&error), "the program was not confirmed: no offers for now")
+            }
         }
     }
 
     /// Ends everything in order: tasks, what is only in memory, groups, store.
     pub async fn stop(&self) {
         self.stop.cancel();
-        let mut tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+        let mut tasks = std::mem::take(
+            &mut *self
+                .tasks
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner),
+        );
         while tasks.join_next().await.is_some() {}
-        futures::future::join_all(self.partitions.iter().map(|partition| partition.write_numbers())).await;
+        futures::future::join_all(
+            self.partitions
+                .iter()
+                .map(|partition| partition.write_numbers()),
+        )
+        .await;
         for partition in self.partitions.iter() {
             partition.ledger.group().shutdown().await;
         }
         self.control_ledger.group().shutdown().await;
-        let store = self.store.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        let store = self
+            .store
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .take();
         if let Some(store) = store {
             store.close();
         }
     }
 }
 
-async fn start_group<M: crate::ledger::Mirror>(store: &Store, id: u32, name: &str, mirror: M, config: &GroupConfig) -> Result<Ledger<M>, StartError> {
-    let group = Group::start(store, GroupId(id), NodeId(1), Machine::new(name, mirror), config.clone()).await;
-    let group = group.map_err(|source| StartError::Group { name: name.to_owned(), source })?;
+async fn start_group<M: crate::ledger::Mirror>(
+    store: &Store,
+    id: u32,
+    name: &str,
+    mirror: M,
+    config: &GroupConfig,
+) -> Result<Ledger<M>, StartError> {
+    let group = Group::start(
+        store,
+        GroupId(id),
+        NodeId(1),
+        Machine::new(name, mirror),
+        config.clone(),
+    )
+    .await;
+    let group = group.map_err(|source| StartError::Group {
+        name: name.to_owned(),
+        source,
+    })?;
     Ok(Ledger::new(name, group))
 }
 
@@ -221,7 +281,12 @@ async fn follow_program(node: Arc<Node>, stop: CancellationToken) {
 }
 
 /// Calls `act` again and again until told to stop; a call that is under way ends first.
-async fn every<F: Future<Output = ()> + Send>(pause: Duration, stop: CancellationToken, node: Arc<Node>, act: impl Fn(Arc<Node>) -> F + Send) {
+async fn every<F: Future<Output = ()> + Send>(
+    pause: Duration,
+    stop: CancellationToken,
+    node: Arc<Node>,
+    act: impl Fn(Arc<Node>) -> F + Send,
+) {
     let mut interval = tokio::time::interval(pause);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     while stop.run_until_cancelled(interval.tick()).await.is_some() {

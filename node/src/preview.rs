@@ -81,24 +81,52 @@ pub fn plan_of(documents: &Documents, name: &str) -> Result<PlanSpec, Error> {
     if name.is_empty() || name == "default" {
         return Ok(fleet::rollout::default_plan());
     }
-    documents.plans.get(name).map(|plan| plan_spec(&plan.value)).ok_or_else(|| Error::Plan(name.to_owned()))
+    documents
+        .plans
+        .get(name)
+        .map(|plan| plan_spec(&plan.value))
+        .ok_or_else(|| Error::Plan(name.to_owned()))
 }
 
 /// Makes a preview; revision 0 is the latest, an empty plan the default one.
 pub fn make(node: &Arc<Node>, family: &str, revision: u64, plan: &str) -> Result<Preview, Error> {
     let (stored, precedence, plan) = {
         let documents = node.control.read();
-        let stored = documents.families.get(family).ok_or_else(|| Error::Family(family.to_owned()))?;
+        let stored = documents
+            .families
+            .get(family)
+            .ok_or_else(|| Error::Family(family.to_owned()))?;
         let found = documents.revision(family, revision);
-        let unknown = || Error::Revision { family: family.to_owned(), revision, latest: stored.value.latest };
-        (found.ok_or_else(unknown)?.value.clone(), stored.value.precedence, plan_of(&documents, plan)?)
+        let unknown = || Error::Revision {
+            family: family.to_owned(),
+            revision,
+            latest: stored.value.latest,
+        };
+        (
+            found.ok_or_else(unknown)?.value.clone(),
+            stored.value.precedence,
+            plan_of(&documents, plan)?,
+        )
     };
-    let (candidates, unknown) = candidates(node, family, precedence, &stored).map_err(Error::Read)?;
+    let (candidates, unknown) =
+        candidates(node, family, precedence, &stored).map_err(Error::Read)?;
     let roles: Vec<Role> = stored.roles.iter().filter_map(role).collect();
-    let mut maker = Maker { node, stored: &stored, roles: &roles, configs: BTreeMap::new(), shown: api::PreviewResponse::default() };
+    let mut maker = Maker {
+        node,
+        stored: &stored,
+        roles: &roles,
+        configs: BTreeMap::new(),
+        shown: api::PreviewResponse::default(),
+    };
     if unknown > 0 {
-        let message = format!("{unknown} agents do not report their components: whether they can run this is unknown");
-        maker.shown.findings.push(api::Finding { severity: "warning".to_owned(), message, ..api::Finding::default() });
+        let message = format!(
+            "{unknown} agents do not report their components: whether they can run this is unknown"
+        );
+        maker.shown.findings.push(api::Finding {
+            severity: "warning".to_owned(),
+            message,
+            ..api::Finding::default()
+        });
     }
     maker.roles(&candidates, &plan)?;
     maker.groups(&candidates);
@@ -118,7 +146,11 @@ pub fn make(node: &Arc<Node>, family: &str, revision: u64, plan: &str) -> Result
         revision: stored.number,
         revision_hash: stored.hash.clone(),
         created_ms: now_ms(),
-        diff_groups: shown.groups.iter().filter_map(|group| hex::decode(&group.digest).ok()).collect(),
+        diff_groups: shown
+            .groups
+            .iter()
+            .filter_map(|group| hex::decode(&group.digest).ok())
+            .collect(),
         members: uids,
         takeovers: shown.takeovers.clone(),
         conflicts: shown.conflicts.clone(),
@@ -131,29 +163,69 @@ pub async fn keep(node: &Arc<Node>, preview: &store::Preview) -> Result<(), Erro
     let mut writes = vec![put(table::PREVIEW, preview.id.as_str(), 0, preview)];
     {
         let documents = node.control.read();
-        let old = documents.previews.values().filter(|p| p.value.created_ms + KEPT_MS < now_ms());
+        let old = documents
+            .previews
+            .values()
+            .filter(|p| p.value.created_ms + KEPT_MS < now_ms());
         writes.extend(old.map(|p| crate::ledger::delete_any(table::PREVIEW, p.value.id.as_str())));
     }
-    node.control_ledger.propose(entry(writes, vec![])).await.map(|_| ()).map_err(Error::Store)
+    node.control_ledger
+        .propose(entry(writes, vec![]))
+        .await
+        .map(|_| ())
+        .map_err(Error::Store)
 }
 
 /// Does the fleet still look as it did? If not, what is different, in words.
 pub fn differences(before: &store::Preview, now: &store::Preview) -> Vec<String> {
     let mut differences = Vec::new();
     if before.revision_hash != now.revision_hash {
-        differences.push(format!("the revision is another one (previewed {}, now {})", before.revision, now.revision));
+        differences.push(format!(
+            "the revision is another one (previewed {}, now {})",
+            before.revision, now.revision
+        ));
     }
-    let fresh = |now: &[String], before: &[String]| now.iter().filter(|item| !before.contains(item)).cloned().collect::<Vec<_>>();
-    let groups = now.diff_groups.iter().filter(|group| !before.diff_groups.contains(group)).count();
+    let fresh = |now: &[String], before: &[String]| {
+        now.iter()
+            .filter(|item| !before.contains(item))
+            .cloned()
+            .collect::<Vec<_>>()
+    };
+    let groups = now
+        .diff_groups
+        .iter()
+        .filter(|group| !before.diff_groups.contains(group))
+        .count();
     if groups > 0 {
-        differences.push(format!("{groups} new group(s) of diffs: agents would get a change that nobody has seen"));
+        differences.push(format!(
+            "{groups} new group(s) of diffs: agents would get a change that nobody has seen"
+        ));
     }
-    differences.extend(fresh(&now.takeovers, &before.takeovers).into_iter().map(|t| format!("new takeover: {t}")));
-    differences.extend(fresh(&now.conflicts, &before.conflicts).into_iter().map(|c| format!("new role conflict: {c}")));
-    let gone = before.members.iter().filter(|uid| now.members.binary_search(uid).is_err()).count();
-    let joined = now.members.iter().filter(|uid| before.members.binary_search(uid).is_err()).count();
+    differences.extend(
+        fresh(&now.takeovers, &before.takeovers)
+            .into_iter()
+            .map(|t| format!("new takeover: {t}")),
+    );
+    differences.extend(
+        fresh(&now.conflicts, &before.conflicts)
+            .into_iter()
+            .map(|c| format!("new role conflict: {c}")),
+    );
+    let gone = before
+        .members
+        .iter()
+        .filter(|uid| now.members.binary_search(uid).is_err())
+        .count();
+    let joined = now
+        .members
+        .iter()
+        .filter(|uid| before.members.binary_search(uid).is_err())
+        .count();
     if gone + joined > (before.members.len() / 100).max(1) {
-        differences.push(format!("{joined} members joined and {gone} left, of {}", before.members.len()));
+        differences.push(format!(
+            "{joined} members joined and {gone} left, of {}",
+            before.members.len()
+        ));
     }
     differences
 }
@@ -168,7 +240,11 @@ pub fn candidates(
     revision: &store::Revision,
 ) -> Result<(Vec<Vec<Candidate>>, u64), raft::Fatal> {
     let config = |r: &store::Role| merged_config(&config_map(&r.config));
-    let used: Vec<Option<Used>> = revision.roles.iter().map(|r| config(r).map(|value| Used::by(&value))).collect();
+    let used: Vec<Option<Used>> = revision
+        .roles
+        .iter()
+        .map(|r| config(r).map(|value| Used::by(&value)))
+        .collect();
     let mut unknown = 0;
     let mut all = Vec::new();
     for partition in node.partitions.iter() {
@@ -176,16 +252,24 @@ pub fn candidates(
         let mut lists: BTreeMap<Box<[u8]>, Option<Available>> = BTreeMap::new();
         for candidate in candidates.iter_mut().filter(|c| c.role.is_some()) {
             if !lists.contains_key(&candidate.components) {
-                lists.insert(candidate.components.clone(), available(partition, &candidate.components)?);
+                lists.insert(
+                    candidate.components.clone(),
+                    available(partition, &candidate.components)?,
+                );
             }
-            let Some(used) = candidate.role.and_then(|r| used.get(r as usize)?.as_ref()) else { continue };
+            let Some(used) = candidate.role.and_then(|r| used.get(r as usize)?.as_ref()) else {
+                continue;
+            };
             let Some(Some(available)) = lists.get(&candidate.components) else {
                 unknown += 1;
                 continue;
             };
             let lacks = missing(used, available);
             if !lacks.is_empty() {
-                let names: Vec<String> = lacks.iter().map(|(kind, name)| format!("{kind} {name}")).collect();
+                let names: Vec<String> = lacks
+                    .iter()
+                    .map(|(kind, name)| format!("{kind} {name}"))
+                    .collect();
                 candidate.left_out = Some(format!("its build lacks {}", names.join(", ")));
                 candidate.role = None;
             }
@@ -197,13 +281,20 @@ pub fn candidates(
 
 /// The component list with this hash; none: it was never told in full.
 fn available(partition: &Partition, hash: &[u8]) -> Result<Option<Available>, raft::Fatal> {
-    let Some(address) = partition.index().read().components.get(hash).copied() else { return Ok(None) };
+    let Some(address) = partition.index().read().components.get(hash).copied() else {
+        return Ok(None);
+    };
     let kept: Option<(u64, store::Body)> = partition.ledger.view()?.get(table::BODY, &address)?;
     let bytes = kept.and_then(|(_, kept)| body::open(&kept));
-    let list = bytes.and_then(|b| <proto::opamp::AvailableComponents as prost::Message>::decode(b.as_slice()).ok());
+    let list = bytes.and_then(|b| {
+        <proto::opamp::AvailableComponents as prost::Message>::decode(b.as_slice()).ok()
+    });
     Ok(list.map(|list| {
         let pairs = list.components.iter().flat_map(|(kind, details)| {
-            details.sub_component_map.keys().map(move |name| (kind.as_str(), name.as_str()))
+            details
+                .sub_component_map
+                .keys()
+                .map(move |name| (kind.as_str(), name.as_str()))
         });
         Available::from_report(pairs)
     }))
@@ -224,12 +315,20 @@ impl Maker<'_> {
         for (i, role) in self.roles.iter().enumerate() {
             let changed = members(candidates, i).filter(|c| !c.unchanged).count() as u64;
             // A default plan fits every fleet; one that a person wrote has to say so.
-            waves::ends(changed, &sizes).map_err(|source| Error::Waves { role: role.name.clone(), source })?;
+            waves::ends(changed, &sizes).map_err(|source| Error::Waves {
+                role: role.name.clone(),
+                source,
+            })?;
         }
-        let (placed, ends) = assign(candidates, self.roles.len(), plan, "preview");
-        let ordered = order(&self.stored.family, self.roles).unwrap_or_else(|_| self.roles.iter().collect());
+        let (placed, ends) = assign(candidates, self.stored, plan);
+        let ordered =
+            order(&self.stored.family, self.roles).unwrap_or_else(|_| self.roles.iter().collect());
         for role in ordered {
-            let i = self.roles.iter().position(|r| r.name == role.name).unwrap_or(0);
+            let i = self
+                .roles
+                .iter()
+                .position(|r| r.name == role.name)
+                .unwrap_or(0);
             let mut shown = api::RolePreview {
                 role: role.name.clone(),
                 selector: role.selector.to_string(),
@@ -239,8 +338,13 @@ impl Maker<'_> {
             let mut before = 0;
             for (wave, end) in ends[i].iter().enumerate() {
                 let last = wave + 1 == ends[i].len();
-                let spec = if last { plan.waves.last() } else { plan.waves.get(wave) };
-                let uids = members(candidates, i).filter(|c| !c.unchanged && placed.get(&c.uid) == Some(&(wave as u32)));
+                let spec = if last {
+                    plan.waves.last()
+                } else {
+                    plan.waves.get(wave)
+                };
+                let uids = members(candidates, i)
+                    .filter(|c| !c.unchanged && placed.get(&c.uid) == Some(&(wave as u32)));
                 shown.waves.push(api::WavePreview {
                     agents: end - before,
                     size: spec.map(|w| size_text(w.size)).unwrap_or_default(),
@@ -256,20 +360,40 @@ impl Maker<'_> {
     }
 
     fn why(&self, candidates: &[Vec<Candidate>], i: usize, role: &Role) -> String {
-        let Some(uid) = members(candidates, i).next().map(|c| c.uid) else { return String::new() };
+        let Some(uid) = members(candidates, i).next().map(|c| c.uid) else {
+            return String::new();
+        };
         let columns = self.node.partition(uid).index().read();
-        columns.rows.get(&uid).map(|row| format!("{}: {}", row.name(), role.selector.explain(row))).unwrap_or_default()
+        columns
+            .rows
+            .get(&uid)
+            .map(|row| format!("{}: {}", row.name(), role.selector.explain(row)))
+            .unwrap_or_default()
     }
 
     /// Identical diffs count as one.
     fn groups(&mut self, candidates: &[Vec<Candidate>]) {
-        let after: Vec<Option<Arc<fleet::value::Value>>> = self.roles.iter().map(|r| merged_config(&r.config).map(Arc::new)).collect();
-        type Known = BTreeMap<(usize, Option<(String, String, u64, String)>), (Digest, String, bool, String)>;
+        let after: Vec<Option<Arc<fleet::value::Value>>> = self
+            .roles
+            .iter()
+            .map(|r| merged_config(&r.config).map(Arc::new))
+            .collect();
+        type Known = BTreeMap<
+            (usize, Option<(String, String, u64, String)>),
+            (Digest, String, bool, String),
+        >;
         let mut known: Known = BTreeMap::new();
         let mut groups: BTreeMap<(usize, Digest), api::DiffGroup> = BTreeMap::new();
         for (i, role) in self.roles.iter().enumerate() {
             for candidate in members(candidates, i) {
-                let key = candidate.delivery.as_ref().map(|d| (d.family.clone(), d.role.clone(), d.revision, d.rollout.clone()));
+                let key = candidate.delivery.as_ref().map(|d| {
+                    (
+                        d.family.clone(),
+                        d.role.clone(),
+                        d.revision,
+                        d.rollout.clone(),
+                    )
+                });
                 let found = known.entry((i, key.clone())).or_insert_with(|| {
                     let before = key.as_ref().and_then(|key| self.config(key));
                     let empty = fleet::value::Value::Map(fleet::value::Map::new());
@@ -278,11 +402,25 @@ impl Maker<'_> {
                     let against = match (&key, &before) {
                         (None, _) => "nothing was delivered before".to_owned(),
                         (Some((family, role, 0, _)), _) => format!("{family}/{role} baseline"),
-                        (Some((family, role, revision, _)), Some(_)) => format!("{family}/{role} r{revision}"),
+                        (Some((family, role, revision, _)), Some(_)) => {
+                            format!("{family}/{role} r{revision}")
+                        }
                         (Some(_), None) => "what it runs is not known any more".to_owned(),
                     };
-                    let digest = Digest::of("muster.preview.group.v1", &[role.name.as_bytes(), against.as_bytes(), difference.digest().as_bytes()]);
-                    (digest, difference.to_string(), difference.is_empty(), against)
+                    let digest = Digest::of(
+                        "muster.preview.group.v1",
+                        &[
+                            role.name.as_bytes(),
+                            against.as_bytes(),
+                            difference.digest().as_bytes(),
+                        ],
+                    );
+                    (
+                        digest,
+                        difference.to_string(),
+                        difference.is_empty(),
+                        against,
+                    )
                 });
                 let (digest, text, same, against) = found.clone();
                 let group = groups.entry((i, digest)).or_insert_with(|| api::DiffGroup {
@@ -310,25 +448,49 @@ impl Maker<'_> {
         }
         let (family, role_name, revision, rollout) = key;
         let documents = self.node.control.read();
-        let (number, baseline) = if *revision == 0 { (documents.rollouts.get(rollout)?.value.to, true) } else { (*revision, false) };
-        let stored = documents.revision(family, number)?.value.roles.iter().find(|r| r.name == *role_name)?.clone();
-        let map: ConfigMap = if baseline { role(&stored)?.baseline() } else { config_map(&stored.config) };
+        let (number, baseline) = if *revision == 0 {
+            (documents.rollouts.get(rollout)?.value.to, true)
+        } else {
+            (*revision, false)
+        };
+        let stored = documents
+            .revision(family, number)?
+            .value
+            .roles
+            .iter()
+            .find(|r| r.name == *role_name)?
+            .clone();
+        let map: ConfigMap = if baseline {
+            role(&stored)?.baseline()
+        } else {
+            config_map(&stored.config)
+        };
         merged_config(&map).map(Arc::new)
     }
 
     fn left_out(&mut self, candidates: &[Vec<Candidate>]) {
         let mut reasons: BTreeMap<String, api::LeftOut> = BTreeMap::new();
         for candidate in candidates.iter().flatten() {
-            let Some(why) = &candidate.left_out else { continue };
-            let group = reasons.entry(why.clone()).or_insert_with(|| api::LeftOut { why: why.clone(), ..api::LeftOut::default() });
+            let Some(why) = &candidate.left_out else {
+                continue;
+            };
+            let group = reasons.entry(why.clone()).or_insert_with(|| api::LeftOut {
+                why: why.clone(),
+                ..api::LeftOut::default()
+            });
             group.agents += 1;
             if group.examples.len() < EXAMPLES {
                 group.examples.push(candidate.uid.to_string());
             }
         }
         self.shown.left_out = reasons.into_values().collect();
-        let conflicts = candidates.iter().flatten().filter_map(|c| Some((c.uid, c.conflict.as_ref()?)));
-        let conflicts: Vec<String> = conflicts.map(|(uid, roles)| format!("{uid} matches {}", roles.join(" and "))).collect();
+        let conflicts = candidates
+            .iter()
+            .flatten()
+            .filter_map(|c| Some((c.uid, c.conflict.as_ref()?)));
+        let conflicts: Vec<String> = conflicts
+            .map(|(uid, roles)| format!("{uid} matches {}", roles.join(" and ")))
+            .collect();
         self.shown.conflicts = conflicts.into_iter().take(CONFLICTS_SHOWN).collect();
     }
 
@@ -347,7 +509,10 @@ pub fn reach_limit(owned: u64) -> u64 {
 }
 
 fn members(candidates: &[Vec<Candidate>], role: usize) -> impl Iterator<Item = &Candidate> {
-    candidates.iter().flatten().filter(move |c| c.role.is_some_and(|r| r as usize == role))
+    candidates
+        .iter()
+        .flatten()
+        .filter(move |c| c.role.is_some_and(|r| r as usize == role))
 }
 
 fn examples(uids: impl Iterator<Item = Uid>) -> Vec<String> {
@@ -364,13 +529,23 @@ pub fn size_text(size: Size) -> String {
 
 /// A wave's gate in words.
 pub fn gate_text(wave: &fleet::rollout::WaveSpec) -> String {
-    let failures = wave.gate.max_failures.map_or_else(|| "default".to_owned(), size_text);
-    format!("{}% converged for {}, stop at {failures} failures", f64::from(wave.gate.success) / 1000.0, duration_text(wave.soak_ms))
+    let failures = match wave.gate.max_failures {
+        None => "1 failure in the first wave, 1 % later".to_owned(),
+        Some(Size::Count(1)) => "1 failure".to_owned(),
+        Some(size) => format!("{} failures", size_text(size)),
+    };
+    format!(
+        "{}% converged for {}, stop at {failures}",
+        f64::from(wave.gate.success) / 1000.0,
+        duration_text(wave.soak_ms)
+    )
 }
 
 /// Eight characters that are unlikely to have been used.
 pub fn short_id() -> String {
     use rand::Rng;
     let mut rng = rand::rng();
-    (0..8).map(|_| char::from(ID_LETTERS[rng.random_range(0..ID_LETTERS.len())])).collect()
+    (0..8)
+        .map(|_| char::from(ID_LETTERS[rng.random_range(0..ID_LETTERS.len())]))
+        .collect()
 }

@@ -29,12 +29,12 @@ mod generated {
     }
 }
 
-/// The public API, `muster.v1`.
-pub use generated::muster::v1 as api;
 /// Gateway ↔ partition leader.
 pub use generated::muster::edge::v1 as edge;
 /// Stored forms.
 pub use generated::muster::store::v1 as store;
+/// The public API, `muster.v1`.
+pub use generated::muster::v1 as api;
 /// OpAMP v0.20.
 pub use generated::opamp::proto::v1 as opamp;
 

@@ -26,8 +26,14 @@ pub enum UidError {
 impl Uid {
     /// From the bytes on the wire.
     pub fn from_wire(bytes: &[u8]) -> Result<Self, UidError> {
-        let bytes: [u8; 16] = bytes.try_into().map_err(|_| UidError::Length(bytes.len()))?;
-        if bytes == [0; 16] { Err(UidError::Zero) } else { Ok(Uid(bytes)) }
+        let bytes: [u8; 16] = bytes
+            .try_into()
+            .map_err(|_| UidError::Length(bytes.len()))?;
+        if bytes == [0; 16] {
+            Err(UidError::Zero)
+        } else {
+            Ok(Uid(bytes))
+        }
     }
 
     /// The bytes as they go on the wire.
@@ -86,7 +92,10 @@ mod tests {
     #[test]
     fn other_lengths_and_zero_are_no_uid() {
         for length in [0, 15, 17, 26] {
-            assert_eq!(Uid::from_wire(&vec![1; length]), Err(UidError::Length(length)));
+            assert_eq!(
+                Uid::from_wire(&vec![1; length]),
+                Err(UidError::Length(length))
+            );
         }
         assert_eq!(Uid::from_wire(&[0; 16]), Err(UidError::Zero));
     }

@@ -43,12 +43,20 @@ pub struct Fleet {
 impl Fleet {
     /// Starts a server that wants tokens, a gateway and `agents` agents, and waits until all are in the inventory.
     pub fn start(transport: Transport, agents: usize) -> Self {
-        let server = Server::start(&["--require-tokens", "--offer-timeout", "2m"]);
+        let server = Server::start(&[
+            "--require-tokens",
+            "--offer-timeout",
+            "2m",
+            "--lost-after",
+            "2",
+        ]);
         let admin = std::fs::read_to_string(server.data.join("admin.token")).unwrap();
         let admin = server.cli().with_patience(ROLLOUT).with_token(admin.trim());
         let token = admin.ok(&["tokens", "create", "fleet", "--label", "env=interop"]);
         let operator = |name, role| {
-            let secret = admin.ok(&["tokens", "create", name, "--kind", "operator", "--role", role]);
+            let secret = admin.ok(&[
+                "tokens", "create", name, "--kind", "operator", "--role", role,
+            ]);
             admin.with_token(secret.trim())
         };
         let (bob, alice) = (operator("bob", "editor"), operator("alice", "approver"));
@@ -61,13 +69,42 @@ impl Fleet {
         };
         let start = |name: &str, role: &str, env| {
             let token = Some(token.trim());
-            Supervisor::start(Setup { name, role, endpoint: &endpoint, token, authority: None, env }, &home)
+            Supervisor::start(
+                Setup {
+                    name,
+                    role,
+                    endpoint: &endpoint,
+                    token,
+                    authority: None,
+                    env,
+                },
+                &home,
+            )
         };
-        let gateway = start("gateway-0", "gateway", vec![("GATEWAY_FILE", sink.path().display().to_string())]);
+        let gateway = start(
+            "gateway-0",
+            "gateway",
+            vec![("GATEWAY_FILE", sink.path().display().to_string())],
+        );
         let url = format!("http://{}", gateway.otlp);
-        let agents: Vec<_> =
-            (0..agents).map(|n| start(&format!("agent-{n}"), "agent", vec![("GATEWAY_OTLP_URL", url.clone())])).collect();
-        let fleet = Fleet { agents, gateway, sink, bob, alice, server, home };
+        let agents: Vec<_> = (0..agents)
+            .map(|n| {
+                start(
+                    &format!("agent-{n}"),
+                    "agent",
+                    vec![("GATEWAY_OTLP_URL", url.clone())],
+                )
+            })
+            .collect();
+        let fleet = Fleet {
+            agents,
+            gateway,
+            sink,
+            bob,
+            alice,
+            server,
+            home,
+        };
         for supervisor in fleet.supervisors() {
             arrives(&fleet.alice, &supervisor.name);
         }
@@ -132,16 +169,34 @@ pub struct Ended {
 
 impl Ended {
     pub fn completed(&self) {
-        assert_eq!((self.output.code, &self.rollout["state"]), (0, &"completed".into()), "{self:#?}");
+        assert_eq!(
+            (self.output.code, &self.rollout["state"]),
+            (0, &"completed".into()),
+            "{self:#?}"
+        );
     }
 }
 
 /// Starts a rollout of the latest revision and waits for its end, as a script of an operator does.
 pub fn roll_out(cli: &Cli) -> Ended {
-    let output =
-        cli.run(&["rollout", "start", FAMILY, "--plan", "quick", "--yes", "--wait", "--timeout", "140s", "-o", "json"]);
+    let output = cli.run(&[
+        "rollout",
+        "start",
+        FAMILY,
+        "--plan",
+        "quick",
+        "--yes",
+        "--wait",
+        "--timeout",
+        "140s",
+        "-o",
+        "json",
+    ]);
     let last = output.stdout.lines().last().unwrap_or("null");
-    Ended { rollout: serde_json::from_str(last).unwrap_or_else(|error| panic!("{error}: {output:#?}")), output }
+    Ended {
+        rollout: serde_json::from_str(last).unwrap_or_else(|error| panic!("{error}: {output:#?}")),
+        output,
+    }
 }
 
 /// Waits until an agent of this name is connected, its collector runs, and its components are known.
@@ -151,7 +206,9 @@ pub fn arrives(cli: &Cli, name: &str) {
         let detail: Value = serde_json::from_str(&found.stdout).map_err(|_| found.stderr)?;
         let there = detail["agent"]["link"] == "connected"
             && detail["agent"]["healthy"] == true
-            && detail["components"].as_array().is_some_and(|kinds| !kinds.is_empty());
+            && detail["components"]
+                .as_array()
+                .is_some_and(|kinds| !kinds.is_empty());
         holds(there, detail)
     });
 }
@@ -202,5 +259,8 @@ pub fn history(cli: &Cli, name: &str) -> Vec<Value> {
 
 /// The words for what happened, in order.
 pub fn kinds(transitions: &[Value]) -> Vec<&str> {
-    transitions.iter().map(|transition| transition["kind"].as_str().unwrap()).collect()
+    transitions
+        .iter()
+        .map(|transition| transition["kind"].as_str().unwrap())
+        .collect()
 }

@@ -38,7 +38,11 @@ fn post(to: SocketAddr, body: &str) -> std::io::Result<u16> {
     )?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
-    Ok(answer.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or_default())
+    Ok(answer
+        .split(' ')
+        .nth(1)
+        .and_then(|code| code.parse().ok())
+        .unwrap_or_default())
 }
 
 /// The file that the gateway's collector appends to.
@@ -65,7 +69,10 @@ impl Sink {
     pub fn after(&self, offset: usize, marks: &[String]) -> String {
         eventually_blocking(SOON, "records in the gateway's file", || {
             let text = self.text().split_off(offset);
-            let missing: Vec<_> = marks.iter().filter(|mark| !text.contains(&format!("{mark}:"))).collect();
+            let missing: Vec<_> = marks
+                .iter()
+                .filter(|mark| !text.contains(&format!("{mark}:")))
+                .collect();
             holds(missing.is_empty(), missing).map(|()| text)
         })
     }

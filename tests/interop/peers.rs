@@ -28,9 +28,21 @@ pub fn programs() -> &'static Path {
         if let Some(directory) = std::env::var_os("MUSTER_INTEROP_DIR") {
             return directory.into();
         }
-        let build = Command::new(source().join("build")).stderr(Stdio::inherit()).output().unwrap();
-        assert!(build.status.success(), "tests/interop/build failed: {}", build.status);
-        String::from_utf8(build.stdout).unwrap().lines().last().unwrap().into()
+        let build = Command::new(source().join("build"))
+            .stderr(Stdio::inherit())
+            .output()
+            .unwrap();
+        assert!(
+            build.status.success(),
+            "tests/interop/build failed: {}",
+            build.status
+        );
+        String::from_utf8(build.stdout)
+            .unwrap()
+            .lines()
+            .last()
+            .unwrap()
+            .into()
     })
 }
 
@@ -41,7 +53,12 @@ pub struct Home(Option<tempfile::TempDir>);
 
 impl Home {
     pub fn new() -> Self {
-        Home(Some(tempfile::Builder::new().prefix("muster-interop-").tempdir().unwrap()))
+        Home(Some(
+            tempfile::Builder::new()
+                .prefix("muster-interop-")
+                .tempdir()
+                .unwrap(),
+        ))
     }
 
     pub fn path(&self) -> &Path {
@@ -61,7 +78,10 @@ impl Drop for Home {
         if std::thread::panicking()
             && let Some(directory) = self.0.take()
         {
-            eprintln!("logs of supervisors and collectors are kept in {}", directory.keep().display());
+            eprintln!(
+                "logs of supervisors and collectors are kept in {}",
+                directory.keep().display()
+            );
         }
     }
 }
@@ -79,7 +99,12 @@ impl Group {
     /// Sends to the whole group; false: nobody is left in it.
     fn signal(&self, signal: &str) -> bool {
         let group = format!("-{}", self.0.id());
-        Command::new("kill").args([signal, "--", &group]).stderr(Stdio::null()).status().unwrap().success()
+        Command::new("kill")
+            .args([signal, "--", &group])
+            .stderr(Stdio::null())
+            .status()
+            .unwrap()
+            .success()
     }
 
     /// Waits for the process itself.
@@ -126,8 +151,11 @@ impl Supervisor {
     pub fn start(setup: Setup<'_>, home: &Home) -> Self {
         let directory = home.directory(setup.name);
         let otlp = free_address();
-        let mut env: serde_json::Map<_, _> =
-            setup.env.into_iter().map(|(key, value)| (key.to_owned(), value.into())).collect();
+        let mut env: serde_json::Map<_, _> = setup
+            .env
+            .into_iter()
+            .map(|(key, value)| (key.to_owned(), value.into()))
+            .collect();
         env.insert("AGENT_OTLP_ENDPOINT".to_owned(), otlp.to_string().into());
         env.insert("GATEWAY_OTLP_ENDPOINT".to_owned(), otlp.to_string().into());
         let mut server = json!({"endpoint": setup.endpoint});
@@ -160,7 +188,12 @@ impl Supervisor {
         });
         // JSON is YAML.
         std::fs::write(directory.join("supervisor.yaml"), config.to_string()).unwrap();
-        let mut supervisor = Supervisor { name: setup.name.to_owned(), otlp, directory, process: None };
+        let mut supervisor = Supervisor {
+            name: setup.name.to_owned(),
+            otlp,
+            directory,
+            process: None,
+        };
         supervisor.again();
         supervisor
     }
@@ -168,7 +201,11 @@ impl Supervisor {
     /// Starts once more with the same storage.
     pub fn again(&mut self) {
         assert!(self.process.is_none(), "{} is running", self.name);
-        let output = File::options().create(true).append(true).open(self.directory.join("output.log")).unwrap();
+        let output = File::options()
+            .create(true)
+            .append(true)
+            .open(self.directory.join("output.log"))
+            .unwrap();
         // SIGINT may be ignored by whoever runs the tests; supervisor and collector must not inherit that.
         let mut command = Command::new("env");
         command
@@ -186,7 +223,11 @@ impl Supervisor {
     pub fn interrupt(&self) {
         if let Some(group) = &self.process {
             // It may have ended by itself.
-            let _ = Command::new("kill").args(["-INT", &group.0.id().to_string()]).stderr(Stdio::null()).status().unwrap();
+            let _ = Command::new("kill")
+                .args(["-INT", &group.0.id().to_string()])
+                .stderr(Stdio::null())
+                .status()
+                .unwrap();
         }
     }
 
@@ -205,12 +246,22 @@ impl Supervisor {
     /// SIGKILL for the collector alone.
     pub fn kill_collector(&self) {
         let supervisor = self.process.as_ref().unwrap().0.id().to_string();
-        let children = Command::new("pgrep").args(["-P", &supervisor]).output().unwrap().stdout;
+        let children = Command::new("pgrep")
+            .args(["-P", &supervisor])
+            .output()
+            .unwrap()
+            .stdout;
         let children = String::from_utf8(children).unwrap();
         let [collector] = children.split_whitespace().collect::<Vec<_>>()[..] else {
             panic!("{} has not one child: {children:?}", self.name);
         };
-        assert!(Command::new("kill").args(["-KILL", collector]).status().unwrap().success());
+        assert!(
+            Command::new("kill")
+                .args(["-KILL", collector])
+                .status()
+                .unwrap()
+                .success()
+        );
     }
 }
 
@@ -226,14 +277,20 @@ impl Python {
     /// Starts the driver with these arguments.
     pub fn start(args: &[&str]) -> Self {
         let mut command = Command::new(programs().join("venv/bin/python"));
-        command.arg(source().join("opamp_client.py")).args(args).stdin(Stdio::piped()).stdout(Stdio::piped());
+        command
+            .arg(source().join("opamp_client.py"))
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
         let mut process = Group::spawn(&mut command);
         let lines = BufReader::new(process.0.stdout.take().unwrap()).lines();
         let events = Arc::new(Mutex::new(Vec::new()));
         let sink = events.clone();
         std::thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
-                sink.lock().unwrap().push(serde_json::from_str(&line).unwrap());
+                sink.lock()
+                    .unwrap()
+                    .push(serde_json::from_str(&line).unwrap());
             }
         });
         Python { process, events }
@@ -241,13 +298,22 @@ impl Python {
 
     /// Everything it has said under this name so far.
     pub fn events(&self, name: &str) -> Vec<Value> {
-        self.events.lock().unwrap().iter().filter(|event| event["event"] == name).cloned().collect()
+        self.events
+            .lock()
+            .unwrap()
+            .iter()
+            .filter(|event| event["event"] == name)
+            .cloned()
+            .collect()
     }
 
     /// The first event of this name.
     pub fn event(&self, name: &str) -> Value {
         eventually_blocking(STOP, &format!("event {name} of the Python client"), || {
-            self.events(name).into_iter().next().ok_or_else(|| format!("{:?}", self.events.lock().unwrap()))
+            self.events(name)
+                .into_iter()
+                .next()
+                .ok_or_else(|| format!("{:?}", self.events.lock().unwrap()))
         })
     }
 

@@ -22,11 +22,17 @@ fn redaction_rolls_out(transport: Transport) {
     fleet.deliver("gateway", "agent");
     runs_what_was_sent(&fleet, 1);
     let before = fleet.sink.after(0, &fleet.send("before", 3));
-    PERSONAL.iter().for_each(|personal| assert!(before.contains(personal), "{personal} is not in {before}"));
+    PERSONAL
+        .iter()
+        .for_each(|personal| assert!(before.contains(personal), "{personal} is not in {before}"));
 
     fleet.apply("gateway-redacted", "agent-redacted");
     is_previewed(&fleet.alice.json(&["preview", FAMILY, "--plan", "quick"]));
-    assert_eq!(roll_out(&fleet.bob).output.code, 6, "an editor may not start a rollout");
+    assert_eq!(
+        roll_out(&fleet.bob).output.code,
+        6,
+        "an editor may not start a rollout"
+    );
     let rollout = fleet.roll_out();
     rollout.completed();
     assert_eq!(rollout.rollout["total"]["converged"], 4, "{rollout:#?}");
@@ -34,8 +40,12 @@ fn redaction_rolls_out(transport: Transport) {
 
     let offset = fleet.sink.len();
     let after = fleet.sink.after(offset, &fleet.send("after", 10));
-    PERSONAL.iter().for_each(|personal| assert!(!after.contains(personal), "{personal} is in {after}"));
-    MASKED.iter().for_each(|masked| assert!(after.contains(masked), "{masked} is not in {after}"));
+    PERSONAL
+        .iter()
+        .for_each(|personal| assert!(!after.contains(personal), "{personal} is in {after}"));
+    MASKED
+        .iter()
+        .for_each(|masked| assert!(after.contains(masked), "{masked} is not in {after}"));
 
     is_audited(&fleet, rollout.rollout["id"].as_str().unwrap());
 }
@@ -46,7 +56,12 @@ fn is_in_inventory(fleet: &Fleet, transport: Transport) {
         Transport::Http => "http",
         Transport::Ws => "websocket",
     };
-    let listed = fleet.alice.json(&["agents", "list", "-l", "env = interop, role in (agent, gateway)"]);
+    let listed = fleet.alice.json(&[
+        "agents",
+        "list",
+        "-l",
+        "env = interop, role in (agent, gateway)",
+    ]);
     assert_eq!(listed["total"], 4, "{listed:#}");
     for agent in listed["agents"].as_array().unwrap() {
         assert_eq!(agent["version"], "0.0.1", "{agent:#}");
@@ -61,10 +76,22 @@ fn is_in_inventory(fleet: &Fleet, transport: Transport) {
         assert_eq!(detail["token_labels"]["env"], "interop", "{detail:#}");
         let health = &detail["health"];
         assert_eq!(health["status"], "StatusOK", "{health:#}");
-        assert!(names(&health["components"]).contains(&"extensions"), "{health:#}");
+        assert!(
+            names(&health["components"]).contains(&"extensions"),
+            "{health:#}"
+        );
         let kinds = detail["components"].as_array().unwrap();
-        let processors = kinds.iter().find(|kind| kind["kind"] == "processors").unwrap();
-        assert!(processors["components"].as_array().unwrap().contains(&"redaction".into()), "{processors:#}");
+        let processors = kinds
+            .iter()
+            .find(|kind| kind["kind"] == "processors")
+            .unwrap();
+        assert!(
+            processors["components"]
+                .as_array()
+                .unwrap()
+                .contains(&"redaction".into()),
+            "{processors:#}"
+        );
         assert!(effective(&detail).contains("opamp:"), "{detail:#}");
     }
 }
@@ -79,21 +106,46 @@ fn runs_what_was_sent(fleet: &Fleet, revision: u64) {
         assert_eq!(agent["revision"], revision, "{agent:#}");
         assert_eq!(agent["delivery_hash"], agent["reported_hash"], "{agent:#}");
         assert_eq!(detail["delivery"]["offers"], 1, "{detail:#}");
-        assert!(names(&detail["health"]["components"]).contains(&"pipeline:logs"), "{detail:#}");
+        assert!(
+            names(&detail["health"]["components"]).contains(&"pipeline:logs"),
+            "{detail:#}"
+        );
         let effective = effective(&detail);
-        assert!(effective.contains(&supervisor.otlp.to_string()), "{effective}");
-        assert_eq!(effective.contains("redaction"), revision == 2, "{effective}");
+        assert!(
+            effective.contains(&supervisor.otlp.to_string()),
+            "{effective}"
+        );
+        assert_eq!(
+            effective.contains("redaction"),
+            revision == 2,
+            "{effective}"
+        );
     }
 }
 
 /// Gateway first, everyone changed, and the change is shown.
 fn is_previewed(preview: &Value) {
-    assert_eq!((&preview["members"], &preview["changed"]), (&4.into(), &4.into()), "{preview:#}");
-    let roles: Vec<_> = preview["roles"].as_array().unwrap().iter().map(|role| &role["role"]).collect();
+    assert_eq!(
+        (&preview["members"], &preview["changed"]),
+        (&4.into(), &4.into()),
+        "{preview:#}"
+    );
+    let roles: Vec<_> = preview["roles"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|role| &role["role"])
+        .collect();
     assert_eq!(roles, ["gateway", "agent"], "{preview:#}");
     for group in preview["groups"].as_array().unwrap() {
-        assert!(group["diff"].as_str().unwrap().contains("redaction"), "{group:#}");
-        assert!(group["against"].as_str().unwrap().contains("r1"), "{group:#}");
+        assert!(
+            group["diff"].as_str().unwrap().contains("redaction"),
+            "{group:#}"
+        );
+        assert!(
+            group["against"].as_str().unwrap().contains("r1"),
+            "{group:#}"
+        );
     }
 }
 
@@ -117,9 +169,16 @@ fn is_audited(fleet: &Fleet, rollout: &str) {
 }
 
 fn names(components: &Value) -> Vec<&str> {
-    components.as_array().unwrap().iter().map(|component| component["name"].as_str().unwrap()).collect()
+    components
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|component| component["name"].as_str().unwrap())
+        .collect()
 }
 
 fn effective(detail: &Value) -> &str {
-    detail["effective"][0]["body"].as_str().unwrap_or_else(|| panic!("no effective config: {detail:#}"))
+    detail["effective"][0]["body"]
+        .as_str()
+        .unwrap_or_else(|| panic!("no effective config: {detail:#}"))
 }

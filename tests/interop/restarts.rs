@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use serde_json::Value;
-use system_tests::wait::{SOON, eventually_blocking, holds};
+use system_tests::wait::{eventually_blocking, holds};
 
 use crate::fleet::{Fleet, Transport, arrives, history, kinds};
 
-/// A supervisor starts a dead collector 5 s after its end, and the next health report follows its start.
-const REVIVAL: Duration = Duration::from_secs(30);
+/// An agent that went without a word is lost after two intervals of 30 s; everything else is faster.
+const LOSS: Duration = Duration::from_secs(90);
 
 const NAME: &str = "agent-0";
 
@@ -21,18 +21,43 @@ fn restarts_of_collector_and_supervisor_are_told_apart() {
     // Ordered by an operator: the collector is new, the connection and the supervisor are not.
     let seen = history(&fleet.alice, NAME).len();
     fleet.alice.ok(&["agents", "restart", NAME]);
-    let ordered = since(&fleet, seen, "the ordered restart", &["restart ordered", "collector restarted"]);
-    let order = ordered.iter().find(|transition| transition["kind"] == "restart ordered").unwrap();
-    assert!(order["detail"].as_str().unwrap().contains("alice"), "{order:#}");
+    let ordered = since(
+        &fleet,
+        seen,
+        "the ordered restart",
+        &["restart ordered", "collector restarted"],
+    );
+    let order = ordered
+        .iter()
+        .find(|transition| transition["kind"] == "restart ordered")
+        .unwrap();
+    assert!(
+        order["detail"].as_str().unwrap().contains("alice"),
+        "{order:#}"
+    );
     assert!(!kinds(&ordered).contains(&"connected"), "{ordered:#?}");
     healthy(&fleet);
 
     // Killed: unhealthy with the supervisor's words, and a new collector by itself.
     let seen = history(&fleet.alice, NAME).len();
     fleet.agents[0].kill_collector();
-    let killed = since(&fleet, seen, "the collector's death", &["unhealthy", "collector restarted"]);
-    let death = killed.iter().find(|transition| transition["kind"] == "unhealthy").unwrap();
-    assert!(death["detail"].as_str().unwrap().contains("exited unexpectedly"), "{death:#}");
+    let killed = since(
+        &fleet,
+        seen,
+        "the collector's death",
+        &["unhealthy", "collector restarted"],
+    );
+    let death = killed
+        .iter()
+        .find(|transition| transition["kind"] == "unhealthy")
+        .unwrap();
+    assert!(
+        death["detail"]
+            .as_str()
+            .unwrap()
+            .contains("exited unexpectedly"),
+        "{death:#}"
+    );
     assert!(!kinds(&killed).contains(&"restart ordered"), "{killed:#?}");
     healthy(&fleet);
 
@@ -41,42 +66,62 @@ fn restarts_of_collector_and_supervisor_are_told_apart() {
     fleet.agents[0].stop();
     since(&fleet, seen, "the goodbye", &["left"]);
     fleet.agents[0].again();
-    since(&fleet, seen, "the return", &["left", "connected", "collector restarted"]);
+    since(
+        &fleet,
+        seen,
+        "the return",
+        &["left", "connected", "collector restarted"],
+    );
     arrives(&fleet.alice, NAME);
 
-    // Killed with its host: it does not say goodbye.
+    // Killed with its host: it does not say goodbye, and is lost after two intervals.
     let seen = history(&fleet.alice, NAME).len();
     fleet.agents[0].kill();
-    eventually_blocking(SOON, "the loss of the connection", || {
-        let agent = fleet.agent(NAME)["agent"].take();
-        holds(agent["link"] != "connected", agent)
-    });
-    assert!(!kinds(&history(&fleet.alice, NAME)[seen..]).contains(&"left"));
+    let lost = since(&fleet, seen, "the loss", &["lost"]);
+    assert!(!kinds(&lost).contains(&"left"), "{lost:#?}");
     fleet.agents[0].again();
+    since(
+        &fleet,
+        seen,
+        "the return",
+        &["lost", "connected", "collector restarted"],
+    );
     arrives(&fleet.alice, NAME);
 
     let detail = fleet.agent(NAME);
     assert_eq!(detail["agent"]["uid"], uid, "{detail:#}");
     assert_eq!(detail["agent"]["state"], "converged", "{detail:#}");
     let all = history(&fleet.alice, NAME);
-    assert_eq!(kinds(&all).iter().filter(|kind| **kind == "offered").count(), 1, "{all:#?}");
+    assert_eq!(
+        kinds(&all)
+            .iter()
+            .filter(|kind| **kind == "offered")
+            .count(),
+        1,
+        "{all:#?}"
+    );
     assert_eq!(fleet.alice.json(&["agents", "list"])["total"], 2);
     fleet.sink.after(0, &fleet.send("after", 3));
 }
 
 /// What happened after the first `seen` transitions, once all of `wanted` are in it, in this order.
 fn since(fleet: &Fleet, seen: usize, what: &str, wanted: &[&str]) -> Vec<Value> {
-    eventually_blocking(REVIVAL, what, || {
+    eventually_blocking(LOSS, what, || {
         let transitions = history(&fleet.alice, NAME).split_off(seen);
         let mut found = kinds(&transitions).into_iter();
-        let there = wanted.iter().all(|wanted| found.any(|kind| kind == *wanted));
+        let there = wanted
+            .iter()
+            .all(|wanted| found.any(|kind| kind == *wanted));
         holds(there, kinds(&transitions)).map(|()| transitions)
     })
 }
 
 fn healthy(fleet: &Fleet) {
-    eventually_blocking(REVIVAL, "a healthy collector", || {
+    eventually_blocking(LOSS, "a healthy collector", || {
         let agent = fleet.agent(NAME)["agent"].take();
-        holds(agent["healthy"] == true && agent["state"] == "converged", agent)
+        holds(
+            agent["healthy"] == true && agent["state"] == "converged",
+            agent,
+        )
     });
 }

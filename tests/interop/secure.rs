@@ -21,12 +21,24 @@ fn supervisor_enrols_and_is_configured_over_wss() {
 fn is_configured(scheme: &str, transport: &str) {
     let home = Home::new();
     let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
-    let (certificate, key) = (home.path().join("server.pem"), home.path().join("server.key"));
+    let (certificate, key) = (
+        home.path().join("server.pem"),
+        home.path().join("server.key"),
+    );
     std::fs::write(&certificate, made.cert.pem()).unwrap();
     std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
     let files = [certificate.to_str().unwrap(), key.to_str().unwrap()];
-    let server = Server::start(&["--tls-cert", files[0], "--tls-key", files[1], "--offer-timeout", "2m"]);
-    let cli = Cli::new(format!("https://{}", server.api)).with_authority(&certificate).with_patience(fleet::ROLLOUT);
+    let server = Server::start(&[
+        "--tls-cert",
+        files[0],
+        "--tls-key",
+        files[1],
+        "--offer-timeout",
+        "2m",
+    ]);
+    let cli = Cli::new(format!("https://{}", server.api))
+        .with_authority(&certificate)
+        .with_patience(fleet::ROLLOUT);
 
     let sink = Sink::new(home.path().join("gateway.jsonl"));
     let supervisor = Supervisor::start(
@@ -48,8 +60,13 @@ fn is_configured(scheme: &str, transport: &str) {
 
     cli.apply(&manifest(&home, "gateway-redacted", "agent-redacted"));
     fleet::roll_out(&cli).completed();
-    assert_eq!(cli.json(&["agents", "get", "gateway-0"])["agent"]["state"], json!("converged"));
+    assert_eq!(
+        cli.json(&["agents", "get", "gateway-0"])["agent"]["state"],
+        json!("converged")
+    );
     logs::send(supervisor.otlp, "secret-0");
     let written = sink.after(0, &["secret-0".to_owned()]);
-    PERSONAL.iter().for_each(|personal| assert!(!written.contains(personal), "{personal} is in {written}"));
+    PERSONAL
+        .iter()
+        .for_each(|personal| assert!(!written.contains(personal), "{personal} is in {written}"));
 }

@@ -7,8 +7,8 @@ use proto::api::agent_service_client::AgentServiceClient;
 use proto::api::family_service_client::FamilyServiceClient;
 use proto::api::rollout_service_client::RolloutServiceClient;
 use proto::api::{
-    Agent, AgentDetail, AuditEntry, GetAgentRequest, GetFamilyRequest, GetRolloutRequest, ListAgentsRequest, ListAuditRequest, Rollout,
-    StartRolloutRequest,
+    Agent, AgentDetail, AuditEntry, GetAgentRequest, GetFamilyRequest, GetRolloutRequest,
+    ListAgentsRequest, ListAuditRequest, Rollout, StartRolloutRequest,
 };
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
@@ -27,7 +27,9 @@ pub struct Api {
 impl Api {
     /// Connects when first used, and again after a restart of the server.
     pub fn new(address: SocketAddr) -> Self {
-        let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect_lazy();
+        let channel = Endpoint::from_shared(format!("http://{address}"))
+            .unwrap()
+            .connect_lazy();
         Api {
             agents: AgentServiceClient::new(channel.clone()),
             families: FamilyServiceClient::new(channel.clone()),
@@ -38,14 +40,30 @@ impl Api {
 
     /// Every agent that matches; empty selector: all.
     pub async fn list(&self, selector: &str) -> Vec<Agent> {
-        let request = ListAgentsRequest { selector: selector.to_owned(), page_size: 1_000, ..Default::default() };
-        self.agents.clone().list_agents(request).await.unwrap().into_inner().agents
+        let request = ListAgentsRequest {
+            selector: selector.to_owned(),
+            page_size: 1_000,
+            ..Default::default()
+        };
+        self.agents
+            .clone()
+            .list_agents(request)
+            .await
+            .unwrap()
+            .into_inner()
+            .agents
     }
 
     /// One agent, if there is one of this name.
     pub async fn find(&self, name: &str) -> Result<AgentDetail, Status> {
-        let request = GetAgentRequest { uid: name.to_owned() };
-        self.agents.clone().get_agent(request).await.map(tonic::Response::into_inner)
+        let request = GetAgentRequest {
+            uid: name.to_owned(),
+        };
+        self.agents
+            .clone()
+            .get_agent(request)
+            .await
+            .map(tonic::Response::into_inner)
     }
 
     /// One agent that must be there.
@@ -56,7 +74,12 @@ impl Api {
     /// A rollout by id, or a family's newest.
     pub async fn rollout(&self, id: &str) -> Rollout {
         let request = GetRolloutRequest { id: id.to_owned() };
-        self.rollouts.clone().get_rollout(request).await.unwrap().into_inner()
+        self.rollouts
+            .clone()
+            .get_rollout(request)
+            .await
+            .unwrap()
+            .into_inner()
     }
 
     /// Opens a rollout of the latest revision under `plan`, with the preview made now.
@@ -67,19 +90,52 @@ impl Api {
             reach: 1_000_000,
             ..Default::default()
         };
-        self.rollouts.clone().start_rollout(request).await.map(tonic::Response::into_inner)
+        self.rollouts
+            .clone()
+            .start_rollout(request)
+            .await
+            .map(tonic::Response::into_inner)
     }
 
     /// Delivery hash of a role of the latest revision.
     pub async fn delivery_hash(&self, family: &str, role: &str) -> Vec<u8> {
-        let request = GetFamilyRequest { name: family.to_owned(), revision: 0 };
-        let revision = self.families.clone().get_family(request).await.unwrap().into_inner().revision.unwrap();
-        hex::decode(&revision.roles.iter().find(|r| r.name == role).unwrap().delivery_hash).unwrap()
+        let request = GetFamilyRequest {
+            name: family.to_owned(),
+            revision: 0,
+        };
+        let revision = self
+            .families
+            .clone()
+            .get_family(request)
+            .await
+            .unwrap()
+            .into_inner()
+            .revision
+            .unwrap();
+        hex::decode(
+            &revision
+                .roles
+                .iter()
+                .find(|r| r.name == role)
+                .unwrap()
+                .delivery_hash,
+        )
+        .unwrap()
     }
 
     /// Audit entries about objects with this prefix, newest first.
     pub async fn audit(&self, object: &str) -> Vec<AuditEntry> {
-        let request = ListAuditRequest { limit: 10_000, object: object.to_owned(), ..Default::default() };
-        self.admin.clone().list_audit(request).await.unwrap().into_inner().entries
+        let request = ListAuditRequest {
+            limit: 10_000,
+            object: object.to_owned(),
+            ..Default::default()
+        };
+        self.admin
+            .clone()
+            .list_audit(request)
+            .await
+            .unwrap()
+            .into_inner()
+            .entries
     }
 }

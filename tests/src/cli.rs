@@ -35,28 +35,46 @@ pub struct Output {
 
 impl Cli {
     pub fn new(server: impl Into<String>) -> Self {
-        Cli { server: server.into(), token: None, authority: None, patience: COMMAND }
+        Cli {
+            server: server.into(),
+            token: None,
+            authority: None,
+            patience: COMMAND,
+        }
     }
 
     /// The same server with this token.
     pub fn with_token(&self, token: &str) -> Self {
-        Cli { token: Some(token.to_owned()), ..self.clone() }
+        Cli {
+            token: Some(token.to_owned()),
+            ..self.clone()
+        }
     }
 
     /// The same over TLS, trusting these certificates.
     pub fn with_authority(&self, file: &Path) -> Self {
-        Cli { authority: Some(file.to_owned()), ..self.clone() }
+        Cli {
+            authority: Some(file.to_owned()),
+            ..self.clone()
+        }
     }
 
     /// The same where a command may take so long.
     pub fn with_patience(&self, patience: Duration) -> Self {
-        Cli { patience, ..self.clone() }
+        Cli {
+            patience,
+            ..self.clone()
+        }
     }
 
     /// Runs it to its end.
     pub fn run(&self, args: &[&str]) -> Output {
         let mut command = Command::new(binary());
-        command.args(args).env("MUSTER_SERVER", &self.server).env_remove("MUSTER_TOKEN").env_remove("MUSTER_TOKEN_FILE");
+        command
+            .args(args)
+            .env("MUSTER_SERVER", &self.server)
+            .env_remove("MUSTER_TOKEN")
+            .env_remove("MUSTER_TOKEN_FILE");
         if let Some(token) = &self.token {
             command.env("MUSTER_TOKEN", token);
         }
@@ -64,13 +82,21 @@ impl Cli {
             command.env("MUSTER_CA_FILE", file);
         }
         let (mut out, mut err) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
-        command.stdin(Stdio::null()).stdout(out.try_clone().unwrap()).stderr(err.try_clone().unwrap());
+        command
+            .stdin(Stdio::null())
+            .stdout(out.try_clone().unwrap())
+            .stderr(err.try_clone().unwrap());
         let mut child = command.spawn().unwrap();
-        let status = eventually_blocking(self.patience, &format!("muster {}", args.join(" ")), || {
-            let ended = child.try_wait().unwrap();
-            holds(ended.is_some(), "still running").map(|()| ended.unwrap())
-        });
-        Output { code: status.code().unwrap_or(-1), stdout: read(&mut out), stderr: read(&mut err) }
+        let status =
+            eventually_blocking(self.patience, &format!("muster {}", args.join(" ")), || {
+                let ended = child.try_wait().unwrap();
+                holds(ended.is_some(), "still running").map(|()| ended.unwrap())
+            });
+        Output {
+            code: status.code().unwrap_or(-1),
+            stdout: read(&mut out),
+            stderr: read(&mut err),
+        }
     }
 
     /// Runs it, insists on exit code 0, and answers what it printed.
@@ -83,7 +109,8 @@ impl Cli {
     /// As [`Cli::ok`] with `-o json`.
     pub fn json(&self, args: &[&str]) -> Value {
         let text = self.ok(&[args, &["-o", "json"]].concat());
-        serde_json::from_str(&text).unwrap_or_else(|error| panic!("muster {}: {error}: {text}", args.join(" ")))
+        serde_json::from_str(&text)
+            .unwrap_or_else(|error| panic!("muster {}: {error}: {text}", args.join(" ")))
     }
 
     /// Stores manifests.

@@ -23,7 +23,12 @@ pub struct Role<'a> {
 
 /// A role named as what its selector asks of the attribute `role`.
 pub fn role<'a>(name: &'a str, selector: &'a str, config: &'a str) -> Role<'a> {
-    Role { name, selector, after: &[], config }
+    Role {
+        name,
+        selector,
+        after: &[],
+        config,
+    }
 }
 
 /// `kind: Family`.
@@ -33,7 +38,11 @@ pub fn family(name: &str, precedence: i64, roles: &[Role<'_>]) -> String {
     );
     for role in roles {
         let after = role.after.join(", ");
-        let _ = writeln!(out, "    - name: {}\n      selector: \"{}\"\n      after: [{after}]\n      config: |", role.name, role.selector);
+        let _ = writeln!(
+            out,
+            "    - name: {}\n      selector: \"{}\"\n      after: [{after}]\n      config: |",
+            role.name, role.selector
+        );
         for line in role.config.lines() {
             let _ = writeln!(out, "        {line}");
         }

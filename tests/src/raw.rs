@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use prost::Message;
 use proto::opamp::{
-    AgentCapabilities, AgentConfigMap, AgentConfigObject, AgentDescription, AgentToServer, AnyValue, AvailableComponents,
-    ComponentDetails, ComponentHealth, EffectiveConfig, KeyValue, RemoteConfigStatus, RemoteConfigStatuses, ServerToAgent,
-    any_value,
+    AgentCapabilities, AgentConfigMap, AgentConfigObject, AgentDescription, AgentToServer,
+    AnyValue, AvailableComponents, ComponentDetails, ComponentHealth, EffectiveConfig, KeyValue,
+    RemoteConfigStatus, RemoteConfigStatuses, ServerToAgent, any_value,
 };
 use proto::uid::Uid;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -66,7 +66,9 @@ impl Script {
             uid: *uuid::Uuid::now_v7().as_bytes(),
             number: 0,
             capabilities: MANAGED,
-            attributes: attributes.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
+            attributes: attributes
+                .map(|(key, value)| (key.to_owned(), value.to_owned()))
+                .into(),
         }
     }
 
@@ -99,23 +101,47 @@ impl Script {
 
     /// The next message, with description and health.
     pub fn full(&mut self) -> AgentToServer {
-        AgentToServer { agent_description: Some(self.description()), health: Some(healthy()), ..self.bare() }
+        AgentToServer {
+            agent_description: Some(self.description()),
+            health: Some(healthy()),
+            ..self.bare()
+        }
     }
 
     /// The next message, with a config status.
-    pub fn status(&mut self, hash: &[u8], status: RemoteConfigStatuses, error: &str) -> AgentToServer {
-        AgentToServer { remote_config_status: Some(config_status(hash, status, error)), ..self.bare() }
+    pub fn status(
+        &mut self,
+        hash: &[u8],
+        status: RemoteConfigStatuses,
+        error: &str,
+    ) -> AgentToServer {
+        AgentToServer {
+            remote_config_status: Some(config_status(hash, status, error)),
+            ..self.bare()
+        }
     }
 
     pub fn description(&self) -> AgentDescription {
         let pair = |key: &str, value: &str| KeyValue {
             key: key.to_owned(),
-            value: Some(AnyValue { value: Some(any_value::Value::StringValue(value.to_owned())) }),
+            value: Some(AnyValue {
+                value: Some(any_value::Value::StringValue(value.to_owned())),
+            }),
         };
         let identifies = |key: &str| key.starts_with("service.");
         AgentDescription {
-            identifying_attributes: self.attributes.iter().filter(|(k, _)| identifies(k)).map(|(k, v)| pair(k, v)).collect(),
-            non_identifying_attributes: self.attributes.iter().filter(|(k, _)| !identifies(k)).map(|(k, v)| pair(k, v)).collect(),
+            identifying_attributes: self
+                .attributes
+                .iter()
+                .filter(|(k, _)| identifies(k))
+                .map(|(k, v)| pair(k, v))
+                .collect(),
+            non_identifying_attributes: self
+                .attributes
+                .iter()
+                .filter(|(k, _)| !identifies(k))
+                .map(|(k, v)| pair(k, v))
+                .collect(),
         }
     }
 }
@@ -139,8 +165,15 @@ pub fn config_status(hash: &[u8], status: RemoteConfigStatuses, error: &str) -> 
 
 /// An effective config of one file without a name.
 pub fn effective(yaml: &str) -> EffectiveConfig {
-    let object = AgentConfigObject { body: yaml.as_bytes().to_vec(), ..AgentConfigObject::default() };
-    EffectiveConfig { config_map: Some(AgentConfigMap { config_map: [(String::new(), object)].into() }) }
+    let object = AgentConfigObject {
+        body: yaml.as_bytes().to_vec(),
+        ..AgentConfigObject::default()
+    };
+    EffectiveConfig {
+        config_map: Some(AgentConfigMap {
+            config_map: [(String::new(), object)].into(),
+        }),
+    }
 }
 
 /// A component list: its hash alone, or with its content.
@@ -151,15 +184,25 @@ pub fn components(hash: &[u8], whole: bool) -> AvailableComponents {
     };
     AvailableComponents {
         hash: hash.to_vec(),
-        components: if whole { [("receivers".to_owned(), kind)].into() } else { Default::default() },
+        components: if whole {
+            [("receivers".to_owned(), kind)].into()
+        } else {
+            Default::default()
+        },
     }
 }
 
 /// Delivery hash of the config in a reply, and its bodies.
 pub fn offer(reply: &ServerToAgent) -> Option<(Vec<u8>, BTreeMap<String, String>)> {
     let offer = reply.remote_config.as_ref()?;
-    let files = offer.config.as_ref().map(|map| &map.config_map).into_iter().flatten();
-    let files = files.map(|(name, file)| (name.clone(), String::from_utf8(file.body.clone()).unwrap()));
+    let files = offer
+        .config
+        .as_ref()
+        .map(|map| &map.config_map)
+        .into_iter()
+        .flatten();
+    let files =
+        files.map(|(name, file)| (name.clone(), String::from_utf8(file.body.clone()).unwrap()));
     Some((offer.config_hash.clone(), files.collect()))
 }
 
@@ -197,11 +240,18 @@ pub struct Http {
 
 impl Http {
     pub async fn connect(address: SocketAddr) -> Self {
-        Http { stream: TcpStream::connect(address).await.unwrap(), rest: Vec::new(), headers: String::new() }
+        Http {
+            stream: TcpStream::connect(address).await.unwrap(),
+            rest: Vec::new(),
+            headers: String::new(),
+        }
     }
 
     pub async fn connect_with_token(address: SocketAddr, token: &str) -> Self {
-        Http { headers: format!("Authorization: Bearer {token}\r\n"), ..Http::connect(address).await }
+        Http {
+            headers: format!("Authorization: Bearer {token}\r\n"),
+            ..Http::connect(address).await
+        }
     }
 
     /// Posts a message; the answer must be a message.
@@ -215,22 +265,35 @@ impl Http {
             self.headers,
             body.len()
         );
-        self.stream.write_all(&[head.as_bytes(), body].concat()).await.unwrap();
+        self.stream
+            .write_all(&[head.as_bytes(), body].concat())
+            .await
+            .unwrap();
         self.read().await
     }
 
     async fn read(&mut self) -> Answer {
         within(async {
             let end = loop {
-                if let Some(at) = self.rest.windows(4).position(|window| window == b"\r\n\r\n") {
+                if let Some(at) = self
+                    .rest
+                    .windows(4)
+                    .position(|window| window == b"\r\n\r\n")
+                {
                     break at + 4;
                 }
                 self.more().await;
             };
             let head = String::from_utf8(self.rest.drain(..end).collect()).unwrap();
             let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-            let mut answer = Answer { status, head, body: Vec::new() };
-            let length = answer.header("content-length").map_or(0, |length| length.parse().unwrap());
+            let mut answer = Answer {
+                status,
+                head,
+                body: Vec::new(),
+            };
+            let length = answer
+                .header("content-length")
+                .map_or(0, |length| length.parse().unwrap());
             while self.rest.len() < length {
                 self.more().await;
             }
@@ -278,12 +341,17 @@ impl Ws {
 
     /// A binary message: the header (a varint of value 0) and the protobuf.
     pub async fn say(&mut self, message: &AgentToServer) {
-        self.say_bytes(&[&[0][..], &message.encode_to_vec()].concat()).await;
+        self.say_bytes(&[&[0][..], &message.encode_to_vec()].concat())
+            .await;
     }
 
     /// A binary message of exactly these bytes.
     pub async fn say_bytes(&mut self, payload: &[u8]) {
-        self.http.stream.write_all(&frame(BINARY, payload)).await.unwrap();
+        self.http
+            .stream
+            .write_all(&frame(BINARY, payload))
+            .await
+            .unwrap();
     }
 
     pub async fn ask(&mut self, message: &AgentToServer) -> ServerToAgent {
@@ -305,7 +373,11 @@ impl Ws {
 
     /// A Close frame that says all is well.
     pub async fn close(&mut self) {
-        self.http.stream.write_all(&frame(CLOSE, &1000u16.to_be_bytes())).await.unwrap();
+        self.http
+            .stream
+            .write_all(&frame(CLOSE, &1000u16.to_be_bytes()))
+            .await
+            .unwrap();
     }
 
     /// The Close frame that comes next.
@@ -326,11 +398,17 @@ impl Ws {
             let (head, length) = match short {
                 126 => {
                     self.fill(4).await;
-                    (4, usize::from(u16::from_be_bytes(self.http.rest[2..4].try_into().unwrap())))
+                    (
+                        4,
+                        usize::from(u16::from_be_bytes(self.http.rest[2..4].try_into().unwrap())),
+                    )
                 }
                 127 => {
                     self.fill(10).await;
-                    (10, u64::from_be_bytes(self.http.rest[2..10].try_into().unwrap()) as usize)
+                    (
+                        10,
+                        u64::from_be_bytes(self.http.rest[2..10].try_into().unwrap()) as usize,
+                    )
                 }
                 short => (2, usize::from(short)),
             };
@@ -365,10 +443,17 @@ fn frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
         }
     }
     out.extend(MASK);
-    out.extend(payload.iter().zip(MASK.iter().cycle()).map(|(byte, mask)| byte ^ mask));
+    out.extend(
+        payload
+            .iter()
+            .zip(MASK.iter().cycle())
+            .map(|(byte, mask)| byte ^ mask),
+    );
     out
 }
 
 async fn within<T>(work: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, work).await.expect("the server does not answer")
+    tokio::time::timeout(PATIENCE, work)
+        .await
+        .expect("the server does not answer")
 }

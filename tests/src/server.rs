@@ -25,7 +25,11 @@ pub fn binary() -> PathBuf {
     // <target>/<profile>/deps/<test> → <target>/<profile>/muster
     let test = std::env::current_exe().unwrap();
     let path = test.parent().and_then(Path::parent).unwrap().join("muster");
-    assert!(path.exists(), "{} is not there: `cargo build -p muster` first, or set MUSTER_BIN", path.display());
+    assert!(
+        path.exists(),
+        "{} is not there: `cargo build -p muster` first, or set MUSTER_BIN",
+        path.display()
+    );
     path
 }
 
@@ -65,8 +69,19 @@ pub fn serve_that_refuses(args: &[&str]) -> Ended {
     let mut guard = Guard(Some(child));
     let status = guard.wait(START, "muster serve to refuse to start");
     let mut log = String::new();
-    guard.0.take().unwrap().stderr.take().unwrap().read_to_string(&mut log).unwrap();
-    Ended { code: status.code(), log: plain(&log) }
+    guard
+        .0
+        .take()
+        .unwrap()
+        .stderr
+        .take()
+        .unwrap()
+        .read_to_string(&mut log)
+        .unwrap();
+    Ended {
+        code: status.code(),
+        log: plain(&log),
+    }
 }
 
 /// A server under test. Dropping it kills the process; when the test is failing, data and logs stay.
@@ -85,7 +100,10 @@ pub struct Server {
 impl Server {
     /// Starts with these options besides the addresses and the data directory, and waits until it is ready.
     pub fn start(options: &[&str]) -> Self {
-        let directory = tempfile::Builder::new().prefix("muster-test-").tempdir().unwrap();
+        let directory = tempfile::Builder::new()
+            .prefix("muster-test-")
+            .tempdir()
+            .unwrap();
         let mut server = Server {
             opamp: free_address(),
             api: free_address(),
@@ -101,12 +119,21 @@ impl Server {
     /// Starts once more with the same data, addresses and options.
     pub fn again(&mut self) {
         assert!(self.process.0.is_none(), "the server is running");
-        let log = File::options().create(true).append(true).open(self.log_file()).unwrap();
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.log_file())
+            .unwrap();
         let child = Command::new(binary())
             .arg("serve")
             .arg("--data-dir")
             .arg(&self.data)
-            .args(["--opamp-listen", &self.opamp.to_string(), "--api-listen", &self.api.to_string()])
+            .args([
+                "--opamp-listen",
+                &self.opamp.to_string(),
+                "--api-listen",
+                &self.api.to_string(),
+            ])
             .args(&self.options)
             .env_remove("MUSTER_TOKEN")
             .env_remove("OTEL_EXPORTER_OTLP_ENDPOINT")
@@ -123,7 +150,11 @@ impl Server {
             }
             match self.ready() {
                 Ok((200, _)) => return,
-                answer => assert!(Instant::now() < deadline, "not ready within {START:?}: {answer:?}\n{}", self.log()),
+                answer => assert!(
+                    Instant::now() < deadline,
+                    "not ready within {START:?}: {answer:?}\n{}",
+                    self.log()
+                ),
             }
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -148,7 +179,13 @@ impl Server {
     /// SIGTERM, without waiting.
     pub fn terminate(&self) {
         let pid = self.process.0.as_ref().unwrap().id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        assert!(
+            Command::new("kill")
+                .args(["-TERM", &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
     }
 
     /// SIGKILL, as a power cut for this process.
@@ -207,7 +244,10 @@ impl Drop for Server {
         if std::thread::panicking()
             && let Some(directory) = self.directory.take()
         {
-            eprintln!("data and logs of the server are kept in {}", directory.keep().display());
+            eprintln!(
+                "data and logs of the server are kept in {}",
+                directory.keep().display()
+            );
         }
     }
 }
@@ -216,12 +256,22 @@ impl Drop for Server {
 pub fn get(address: SocketAddr, path: &str) -> std::io::Result<(u16, String)> {
     let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(2))?;
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
+    )?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer)?;
     let answer = String::from_utf8_lossy(&answer).into_owned();
-    let status = answer.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or_default();
-    let body = answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default();
+    let status = answer
+        .split(' ')
+        .nth(1)
+        .and_then(|code| code.parse().ok())
+        .unwrap_or_default();
+    let body = answer
+        .split_once("\r\n\r\n")
+        .map(|(_, body)| body.to_owned())
+        .unwrap_or_default();
     Ok((status, body))
 }
 

@@ -40,24 +40,44 @@ impl Scene {
     }
 
     async fn with(roles: Vec<(String, usize)>, does: &[Behaviour]) -> Self {
-        let server = Server::start(&["--agent-interval", "200ms", "--lost-after", "15", "--offer-timeout", "10s"]);
+        let server = Server::start(&[
+            "--agent-interval",
+            "200ms",
+            "--lost-after",
+            "15",
+            "--offer-timeout",
+            "10s",
+        ]);
         let mut config = FleetConfig::fast(server.http_url(), 0);
         config.roles = roles;
         config.transport = Transport::Mixed;
         config.options.interval = Duration::from_millis(150);
         if !does.is_empty() {
-            let rule = Rule { does: does.to_vec(), bad_when: Some(BROKEN.to_owned()), ..Rule::default() };
+            let rule = Rule {
+                does: does.to_vec(),
+                bad_when: Some(BROKEN.to_owned()),
+                ..Rule::default()
+            };
             config.scripts.agents.push(rule);
         }
         let fleet = Fleet::start(config).unwrap();
         fleet.connected(SOON).await.unwrap();
         let (api, cli) = (Api::new(server.api), server.cli());
-        let scene = Scene { server, api, cli, fleet };
-        eventually(SOON, "the whole fleet to be listed and healthy", async || {
-            let agents = scene.api.list("").await;
-            let healthy = agents.iter().filter(|agent| agent.healthy).count();
-            holds(healthy == scene.fleet.len(), (healthy, agents.len()))
-        })
+        let scene = Scene {
+            server,
+            api,
+            cli,
+            fleet,
+        };
+        eventually(
+            SOON,
+            "the whole fleet to be listed and healthy",
+            async || {
+                let agents = scene.api.list("").await;
+                let healthy = agents.iter().filter(|agent| agent.healthy).count();
+                holds(healthy == scene.fleet.len(), (healthy, agents.len()))
+            },
+        )
         .await;
         scene
     }
@@ -70,13 +90,31 @@ impl Scene {
 
     fn store_roles(&self, roles: &[Role<'_>]) {
         let plans = [
-            plan("quick", &["size: 1, soak: 500ms", "size: 50%, soak: 500ms", "size: 100%"], ""),
+            plan(
+                "quick",
+                &[
+                    "size: 1, soak: 500ms",
+                    "size: 50%, soak: 500ms",
+                    "size: 100%",
+                ],
+                "",
+            ),
             plan("canary", &["size: 1, soak: 1h", "size: 100%"], ""),
-            plan("half", &["size: 1", "size: 50%, soak: 1h", "size: 100%"], ""),
-            plan("pausing", &["size: 1", "size: 50%, soak: 4s", "size: 100%"], ""),
+            plan(
+                "half",
+                &["size: 1", "size: 50%, soak: 1h", "size: 100%"],
+                "",
+            ),
+            plan(
+                "pausing",
+                &["size: 1", "size: 50%, soak: 4s", "size: 100%"],
+                "",
+            ),
             plan("holding", &["size: 1", "size: 100%"], "hold"),
         ];
-        let manifests = [&[family("edge", 10, roles)], &plans[..]].concat().join("---\n");
+        let manifests = [&[family("edge", 10, roles)], &plans[..]]
+            .concat()
+            .join("---\n");
         self.cli.apply(&self.server.write("edge.yaml", &manifests));
     }
 
@@ -95,14 +133,22 @@ impl Scene {
 
     /// Waits until the rollout is in this state; its figures add up whenever looked at.
     async fn state(&self, id: &str, state: &str) -> Rollout {
-        self.until(id, &format!("rollout {state}"), |rollout| rollout.state == state).await
+        self.until(id, &format!("rollout {state}"), |rollout| {
+            rollout.state == state
+        })
+        .await
     }
 
     async fn until(&self, id: &str, what: &str, reached: impl Fn(&Rollout) -> bool) -> Rollout {
         eventually(Duration::from_secs(40), what, async || {
             let rollout = self.api.rollout(id).await;
             assert_adds_up(&rollout);
-            let seen = (&rollout.state, &rollout.cause, &rollout.total, &rollout.waiting);
+            let seen = (
+                &rollout.state,
+                &rollout.cause,
+                &rollout.total,
+                &rollout.waiting,
+            );
             holds(reached(&rollout), seen).map(|()| rollout)
         })
         .await
@@ -110,7 +156,12 @@ impl Scene {
 
     /// Agents that were offered this hash, by index, with repetitions.
     fn offered(&self, hash: &[u8]) -> Vec<usize> {
-        self.fleet.offers().iter().filter(|offer| offer.hash == hash).map(|offer| offer.agent).collect()
+        self.fleet
+            .offers()
+            .iter()
+            .filter(|offer| offer.hash == hash)
+            .map(|offer| offer.agent)
+            .collect()
     }
 
     async fn until_offered(&self, hash: &[u8], agents: usize) -> BTreeSet<usize> {
@@ -125,7 +176,10 @@ impl Scene {
     /// Every agent that is awake has checked in several times more.
     async fn several_polls(&self) {
         let polls = self.fleet.stats().check_ins + 8 * self.fleet.len() as u64;
-        self.fleet.until("several more polls", SOON, |_, now| now.check_ins >= polls).await.unwrap();
+        self.fleet
+            .until("several more polls", SOON, |_, now| now.check_ins >= polls)
+            .await
+            .unwrap();
     }
 
     /// Nobody is offered anything while every agent polls several times.
@@ -174,13 +228,20 @@ fn assert_adds_up(rollout: &Rollout) {
     let waves = rollout.roles.iter().flat_map(|role| &role.waves);
     for wave in waves {
         if let Some(counts) = &wave.counts {
-            assert_eq!(counts.members, sum(counts), "wave {}: {counts:?}", wave.number);
+            assert_eq!(
+                counts.members,
+                sum(counts),
+                "wave {}: {counts:?}",
+                wave.number
+            );
         }
     }
 }
 
 fn rejects() -> Behaviour {
-    Behaviour::Rejects { error: "unknown processor: redactoin".to_owned() }
+    Behaviour::Rejects {
+        error: "unknown processor: redactoin".to_owned(),
+    }
 }
 
 // === the way it should go ===
@@ -193,38 +254,80 @@ async fn a_change_goes_from_file_to_fleet_and_is_written_down() {
     assert_eq!(preview["members"], 12, "{preview}");
     scene.nobody_is_offered_anything().await;
     let id = preview["id"].as_str().unwrap();
-    scene.cli.ok(&["rollout", "start", "edge", "--plan", "quick", "--preview", id, "--wait", "--timeout", "60s"]);
+    scene.cli.ok(&[
+        "rollout",
+        "start",
+        "edge",
+        "--plan",
+        "quick",
+        "--preview",
+        id,
+        "--wait",
+        "--timeout",
+        "60s",
+    ]);
 
     scene.fleet.converged(&hash, SOON).await.unwrap();
     scene.assert_nobody_was_offered_twice();
     assert_eq!(scene.offered(&hash).len(), 12);
     let rollout = scene.api.rollout("edge").await;
     assert_adds_up(&rollout);
-    assert_eq!((rollout.state.as_str(), rollout.total.unwrap().converged), ("completed", 12));
-    let waves: Vec<u64> = rollout.roles[0].waves.iter().map(|wave| wave.agents).collect();
+    assert_eq!(
+        (rollout.state.as_str(), rollout.total.unwrap().converged),
+        ("completed", 12)
+    );
+    let waves: Vec<u64> = rollout.roles[0]
+        .waves
+        .iter()
+        .map(|wave| wave.agents)
+        .collect();
     assert_eq!(waves, [1, 5, 6]);
 
     let audit = scene.api.audit(&format!("rollout/{}", rollout.id)).await;
     for action in ["rollout.start", "rollout.open", "rollout.complete"] {
         let entry = audit.iter().find(|entry| entry.action == action);
-        assert!(!entry.unwrap_or_else(|| panic!("{action}: {audit:?}")).actor.is_empty());
+        assert!(
+            !entry
+                .unwrap_or_else(|| panic!("{action}: {audit:?}"))
+                .actor
+                .is_empty()
+        );
     }
-    let person = &audit.iter().find(|entry| entry.action == "rollout.start").unwrap().actor;
+    let person = &audit
+        .iter()
+        .find(|entry| entry.action == "rollout.start")
+        .unwrap()
+        .actor;
     assert_eq!(*person, rollout.actor);
     assert_ne!(person, "controller");
     let agent = scene.fleet.agent(0).uid();
     let offers = scene.api.audit(&format!("agent/{agent}")).await;
-    assert_eq!(offers.iter().filter(|entry| entry.action == "offer.grant").count(), 1);
+    assert_eq!(
+        offers
+            .iter()
+            .filter(|entry| entry.action == "offer.grant")
+            .count(),
+        1
+    );
     let verified = scene.cli.run(&["audit", "verify"]);
     assert_eq!(verified.code, 0, "{verified:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn roles_go_in_their_order_and_back_against_it() {
-    let scene = Scene::with(vec![("gateway".to_owned(), 4), ("agent".to_owned(), 6)], &[]).await;
+    let scene = Scene::with(
+        vec![("gateway".to_owned(), 4), ("agent".to_owned(), 6)],
+        &[],
+    )
+    .await;
     let (gateways, agents) = (config("gateway-one"), config("agent-one"));
     let roles = [
-        Role { name: "agent", selector: "role = agent", after: &["gateway"], config: &agents },
+        Role {
+            name: "agent",
+            selector: "role = agent",
+            after: &["gateway"],
+            config: &agents,
+        },
         role("gateway", "role = gateway", &gateways),
     ];
     scene.store_roles(&roles);
@@ -233,18 +336,43 @@ async fn roles_go_in_their_order_and_back_against_it() {
     let at = |role: &str, hash: &[u8]| -> Vec<Duration> {
         let offers = scene.fleet.offers();
         let of_role = |agent: usize| scene.fleet.agent(agent).role() == role;
-        offers.iter().filter(|offer| offer.hash == hash && of_role(offer.agent)).map(|offer| offer.at).collect()
+        offers
+            .iter()
+            .filter(|offer| offer.hash == hash && of_role(offer.agent))
+            .map(|offer| offer.at)
+            .collect()
     };
     let gateway_hash = scene.api.delivery_hash("edge", "gateway").await;
     let agent_hash = scene.api.delivery_hash("edge", "agent").await;
-    assert_eq!((at("gateway", &gateway_hash).len(), at("agent", &agent_hash).len()), (4, 6));
+    assert_eq!(
+        (
+            at("gateway", &gateway_hash).len(),
+            at("agent", &agent_hash).len()
+        ),
+        (4, 6)
+    );
     let applied = scene.fleet.reports();
-    let gateways_done = applied.iter().filter(|report| report.hash == gateway_hash).map(|report| report.at).max().unwrap();
-    assert!(at("agent", &agent_hash).iter().all(|at| *at > gateways_done), "no agent before the last gateway");
+    let gateways_done = applied
+        .iter()
+        .filter(|report| report.hash == gateway_hash)
+        .map(|report| report.at)
+        .max()
+        .unwrap();
+    assert!(
+        at("agent", &agent_hash)
+            .iter()
+            .all(|at| *at > gateways_done),
+        "no agent before the last gateway"
+    );
 
     let (gateways, agents) = (config("gateway-two"), config("agent-two"));
     let roles = [
-        Role { name: "agent", selector: "role = agent", after: &["gateway"], config: &agents },
+        Role {
+            name: "agent",
+            selector: "role = agent",
+            after: &["gateway"],
+            config: &agents,
+        },
         role("gateway", "role = gateway", &gateways),
     ];
     scene.store_roles(&roles);
@@ -262,8 +390,15 @@ async fn roles_go_in_their_order_and_back_against_it() {
     scene.cli.ok(&["rollout", "rollback", &id]);
     scene.state(&id, "rolled back").await;
     let last_agent = at("agent", &agent_hash).into_iter().max().unwrap();
-    let gateways_back: Vec<Duration> = at("gateway", &gateway_hash).into_iter().rev().take(4).collect();
-    assert!(gateways_back.iter().all(|at| *at > last_agent), "gateways go back when the last agent has: {gateways_back:?} {last_agent:?}");
+    let gateways_back: Vec<Duration> = at("gateway", &gateway_hash)
+        .into_iter()
+        .rev()
+        .take(4)
+        .collect();
+    assert!(
+        gateways_back.iter().all(|at| *at > last_agent),
+        "gateways go back when the last agent has: {gateways_back:?} {last_agent:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -272,7 +407,13 @@ async fn agents_that_are_asleep_are_named_and_hold_nothing_up() {
     let asleep = scene.fleet.agent(7);
     asleep.sleep(Duration::from_secs(600)).await;
     eventually(SOON, "the sleeper to be lost", async || {
-        let link = scene.api.agent(&asleep.uid().to_string()).await.agent.unwrap().link;
+        let link = scene
+            .api
+            .agent(&asleep.uid().to_string())
+            .await
+            .agent
+            .unwrap()
+            .link;
         holds(link == "lost", link)
     })
     .await;
@@ -281,8 +422,18 @@ async fn agents_that_are_asleep_are_named_and_hold_nothing_up() {
     let rollout = scene.state(&id, "completed").await;
     let total = rollout.total.unwrap();
     assert_eq!((total.converged, total.not_reached), (19, 1), "{total:?}");
-    let named = scene.cli.json(&["agents", "list", "--rollout", &id, "--bucket", "not_reached"]);
-    assert!(named.to_string().contains(&asleep.uid().to_string()), "{named}");
+    let named = scene.cli.json(&[
+        "agents",
+        "list",
+        "--rollout",
+        &id,
+        "--bucket",
+        "not_reached",
+    ]);
+    assert!(
+        named.to_string().contains(&asleep.uid().to_string()),
+        "{named}"
+    );
 }
 
 // === what goes wrong ===
@@ -292,7 +443,17 @@ async fn a_config_that_the_canary_rejects_touches_one_agent_and_is_taken_back() 
     let scene = Scene::disliking(12, &[rejects()]).await;
     let good = scene.stable("good").await;
     let bad = scene.store(BROKEN).await;
-    let started = scene.cli.run(&["rollout", "start", "edge", "--plan", "quick", "--yes", "--wait", "--timeout", "60s"]);
+    let started = scene.cli.run(&[
+        "rollout",
+        "start",
+        "edge",
+        "--plan",
+        "quick",
+        "--yes",
+        "--wait",
+        "--timeout",
+        "60s",
+    ]);
     assert_eq!(started.code, 7, "{started:?}");
     let rollout = scene.state("edge", "rolled back").await;
     scene.nobody_is_offered_anything().await;
@@ -303,12 +464,29 @@ async fn a_config_that_the_canary_rejects_touches_one_agent_and_is_taken_back() 
     };
     for agent in scene.fleet.agents() {
         let expected = if agent.index() == canary { 2 } else { 1 };
-        assert_eq!(agent.offers().iter().filter(|offer| offer.hash == good).count(), expected, "agent {}", agent.index());
+        assert_eq!(
+            agent
+                .offers()
+                .iter()
+                .filter(|offer| offer.hash == good)
+                .count(),
+            expected,
+            "agent {}",
+            agent.index()
+        );
         assert!(agent.state().applied(&good), "agent {}", agent.index());
     }
     let total = rollout.total.unwrap();
-    assert_eq!((total.members, total.returned, total.waiting), (12, 1, 11), "{total:?}");
-    let errors: Vec<_> = rollout.errors.iter().filter(|group| group.error.contains("redactoin")).collect();
+    assert_eq!(
+        (total.members, total.returned, total.waiting),
+        (12, 1, 11),
+        "{total:?}"
+    );
+    let errors: Vec<_> = rollout
+        .errors
+        .iter()
+        .filter(|group| group.error.contains("redactoin"))
+        .collect();
     assert_eq!(errors.len(), 1, "{:?}", rollout.errors);
     assert_eq!(errors[0].agents, 1);
     let family = scene.cli.json(&["families", "get", "edge"]);
@@ -322,8 +500,15 @@ async fn collectors_that_crash_in_a_later_wave_roll_everything_back() {
     let bad = scene.store(BROKEN).await;
     let id = scene.start("pausing").await;
     let canary = scene.until_offered(&bad, 1).await;
-    for agent in scene.fleet.agents().iter().filter(|agent| !canary.contains(&agent.index())) {
-        agent.follow(Script::crashing(BROKEN, Duration::from_millis(30))).await;
+    for agent in scene
+        .fleet
+        .agents()
+        .iter()
+        .filter(|agent| !canary.contains(&agent.index()))
+    {
+        agent
+            .follow(Script::crashing(BROKEN, Duration::from_millis(30)))
+            .await;
     }
     let rollout = scene.state(&id, "rolled back").await;
     let touched: BTreeSet<usize> = scene.offered(&bad).into_iter().collect();
@@ -331,7 +516,13 @@ async fn collectors_that_crash_in_a_later_wave_roll_everything_back() {
     assert_eq!(rollout.total.unwrap().returned, 6);
     assert!(rollout.cause.contains("crash"), "{}", rollout.cause);
     eventually(SOON, "everybody to run the good config", async || {
-        let away: Vec<_> = scene.fleet.agents().iter().filter(|agent| !agent.state().applied(&good)).map(|a| a.index()).collect();
+        let away: Vec<_> = scene
+            .fleet
+            .agents()
+            .iter()
+            .filter(|agent| !agent.state().applied(&good))
+            .map(|a| a.index())
+            .collect();
         holds(away.is_empty(), away)
     })
     .await;
@@ -339,23 +530,42 @@ async fn collectors_that_crash_in_a_later_wave_roll_everything_back() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_supervisor_that_rolled_back_by_itself_is_left_alone_and_shown() {
-    let does = [Behaviour::Rollback, Behaviour::CrashesAfter { after: Duration::from_millis(30) }];
+    let does = [
+        Behaviour::Rollback,
+        Behaviour::CrashesAfter {
+            after: Duration::from_millis(30),
+        },
+    ];
     let scene = Scene::disliking(6, &does).await;
     let good = scene.stable("good").await;
     let bad = scene.store(BROKEN).await;
     let id = scene.start("holding").await;
-    let rollout = scene.until(&id, "a stop", |rollout| rollout.state == "halted").await;
+    let rollout = scene
+        .until(&id, "a stop", |rollout| rollout.state == "halted")
+        .await;
     let canary = *scene.until_offered(&bad, 1).await.first().unwrap();
     let agent = scene.fleet.agent(canary);
-    eventually(SOON, "the supervisor to be back", async || holds(agent.state().applied(&good), agent.state())).await;
+    eventually(SOON, "the supervisor to be back", async || {
+        holds(agent.state().applied(&good), agent.state())
+    })
+    .await;
     eventually(SOON, "it to be shown", async || {
-        let shown = scene.api.agent(&agent.uid().to_string()).await.agent.unwrap();
+        let shown = scene
+            .api
+            .agent(&agent.uid().to_string())
+            .await
+            .agent
+            .unwrap();
         holds(shown.state == "rolled back", shown)
     })
     .await;
     scene.nobody_is_offered_anything().await;
     assert_eq!(scene.offered(&bad).len(), 1);
-    scene.until(&rollout.id, "the kind of failure", |rollout| rollout.total.as_ref().unwrap().rolled_back_by_agent == 1).await;
+    scene
+        .until(&rollout.id, "the kind of failure", |rollout| {
+            rollout.total.as_ref().unwrap().rolled_back_by_agent == 1
+        })
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -374,8 +584,21 @@ async fn a_config_is_offered_again_when_a_person_says_so() {
     scene.cli.ok(&["agents", "retry", &uid, "--yes"]);
     scene.cli.ok(&["rollout", "resume", &id]);
     scene.state(&id, "completed").await;
-    assert!(scene.fleet.agents().iter().all(|agent| agent.state().applied(&bad)));
-    assert_eq!(scene.offered(&bad).iter().filter(|agent| **agent == canary).count(), 2);
+    assert!(
+        scene
+            .fleet
+            .agents()
+            .iter()
+            .all(|agent| agent.state().applied(&bad))
+    );
+    assert_eq!(
+        scene
+            .offered(&bad)
+            .iter()
+            .filter(|agent| **agent == canary)
+            .count(),
+        2
+    );
 }
 
 // === a person steps in ===
@@ -386,7 +609,9 @@ async fn nobody_is_offered_anything_between_a_pause_and_its_resume() {
     let hash = scene.store("one").await;
     let id = scene.start("pausing").await;
     scene.until_offered(&hash, 1).await;
-    scene.cli.ok(&["rollout", "pause", &id, "--reason", "lunch"]);
+    scene
+        .cli
+        .ok(&["rollout", "pause", &id, "--reason", "lunch"]);
     scene.nobody_is_offered_anything().await;
     let rollout = scene.state(&id, "paused").await;
     assert!(rollout.cause.contains("lunch"), "{}", rollout.cause);
@@ -419,15 +644,35 @@ async fn a_rollback_returns_exactly_those_that_were_touched() {
     let new = scene.store("new").await;
     let id = scene.start("half").await;
     let touched = scene.until_offered(&new, 6).await;
-    scene.until(&id, "the second wave to soak", |rollout| rollout.total.as_ref().unwrap().converged == 6).await;
-    scene.cli.ok(&["rollout", "rollback", &id, "--reason", "wrong week"]);
+    scene
+        .until(&id, "the second wave to soak", |rollout| {
+            rollout.total.as_ref().unwrap().converged == 6
+        })
+        .await;
+    scene
+        .cli
+        .ok(&["rollout", "rollback", &id, "--reason", "wrong week"]);
     let rollout = scene.state(&id, "rolled back").await;
     let total = rollout.total.unwrap();
     assert_eq!((total.returned, total.waiting), (6, 6), "{total:?}");
-    assert_eq!(scene.offered(&new).into_iter().collect::<BTreeSet<_>>(), touched);
+    assert_eq!(
+        scene.offered(&new).into_iter().collect::<BTreeSet<_>>(),
+        touched
+    );
     for agent in scene.fleet.agents() {
-        let expected = if touched.contains(&agent.index()) { 2 } else { 1 };
-        assert_eq!(agent.offers().iter().filter(|offer| offer.hash == old).count(), expected);
+        let expected = if touched.contains(&agent.index()) {
+            2
+        } else {
+            1
+        };
+        assert_eq!(
+            agent
+                .offers()
+                .iter()
+                .filter(|offer| offer.hash == old)
+                .count(),
+            expected
+        );
         assert!(agent.state().applied(&old));
     }
     scene.nobody_is_offered_anything().await;
@@ -451,7 +696,10 @@ async fn the_rollback_of_a_first_rollout_delivers_the_baseline_and_never_an_empt
         } else {
             assert_eq!(offers.len(), 0);
         }
-        assert!(config.contains("nop"), "an empty map would have stopped the collector: {config}");
+        assert!(
+            config.contains("nop"),
+            "an empty map would have stopped the collector: {config}"
+        );
         assert!(agent.state().healthy);
     }
 }
@@ -463,18 +711,32 @@ async fn a_server_that_is_killed_in_the_second_wave_goes_on_where_it_was() {
     let mut scene = Scene::of(12).await;
     let hash = scene.store("one").await;
     let id = scene.start("pausing").await;
-    scene.until(&id, "the second wave to soak", |rollout| rollout.total.as_ref().unwrap().converged == 6).await;
+    scene
+        .until(&id, "the second wave to soak", |rollout| {
+            rollout.total.as_ref().unwrap().converged == 6
+        })
+        .await;
     let members = async |scene: &Scene| -> Vec<u64> {
         let rollout = scene.api.rollout(&id).await;
-        rollout.roles[0].waves.iter().map(|wave| wave.agents).collect()
+        rollout.roles[0]
+            .waves
+            .iter()
+            .map(|wave| wave.agents)
+            .collect()
     };
-    let (before, touched) = (members(&scene).await, scene.offered(&hash).into_iter().collect::<BTreeSet<_>>());
+    let (before, touched) = (
+        members(&scene).await,
+        scene.offered(&hash).into_iter().collect::<BTreeSet<_>>(),
+    );
     assert_eq!(touched.len(), 6, "it soaks");
     scene.server.kill_and_restart();
     let rollout = scene.api.rollout(&id).await;
     assert_eq!(rollout.state, "running");
     assert_eq!(members(&scene).await, before);
-    assert_eq!(scene.offered(&hash).into_iter().collect::<BTreeSet<_>>(), touched);
+    assert_eq!(
+        scene.offered(&hash).into_iter().collect::<BTreeSet<_>>(),
+        touched
+    );
     scene.state(&id, "completed").await;
     scene.assert_nobody_was_offered_twice();
     assert_eq!(scene.offered(&hash).len(), 12);
@@ -487,25 +749,38 @@ async fn figures_add_up_when_members_are_relabelled_forgotten_and_cloned() {
     let hash = scene.store("one").await;
     let id = scene.start("half").await;
     let touched = scene.until_offered(&hash, 6).await;
-    scene.until(&id, "the second wave to soak", |rollout| rollout.total.as_ref().unwrap().converged == 6).await;
+    scene
+        .until(&id, "the second wave to soak", |rollout| {
+            rollout.total.as_ref().unwrap().converged == 6
+        })
+        .await;
     let untouched: Vec<usize> = (0..12).filter(|agent| !touched.contains(agent)).collect();
     let members = |rollout: &Rollout| rollout.total.as_ref().map(|total| total.members);
 
     let uid = |index: usize| scene.fleet.agent(index).uid().to_string();
-    scene.fleet.agent(untouched[0]).relabel("role", "retired").await;
+    scene
+        .fleet
+        .agent(untouched[0])
+        .relabel("role", "retired")
+        .await;
     let rollout = scene.until(&id, "the figures", |_| true).await;
     assert_eq!(members(&rollout), Some(12));
 
     scene.fleet.agent(untouched[1]).kill().await;
-    scene.cli.ok(&["agents", "forget", &uid(untouched[1]), "--yes"]);
+    scene.cli.ok(&["agents", "forget", &uid(untouched[1])]);
     let rollout = scene.until(&id, "the figures", |_| true).await;
     assert_eq!(members(&rollout), Some(12));
 
     let clone = scene.fleet.clone_agent(untouched[2]);
     eventually(SOON, "the clone to be noticed", async || {
         let agents = scene.api.list("").await;
-        let marked = agents.iter().any(|agent| agent.conditions.iter().any(|c| c.contains("duplicate uid")));
-        holds(marked || scene.fleet.agent(clone).uid() != scene.fleet.agent(untouched[2]).uid(), agents.len())
+        let marked = agents
+            .iter()
+            .any(|agent| agent.conditions.iter().any(|c| c.contains("duplicate uid")));
+        holds(
+            marked || scene.fleet.agent(clone).uid() != scene.fleet.agent(untouched[2]).uid(),
+            agents.len(),
+        )
     })
     .await;
     let rollout = scene.until(&id, "the figures", |_| true).await;
@@ -516,7 +791,10 @@ async fn figures_add_up_when_members_are_relabelled_forgotten_and_cloned() {
     let rollout = scene.state(&id, "rolled back").await;
     assert_eq!(members(&rollout), Some(12));
     assert_eq!(rollout.total.unwrap().returned, 6);
-    assert_eq!(scene.offered(&hash).into_iter().collect::<BTreeSet<_>>(), touched);
+    assert_eq!(
+        scene.offered(&hash).into_iter().collect::<BTreeSet<_>>(),
+        touched
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -526,13 +804,28 @@ async fn members_that_went_away_are_named_and_do_not_hold_up_the_end() {
     let id = scene.start("pausing").await;
     let touched = scene.until_offered(&hash, 6).await;
     let untouched: Vec<usize> = (0..12).filter(|agent| !touched.contains(agent)).collect();
-    scene.fleet.agent(untouched[0]).relabel("role", "retired").await;
+    scene
+        .fleet
+        .agent(untouched[0])
+        .relabel("role", "retired")
+        .await;
     scene.fleet.agent(untouched[1]).kill().await;
-    scene.cli.ok(&["agents", "forget", &scene.fleet.agent(untouched[1]).uid().to_string(), "--yes"]);
+    scene.cli.ok(&[
+        "agents",
+        "forget",
+        &scene.fleet.agent(untouched[1]).uid().to_string(),
+    ]);
     let rollout = scene.state(&id, "completed").await;
     let total = rollout.total.unwrap();
-    assert_eq!((total.converged, total.excluded, total.deleted), (10, 1, 1), "{total:?}");
-    assert!(!scene.offered(&hash).contains(&untouched[0]), "it is no longer of the role");
+    assert_eq!(
+        (total.converged, total.excluded, total.deleted),
+        (10, 1, 1),
+        "{total:?}"
+    );
+    assert!(
+        !scene.offered(&hash).contains(&untouched[0]),
+        "it is no longer of the role"
+    );
 }
 
 // === before it starts ===
@@ -543,7 +836,9 @@ async fn a_selector_that_matches_everything_by_mistake_is_stopped_by_the_reach_l
     let server = Server::start(&["--agent-interval", "60s"]);
     let (api, cli) = (Api::new(server.api), server.cli());
     let mut http = raw::Http::connect(server.opamp).await;
-    let mut agents: Vec<raw::Script> = (0..AGENTS).map(|i| raw::Script::new(&format!("a{i}"))).collect();
+    let mut agents: Vec<raw::Script> = (0..AGENTS)
+        .map(|i| raw::Script::new(&format!("a{i}")))
+        .collect();
     for agent in &mut agents {
         http.ask(&agent.full()).await;
     }
@@ -554,20 +849,55 @@ async fn a_selector_that_matches_everything_by_mistake_is_stopped_by_the_reach_l
     ];
     cli.apply(&server.write("typo.yaml", &manifests.join("---\n")));
     let preview = cli.json(&["preview", "typo", "--plan", "quick"]);
-    assert_eq!((preview["members"].as_u64(), preview["reach_limit"].as_u64()), (Some(130), Some(100)), "{preview}");
+    assert_eq!(
+        (preview["members"].as_u64(), preview["reach_limit"].as_u64()),
+        (Some(130), Some(100)),
+        "{preview}"
+    );
     let id = preview["id"].as_str().unwrap();
-    let refused = cli.run(&["rollout", "start", "typo", "--plan", "quick", "--preview", id]);
+    let refused = cli.run(&[
+        "rollout",
+        "start",
+        "typo",
+        "--plan",
+        "quick",
+        "--preview",
+        id,
+    ]);
     assert_eq!(refused.code, 4, "{refused:?}");
-    assert!(refused.stderr.contains("130") && refused.stderr.contains("reach"), "{refused:?}");
+    assert!(
+        refused.stderr.contains("130") && refused.stderr.contains("reach"),
+        "{refused:?}"
+    );
     let unasked = cli.run(&["rollout", "start", "typo", "--plan", "quick", "--yes"]);
     assert_eq!(unasked.code, 4, "{unasked:?}");
-    let wrong = cli.run(&["rollout", "start", "typo", "--plan", "quick", "--preview", id, "--reach", "129"]);
+    let wrong = cli.run(&[
+        "rollout",
+        "start",
+        "typo",
+        "--plan",
+        "quick",
+        "--preview",
+        id,
+        "--reach",
+        "129",
+    ]);
     assert_eq!(wrong.code, 4, "{wrong:?}");
     for agent in &mut agents {
         assert_eq!(raw::offer(&http.ask(&agent.bare()).await), None);
     }
     assert_eq!(api.audit("rollout/").await, []);
-    let meant = cli.run(&["rollout", "start", "typo", "--plan", "quick", "--preview", id, "--reach", "130"]);
+    let meant = cli.run(&[
+        "rollout",
+        "start",
+        "typo",
+        "--plan",
+        "quick",
+        "--preview",
+        id,
+        "--reach",
+        "130",
+    ]);
     assert_eq!(meant.code, 0, "{meant:?}");
 }
 
@@ -580,18 +910,39 @@ async fn a_start_is_refused_when_the_preview_no_longer_holds() {
         http.ask(&raw::Script::new(&format!("a{i}")).full()).await;
     }
     let body = config("one");
-    let manifests =
-        [family("edge", 1, &[role("raw", "role = raw", &body)]), plan("quick", &["size: 1", "size: 100%"], "")];
+    let manifests = [
+        family("edge", 1, &[role("raw", "role = raw", &body)]),
+        plan("quick", &["size: 1", "size: 100%"], ""),
+    ];
     cli.apply(&server.write("edge.yaml", &manifests.join("---\n")));
     let preview = cli.json(&["preview", "edge", "--plan", "quick"]);
     for name in ["late-1", "late-2", "late-3"] {
         http.ask(&raw::Script::new(name).full()).await;
     }
     let id = preview["id"].as_str().unwrap();
-    let refused = cli.run(&["rollout", "start", "edge", "--plan", "quick", "--preview", id]);
+    let refused = cli.run(&[
+        "rollout",
+        "start",
+        "edge",
+        "--plan",
+        "quick",
+        "--preview",
+        id,
+    ]);
     assert_eq!(refused.code, 4, "{refused:?}");
-    assert!(refused.stderr.contains("preview") && refused.stderr.contains('3'), "{refused:?}");
-    let unknown = cli.run(&["rollout", "start", "edge", "--plan", "quick", "--preview", "no-such-preview"]);
+    assert!(
+        refused.stderr.contains("preview") && refused.stderr.contains('3'),
+        "{refused:?}"
+    );
+    let unknown = cli.run(&[
+        "rollout",
+        "start",
+        "edge",
+        "--plan",
+        "quick",
+        "--preview",
+        "no-such-preview",
+    ]);
     assert_ne!(unknown.code, 0, "{unknown:?}");
     assert!(unknown.stderr.contains("no-such-preview"), "{unknown:?}");
 }
@@ -606,8 +957,10 @@ async fn a_start_is_refused_with_an_unknown_plan_or_while_another_rollout_is_ope
     }
     let store = |marker: &str| {
         let body = config(marker);
-        let manifests =
-            [family("edge", 1, &[role("raw", "role = raw", &body)]), plan("quick", &["size: 1", "size: 100%"], "")];
+        let manifests = [
+            family("edge", 1, &[role("raw", "role = raw", &body)]),
+            plan("quick", &["size: 1", "size: 100%"], ""),
+        ];
         cli.apply(&server.write("edge.yaml", &manifests.join("---\n")))
     };
     store("one");
@@ -618,7 +971,10 @@ async fn a_start_is_refused_with_an_unknown_plan_or_while_another_rollout_is_ope
     store("two");
     let second = cli.run(&["rollout", "start", "edge", "--plan", "quick", "--yes"]);
     assert_eq!(second.code, 4, "{second:?}");
-    assert!(second.stderr.contains("open") || second.stderr.contains("running"), "{second:?}");
+    assert!(
+        second.stderr.contains("finish it, or roll it back"),
+        "{second:?}"
+    );
     let nobody = cli.run(&["rollout", "start", "nofamily", "--yes"]);
     assert_eq!(nobody.code, 3, "{nobody:?}");
 }

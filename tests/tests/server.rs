@@ -24,11 +24,24 @@ async fn sigterm_ends_it_clean_in_time_with_agents_connected() {
     let mut ws = Ws::connect(server.opamp).await;
     ws.ask(&Script::new("standing").full()).await;
     server.stop();
-    assert_eq!(ws.closed().await, 1001, "a drain says that the server goes away");
+    assert_eq!(
+        ws.closed().await,
+        1001,
+        "a drain says that the server goes away"
+    );
     server.again();
     let before = fleet.stats().check_ins;
-    fleet.until("the fleet to be back", SOON, |_, now| now.check_ins > before + 100 && now.connected == 20).await.unwrap();
-    assert_eq!(fleet.stats().full_state_requests, 0, "a clean stop loses no conversation");
+    fleet
+        .until("the fleet to be back", SOON, |_, now| {
+            now.check_ins > before + 100 && now.connected == 20
+        })
+        .await
+        .unwrap();
+    assert_eq!(
+        fleet.stats().full_state_requests,
+        0,
+        "a clean stop loses no conversation"
+    );
 }
 
 #[tokio::test]
@@ -36,13 +49,22 @@ async fn what_was_acknowledged_is_there_after_a_kill() {
     let mut server = Server::start(&[]);
     let mut agent = Script::new("a");
     Http::connect(server.opamp).await.ask(&agent.full()).await;
-    let manifest = server.write("f.yaml", &family("f", 1, &[role("raw", "role = raw", &config("one"))]));
+    let manifest = server.write(
+        "f.yaml",
+        &family("f", 1, &[role("raw", "role = raw", &config("one"))]),
+    );
     server.cli().apply(&manifest);
     server.cli().ok(&["agents", "label", "a", "env=prod"]);
     server.kill_and_restart();
     let shown = Api::new(server.api).agent("a").await;
-    assert_eq!(shown.operator_labels.get("env").map(String::as_str), Some("prod"));
-    assert_eq!(server.cli().json(&["families", "get", "f"])["family"]["latest"], 1);
+    assert_eq!(
+        shown.operator_labels.get("env").map(String::as_str),
+        Some("prod")
+    );
+    assert_eq!(
+        server.cli().json(&["families", "get", "f"])["family"]["latest"],
+        1
+    );
     assert_eq!(server.cli().run(&["audit", "verify"]).code, 0);
 }
 
@@ -51,20 +73,49 @@ fn a_data_directory_in_use_is_refused() {
     let server = Server::start(&[]);
     let (opamp, api) = (free_address().to_string(), free_address().to_string());
     let data = server.data.to_str().unwrap();
-    let refused = serve_that_refuses(&["--data-dir", data, "--opamp-listen", &opamp, "--api-listen", &api]);
+    let refused = serve_that_refuses(&[
+        "--data-dir",
+        data,
+        "--opamp-listen",
+        &opamp,
+        "--api-listen",
+        &api,
+    ]);
     assert_ne!(refused.code, Some(0), "{refused:?}");
-    assert!(refused.log.contains(data) && refused.log.contains("use"), "{refused:?}");
-    assert_eq!(get(server.api, "/readyz").unwrap().0, 200, "the first one is not disturbed");
+    assert!(
+        refused.log.contains(data) && refused.log.contains("use"),
+        "{refused:?}"
+    );
+    assert_eq!(
+        get(server.api, "/readyz").unwrap().0,
+        200,
+        "the first one is not disturbed"
+    );
 }
 
 #[test]
 fn a_public_address_without_tls_or_tokens_is_refused_with_what_to_do() {
     let directory = tempfile::tempdir().unwrap();
-    let (public, api) = (format!("0.0.0.0:{}", free_address().port()), free_address().to_string());
+    let (public, api) = (
+        format!("0.0.0.0:{}", free_address().port()),
+        free_address().to_string(),
+    );
     let data = directory.path().to_str().unwrap();
-    let refused = serve_that_refuses(&["--data-dir", data, "--opamp-listen", &public, "--api-listen", &api]);
+    let refused = serve_that_refuses(&[
+        "--data-dir",
+        data,
+        "--opamp-listen",
+        &public,
+        "--api-listen",
+        &api,
+    ]);
     assert_ne!(refused.code, Some(0), "{refused:?}");
-    for word in [public.as_str(), "--tls-cert", "--require-tokens", "--insecure-public"] {
+    for word in [
+        public.as_str(),
+        "--tls-cert",
+        "--require-tokens",
+        "--insecure-public",
+    ] {
         assert!(refused.log.contains(word), "{word}: {refused:?}");
     }
 }
@@ -94,7 +145,9 @@ async fn an_agent_carries_the_labels_of_its_enrolment_token_and_no_other_token_s
     let server = Server::start(&["--require-tokens"]);
     let admin = server.cli().with_token(&admin_token(&server));
     let create = |name: &str, label: &str| {
-        let created = admin.json(&["tokens", "create", name, "--kind", "agent", "--label", label]);
+        let created = admin.json(&[
+            "tokens", "create", name, "--kind", "agent", "--label", label,
+        ]);
         created["secret"].as_str().unwrap().to_owned()
     };
     let (blue, green) = (create("blue", "site=blue"), create("green", "site=green"));
@@ -102,18 +155,32 @@ async fn an_agent_carries_the_labels_of_its_enrolment_token_and_no_other_token_s
     let mut http = Http::connect_with_token(server.opamp, &blue).await;
     http.ask(&agent.full()).await;
     let shown = admin.json(&["agents", "get", "a"]);
-    assert_eq!((&shown["token"], &shown["token_labels"]["site"]), (&"blue".into(), &"blue".into()), "{shown}");
+    assert_eq!(
+        (&shown["token"], &shown["token_labels"]["site"]),
+        (&"blue".into(), &"blue".into()),
+        "{shown}"
+    );
 
-    let reply = Http::connect_with_token(server.opamp, &green).await.ask(&agent.full()).await;
+    let reply = Http::connect_with_token(server.opamp, &green)
+        .await
+        .ask(&agent.full())
+        .await;
     let error = reply.error_response.expect("another token is refused");
-    assert!(error.error_message.contains("blue") && error.error_message.contains("green"), "{error:?}");
+    assert!(
+        error.error_message.contains("blue") && error.error_message.contains("green"),
+        "{error:?}"
+    );
     let shown = admin.json(&["agents", "get", "a"]);
     assert_eq!(shown["token_labels"]["site"], "blue");
 
     admin.ok(&["tokens", "revoke", "blue"]);
     eventually(SOON, "the revoked token to be refused", async || {
         let body = prost::Message::encode_to_vec(&agent.bare());
-        let status = Http::connect_with_token(server.opamp, &blue).await.post(&body).await.status;
+        let status = Http::connect_with_token(server.opamp, &blue)
+            .await
+            .post(&body)
+            .await
+            .status;
         holds(status == 401, status)
     })
     .await;
@@ -123,20 +190,36 @@ async fn an_agent_carries_the_labels_of_its_enrolment_token_and_no_other_token_s
 async fn an_operator_may_do_what_the_role_of_its_token_says() {
     let server = Server::start(&["--require-tokens"]);
     let admin = server.cli().with_token(&admin_token(&server));
-    let created = admin.json(&["tokens", "create", "eve", "--kind", "operator", "--role", "viewer"]);
+    let created = admin.json(&[
+        "tokens", "create", "eve", "--kind", "operator", "--role", "viewer",
+    ]);
     let viewer = server.cli().with_token(created["secret"].as_str().unwrap());
     assert_eq!(viewer.run(&["agents", "list"]).code, 0);
-    let manifest = server.write("f.yaml", &family("f", 1, &[role("raw", "role = raw", &config("one"))]));
+    let manifest = server.write(
+        "f.yaml",
+        &family("f", 1, &[role("raw", "role = raw", &config("one"))]),
+    );
     let refused = viewer.run(&["apply", "-f", manifest.to_str().unwrap()]);
     assert_eq!(refused.code, 6, "{refused:?}");
-    assert_eq!(viewer.run(&["tokens", "create", "more", "--kind", "agent"]).code, 6);
+    assert_eq!(
+        viewer
+            .run(&["tokens", "create", "more", "--kind", "agent"])
+            .code,
+        6
+    );
     admin.apply(&manifest);
     let secret = created["secret"].as_str().unwrap();
-    assert!(!server.log().contains(secret) && !admin.ok(&["tokens", "list", "-o", "json"]).contains(secret));
+    assert!(
+        !server.log().contains(secret)
+            && !admin.ok(&["tokens", "list", "-o", "json"]).contains(secret)
+    );
 }
 
 fn admin_token(server: &Server) -> String {
-    std::fs::read_to_string(server.data.join("admin.token")).unwrap().trim().to_owned()
+    std::fs::read_to_string(server.data.join("admin.token"))
+        .unwrap()
+        .trim()
+        .to_owned()
 }
 
 // === what machines read ===
@@ -148,21 +231,54 @@ async fn grpc_clients_find_reflection_and_health() {
     use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 
     let server = Server::start(&[]);
-    let channel = Endpoint::from_shared(server.api_url()).unwrap().connect().await.unwrap();
+    let channel = Endpoint::from_shared(server.api_url())
+        .unwrap()
+        .connect()
+        .await
+        .unwrap();
     let mut health = tonic_health::pb::health_client::HealthClient::new(channel.clone());
-    let answer = health.check(tonic_health::pb::HealthCheckRequest::default()).await.unwrap().into_inner();
+    let answer = health
+        .check(tonic_health::pb::HealthCheckRequest::default())
+        .await
+        .unwrap()
+        .into_inner();
     assert_eq!(answer.status(), ServingStatus::Serving);
-    let mut reflection = tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient::new(channel);
+    let mut reflection =
+        tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient::new(channel);
     let list = tonic_reflection::pb::v1::ServerReflectionRequest {
         message_request: Some(MessageRequest::ListServices(String::new())),
         ..Default::default()
     };
-    let mut answers = reflection.server_reflection_info(tonic_stream(list)).await.unwrap().into_inner();
-    let answer = answers.message().await.unwrap().unwrap().message_response.unwrap();
-    let MessageResponse::ListServicesResponse(services) = answer else { panic!("{answer:?}") };
-    let names: Vec<_> = services.service.iter().map(|service| service.name.as_str()).collect();
-    for service in ["AgentService", "FamilyService", "RolloutService", "AdminService"] {
-        assert!(names.contains(&format!("muster.v1.{service}").as_str()), "{names:?}");
+    let mut answers = reflection
+        .server_reflection_info(tonic_stream(list))
+        .await
+        .unwrap()
+        .into_inner();
+    let answer = answers
+        .message()
+        .await
+        .unwrap()
+        .unwrap()
+        .message_response
+        .unwrap();
+    let MessageResponse::ListServicesResponse(services) = answer else {
+        panic!("{answer:?}")
+    };
+    let names: Vec<_> = services
+        .service
+        .iter()
+        .map(|service| service.name.as_str())
+        .collect();
+    for service in [
+        "AgentService",
+        "FamilyService",
+        "RolloutService",
+        "AdminService",
+    ] {
+        assert!(
+            names.contains(&format!("muster.v1.{service}").as_str()),
+            "{names:?}"
+        );
     }
 }
 
@@ -173,12 +289,24 @@ fn tonic_stream<T: Send + 'static>(one: T) -> impl futures::Stream<Item = T> + S
 #[tokio::test]
 async fn metrics_count_the_agents() {
     let server = Server::start(&[]);
-    Http::connect(server.opamp).await.ask(&Script::new("a").full()).await;
-    eventually(Duration::from_secs(20), "one connected agent in the metrics", async || {
-        let (status, body) = get(server.api, "/metrics").unwrap();
-        let line = body.lines().find(|line| line.starts_with("muster_agents{") && line.contains("connected"));
-        holds(status == 200 && line.is_some_and(|line| line.ends_with(" 1")), line)
-    })
+    Http::connect(server.opamp)
+        .await
+        .ask(&Script::new("a").full())
+        .await;
+    eventually(
+        Duration::from_secs(20),
+        "one connected agent in the metrics",
+        async || {
+            let (status, body) = get(server.api, "/metrics").unwrap();
+            let line = body
+                .lines()
+                .find(|line| line.starts_with("muster_agents{") && line.contains("connected"));
+            holds(
+                status == 200 && line.is_some_and(|line| line.ends_with(" 1")),
+                line,
+            )
+        },
+    )
     .await;
     assert_eq!(get(server.api, "/healthz").unwrap().0, 200);
 }
@@ -189,25 +317,44 @@ async fn metrics_count_the_agents() {
 fn a_mistake_in_a_manifest_is_named_with_file_document_and_key() {
     let server = Server::start(&[]);
     let good = family("good", 1, &[role("raw", "role = raw", &config("one"))]);
-    let bad = family("bad", 2, &[role("raw", "role = raw", &config("one"))]).replace("precedence: 2", "precedense: 2");
+    let bad = family("bad", 2, &[role("raw", "role = raw", &config("one"))])
+        .replace("precedence: 2", "precedense: 2");
     let path = server.write("mixed.yaml", &format!("{good}---\n{bad}"));
     let refused = server.cli().run(&["apply", "-f", path.to_str().unwrap()]);
     assert_ne!(refused.code, 0);
     for word in ["mixed.yaml", "document 2", "spec", "precedense"] {
         assert!(refused.stderr.contains(word), "{word}: {refused:?}");
     }
-    assert_eq!(server.cli().json(&["families", "list"])["families"], serde_json::json!([]), "all or nothing");
+    assert_eq!(
+        server.cli().json(&["families", "list"])["families"],
+        serde_json::json!([]),
+        "all or nothing"
+    );
 }
 
 #[test]
 fn a_config_that_cannot_run_is_refused_with_the_component() {
     let server = Server::start(&[]);
     for (name, body, word) in [
-        ("undefined", config("one").replace("exporters: [debug/one]", "exporters: [debug/two]"), "debug/two"),
-        ("opamp", config("one").replace("processors: {batch: {}}", "processors: {batch: {}}\nextensions: {opamp: {}}"), "opamp"),
+        (
+            "undefined",
+            config("one").replace("exporters: [debug/one]", "exporters: [debug/two]"),
+            "debug/two",
+        ),
+        (
+            "opamp",
+            config("one").replace(
+                "processors: {batch: {}}",
+                "processors: {batch: {}}\nextensions: {opamp: {}}",
+            ),
+            "opamp",
+        ),
         ("no-yaml", "receivers: [unclosed".to_owned(), "no-yaml"),
     ] {
-        let path = server.write(&format!("{name}.yaml"), &family(name, 1, &[role("raw", "role = raw", &body)]));
+        let path = server.write(
+            &format!("{name}.yaml"),
+            &family(name, 1, &[role("raw", "role = raw", &body)]),
+        );
         let refused = server.cli().run(&["apply", "-f", path.to_str().unwrap()]);
         assert_ne!(refused.code, 0, "{name}: {refused:?}");
         assert!(refused.stderr.contains(word), "{name}: {refused:?}");

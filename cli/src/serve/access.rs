@@ -34,7 +34,10 @@ impl Tokens {
         let hash = secret_hash(bearer);
         let documents = self.control.read();
         // The hash of a secret is no secret to the one who knows the secret; comparing it leaks nothing of another.
-        let found = documents.tokens.values().find(|t| t.value.secret_hash == hash)?;
+        let found = documents
+            .tokens
+            .values()
+            .find(|t| t.value.secret_hash == hash)?;
         let token = found.value.clone();
         let valid = token.revoked_ms == 0 && (token.expires_ms == 0 || token.expires_ms > now_ms());
         (valid && token.kind == kind).then_some(token)
@@ -44,21 +47,29 @@ impl Tokens {
 impl Access for Tokens {
     fn agent(&self, bearer: Option<&str>) -> Result<String, Denied> {
         match bearer {
-            Some(bearer) => self.find("agent", bearer).map(|t| t.name.clone()).ok_or(Denied),
+            Some(bearer) => self
+                .find("agent", bearer)
+                .map(|t| t.name.clone())
+                .ok_or(Denied),
             None if self.required => Err(Denied),
             None => Ok(String::new()),
         }
     }
 
     fn operator(&self, bearer: Option<&str>) -> Result<Operator, Denied> {
-        let token = bearer.and_then(|bearer| self.find("operator", bearer)).ok_or(Denied)?;
+        let token = bearer
+            .and_then(|bearer| self.find("operator", bearer))
+            .ok_or(Denied)?;
         let role = match token.role.as_str() {
             "admin" => Role::Admin,
             "approver" => Role::Approver,
             "editor" => Role::Editor,
             _ => Role::Viewer,
         };
-        Ok(Operator { name: token.name.clone(), role })
+        Ok(Operator {
+            name: token.name.clone(),
+            role,
+        })
     }
 
     fn tokens_required(&self) -> bool {
@@ -75,7 +86,10 @@ pub async fn name_actor(mut request: axum::extract::Request) -> axum::extract::R
             Role::Approver => Rank::Approver,
             Role::Admin => Rank::Admin,
         };
-        request.extensions_mut().insert(Actor { name: operator.name, rank });
+        request.extensions_mut().insert(Actor {
+            name: operator.name,
+            rank,
+        });
     }
     request
 }
@@ -84,7 +98,10 @@ pub async fn name_actor(mut request: axum::extract::Request) -> axum::extract::R
 pub async fn first_admin(node: &Arc<Node>, data_dir: &Path) -> anyhow::Result<()> {
     let (version, has_admin) = {
         let documents = node.control.read();
-        let valid = documents.tokens.values().any(|t| t.value.role == "admin" && t.value.revoked_ms == 0);
+        let valid = documents
+            .tokens
+            .values()
+            .any(|t| t.value.role == "admin" && t.value.revoked_ms == 0);
         (documents.tokens.get(FIRST).map_or(0, |t| t.version), valid)
     };
     if has_admin {
@@ -94,8 +111,12 @@ pub async fn first_admin(node: &Arc<Node>, data_dir: &Path) -> anyhow::Result<()
     let path = data_dir.join("admin.token");
     let mut options = std::fs::OpenOptions::new();
     options.write(true).create(true).truncate(true).mode(0o600);
-    let mut file = options.open(&path).with_context(|| format!("cannot write {}", path.display()))?;
-    writeln!(file, "{secret}").and_then(|()| file.sync_all()).with_context(|| format!("cannot write {}", path.display()))?;
+    let mut file = options
+        .open(&path)
+        .with_context(|| format!("cannot write {}", path.display()))?;
+    writeln!(file, "{secret}")
+        .and_then(|()| file.sync_all())
+        .with_context(|| format!("cannot write {}", path.display()))?;
     let token = store::Token {
         name: FIRST.to_owned(),
         secret_hash: secret_hash(&secret).to_vec(),
@@ -105,8 +126,15 @@ pub async fn first_admin(node: &Arc<Node>, data_dir: &Path) -> anyhow::Result<()
         created_by: "muster serve".to_owned(),
         ..store::Token::default()
     };
-    let acts = vec![act("muster serve", "token.create", format!("token/{FIRST}"), "first admin".to_owned())];
-    node.control_ledger.propose(entry(vec![put(table::TOKEN, FIRST, version, &token)], acts)).await?;
+    let acts = vec![act(
+        "muster serve",
+        "token.create",
+        format!("token/{FIRST}"),
+        "first admin".to_owned(),
+    )];
+    node.control_ledger
+        .propose(entry(vec![put(table::TOKEN, FIRST, version, &token)], acts))
+        .await?;
     tracing::info!(file = %path.display(), "the first admin token was written; use it with --token-file");
     Ok(())
 }

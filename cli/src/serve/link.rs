@@ -41,18 +41,22 @@ impl Link for Embedded {
                 Ok(mut answer) => {
                     // The gateway counts a grant from its call; what was held back here is added.
                     if answer.grant_ms > 0 {
-                        answer.grant_ms += u32::try_from((attempt - begun).as_millis()).unwrap_or(0);
+                        answer.grant_ms +=
+                            u32::try_from((attempt - begun).as_millis()).unwrap_or(0);
                     }
                     return Ok(answer);
                 }
-                Err(error) if error.is_leaderless() && begun.elapsed() < HOLD => tokio::time::sleep(PAUSE).await,
+                Err(error) if error.is_leaderless() && begun.elapsed() < HOLD => {
+                    tokio::time::sleep(PAUSE).await
+                }
                 Err(error) => return Err(refuse(uid, &error)),
             }
         }
     }
 
     async fn presence(&self, batch: Vec<edge::Presence>) {
-        let mut by_partition: Vec<Vec<edge::Presence>> = vec![Vec::new(); self.node.partitions.len()];
+        let mut by_partition: Vec<Vec<edge::Presence>> =
+            vec![Vec::new(); self.node.partitions.len()];
         for presence in batch {
             if let Ok(uid) = Uid::from_wire(&presence.instance_uid) {
                 by_partition[self.node.partition_index(uid)].push(presence);
@@ -66,7 +70,10 @@ impl Link for Embedded {
     }
 
     async fn closed(&self, uid: Uid, connection: u64, clean: bool) {
-        self.node.partition(uid).closed(uid, connection, clean).await;
+        self.node
+            .partition(uid)
+            .closed(uid, connection, clean)
+            .await;
     }
 
     fn notices(&self) -> impl Stream<Item = Vec<edge::Notice>> + Send {

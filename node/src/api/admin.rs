@@ -52,7 +52,11 @@ fn entry_view(group: &str, record: ActRecord) -> api::AuditEntry {
     }
 }
 
-fn audit_of<M: Mirror>(ledger: &Ledger<M>, limit: usize, request: &api::ListAuditRequest) -> Result<Vec<api::AuditEntry>, Status> {
+fn audit_of<M: Mirror>(
+    ledger: &Ledger<M>,
+    limit: usize,
+    request: &api::ListAuditRequest,
+) -> Result<Vec<api::AuditEntry>, Status> {
     let wanted = |record: &ActRecord| {
         record.act.as_ref().is_some_and(|act| {
             act.object.starts_with(&request.object)
@@ -60,15 +64,31 @@ fn audit_of<M: Mirror>(ledger: &Ledger<M>, limit: usize, request: &api::ListAudi
                 && act.at_ms >= request.since_ms
         })
     };
-    let found = ledger.audit(limit, wanted).map_err(|error| broken(&error))?;
-    Ok(found.into_iter().map(|record| entry_view(ledger.name(), record)).collect())
+    let found = ledger
+        .audit(limit, wanted)
+        .map_err(|error| broken(&error))?;
+    Ok(found
+        .into_iter()
+        .map(|record| entry_view(ledger.name(), record))
+        .collect())
 }
 
 fn verified<M: Mirror>(ledger: &Ledger<M>) -> Result<api::VerifyAuditResponse, Status> {
     let group = ledger.name().to_owned();
     Ok(match ledger.verify().map_err(|error| broken(&error))? {
-        Ok(head) => api::VerifyAuditResponse { group, entries: head.seq, head: head.digest.to_hex(), intact: true, problem: String::new() },
-        Err(problem) => api::VerifyAuditResponse { group, intact: false, problem: problem.to_string(), ..Default::default() },
+        Ok(head) => api::VerifyAuditResponse {
+            group,
+            entries: head.seq,
+            head: head.digest.to_hex(),
+            intact: true,
+            problem: String::new(),
+        },
+        Err(problem) => api::VerifyAuditResponse {
+            group,
+            intact: false,
+            problem: problem.to_string(),
+            ..Default::default()
+        },
     })
 }
 
@@ -85,24 +105,49 @@ fn group_info<M: Mirror>(ledger: &Ledger<M>, agents: u64) -> api::GroupInfo {
 
 #[tonic::async_trait]
 impl AdminService for Api {
-    async fn create_token(&self, request: Request<api::CreateTokenRequest>) -> Result<Response<api::CreateTokenResponse>, Status> {
+    async fn create_token(
+        &self,
+        request: Request<api::CreateTokenRequest>,
+    ) -> Result<Response<api::CreateTokenResponse>, Status> {
         let actor = self.actor(&request, Rank::Admin)?;
         let request = request.into_inner();
-        fleet::family::check_name("token", &request.name).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        fleet::family::check_name("token", &request.name)
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
         let role = match (request.kind.as_str(), request.role.as_str()) {
             ("agent", "") => "",
             ("operator", "" | "viewer") => "viewer",
             ("operator", role @ ("editor" | "approver" | "admin")) => role,
-            ("agent", _) => return Err(Status::invalid_argument("a token of kind agent has no role: leave it out")),
-            ("operator", role) => return Err(Status::invalid_argument(format!("there is no role `{role}`: use viewer, editor, approver or admin"))),
-            (kind, _) => return Err(Status::invalid_argument(format!("there is no token kind `{kind}`: use agent or operator"))),
+            ("agent", _) => {
+                return Err(Status::invalid_argument(
+                    "a token of kind agent has no role: leave it out",
+                ));
+            }
+            ("operator", role) => {
+                return Err(Status::invalid_argument(format!(
+                    "there is no role `{role}`: use viewer, editor, approver or admin"
+                )));
+            }
+            (kind, _) => {
+                return Err(Status::invalid_argument(format!(
+                    "there is no token kind `{kind}`: use agent or operator"
+                )));
+            }
         };
-        let before = self.node.control.read().tokens.get(&request.name).map(|t| (t.version, t.value.revoked_ms));
+        let before = self
+            .node
+            .control
+            .read()
+            .tokens
+            .get(&request.name)
+            .map(|t| (t.version, t.value.revoked_ms));
         let version = match before {
             None => 0,
             Some((version, revoked)) if revoked != 0 => version,
             Some(_) => {
-                let text = format!("token `{}` exists: revoke it first, or choose another name", request.name);
+                let text = format!(
+                    "token `{}` exists: revoke it first, or choose another name",
+                    request.name
+                );
                 return Err(Status::already_exists(text));
             }
         };
@@ -114,57 +159,137 @@ impl AdminService for Api {
             kind: request.kind,
             role: role.to_owned(),
             created_ms: now_ms(),
-            expires_ms: if request.expires_in_s == 0 { 0 } else { now_ms().saturating_add(request.expires_in_s.saturating_mul(1000)) },
+            expires_ms: if request.expires_in_s == 0 {
+                0
+            } else {
+                now_ms().saturating_add(request.expires_in_s.saturating_mul(1000))
+            },
             revoked_ms: 0,
             created_by: actor.clone(),
         };
-        let detail = format!("kind {}{}", token.kind, if role.is_empty() { String::new() } else { format!(", role {role}") });
-        let acts = vec![act(&actor, "token.create", format!("token/{}", token.name), detail)];
-        let change = entry(vec![put(table::TOKEN, token.name.as_str(), version, &token)], acts);
-        self.node.control_ledger.propose(change).await.map_err(|error| not_stored(&error))?;
-        Ok(Response::new(api::CreateTokenResponse { token: Some(token_view(&token)), secret }))
+        let detail = format!(
+            "kind {}{}",
+            token.kind,
+            if role.is_empty() {
+                String::new()
+            } else {
+                format!(", role {role}")
+            }
+        );
+        let acts = vec![act(
+            &actor,
+            "token.create",
+            format!("token/{}", token.name),
+            detail,
+        )];
+        let change = entry(
+            vec![put(table::TOKEN, token.name.as_str(), version, &token)],
+            acts,
+        );
+        self.node
+            .control_ledger
+            .propose(change)
+            .await
+            .map_err(|error| not_stored(&error))?;
+        Ok(Response::new(api::CreateTokenResponse {
+            token: Some(token_view(&token)),
+            secret,
+        }))
     }
 
-    async fn list_tokens(&self, request: Request<api::ListTokensRequest>) -> Result<Response<api::ListTokensResponse>, Status> {
+    async fn list_tokens(
+        &self,
+        request: Request<api::ListTokensRequest>,
+    ) -> Result<Response<api::ListTokensResponse>, Status> {
         self.actor(&request, Rank::Admin)?;
-        let tokens = self.node.control.read().tokens.values().map(|t| token_view(&t.value)).collect();
+        let tokens = self
+            .node
+            .control
+            .read()
+            .tokens
+            .values()
+            .map(|t| token_view(&t.value))
+            .collect();
         Ok(Response::new(api::ListTokensResponse { tokens }))
     }
 
-    async fn revoke_token(&self, request: Request<api::RevokeTokenRequest>) -> Result<Response<api::Token>, Status> {
+    async fn revoke_token(
+        &self,
+        request: Request<api::RevokeTokenRequest>,
+    ) -> Result<Response<api::Token>, Status> {
         let actor = self.actor(&request, Rank::Admin)?;
         let request = request.into_inner();
         let found = self.node.control.read().tokens.get(&request.name).cloned();
-        let found = found.ok_or_else(|| Status::not_found(format!("there is no token `{}`: list them with `muster tokens list`", request.name)))?;
+        let found = found.ok_or_else(|| {
+            Status::not_found(format!(
+                "there is no token `{}`: list them with `muster tokens list`",
+                request.name
+            ))
+        })?;
         if found.value.revoked_ms != 0 {
             return Ok(Response::new(token_view(&found.value)));
         }
-        let token = store::Token { revoked_ms: now_ms(), ..store::Token::clone(&found.value) };
-        let acts = vec![act(&actor, "token.revoke", format!("token/{}", token.name), String::new())];
+        let token = store::Token {
+            revoked_ms: now_ms(),
+            ..store::Token::clone(&found.value)
+        };
+        let acts = vec![act(
+            &actor,
+            "token.revoke",
+            format!("token/{}", token.name),
+            String::new(),
+        )];
         let entry = store::Entry {
             idempotency_key: request.idempotency_key,
-            ..entry(vec![put(table::TOKEN, token.name.as_str(), found.version, &token)], acts)
+            ..entry(
+                vec![put(
+                    table::TOKEN,
+                    token.name.as_str(),
+                    found.version,
+                    &token,
+                )],
+                acts,
+            )
         };
-        self.node.control_ledger.propose(entry).await.map_err(|error| not_stored(&error))?;
+        self.node
+            .control_ledger
+            .propose(entry)
+            .await
+            .map_err(|error| not_stored(&error))?;
         Ok(Response::new(token_view(&token)))
     }
 
-    async fn list_audit(&self, request: Request<api::ListAuditRequest>) -> Result<Response<api::ListAuditResponse>, Status> {
+    async fn list_audit(
+        &self,
+        request: Request<api::ListAuditRequest>,
+    ) -> Result<Response<api::ListAuditResponse>, Status> {
         self.actor(&request, Rank::Viewer)?;
         let request = request.into_inner();
-        let limit = if request.limit == 0 { AUDIT } else { (request.limit as usize).min(AUDIT_MAX) };
+        let limit = if request.limit == 0 {
+            AUDIT
+        } else {
+            (request.limit as usize).min(AUDIT_MAX)
+        };
         let mut entries = audit_of(&self.node.control_ledger, limit, &request)?;
         for partition in self.node.partitions.iter() {
             entries.extend(audit_of(&partition.ledger, limit, &request)?);
         }
-        entries.sort_by(|a, b| b.at_ms.cmp(&a.at_ms).then_with(|| a.group.cmp(&b.group)).then_with(|| b.seq.cmp(&a.seq)));
+        entries.sort_by(|a, b| {
+            b.at_ms
+                .cmp(&a.at_ms)
+                .then_with(|| a.group.cmp(&b.group))
+                .then_with(|| b.seq.cmp(&a.seq))
+        });
         entries.truncate(limit);
         Ok(Response::new(api::ListAuditResponse { entries }))
     }
 
     type VerifyAuditStream = ReceiverStream<Result<api::VerifyAuditResponse, Status>>;
 
-    async fn verify_audit(&self, request: Request<api::VerifyAuditRequest>) -> Result<Response<Self::VerifyAuditStream>, Status> {
+    async fn verify_audit(
+        &self,
+        request: Request<api::VerifyAuditRequest>,
+    ) -> Result<Response<Self::VerifyAuditStream>, Status> {
         self.actor(&request, Rank::Viewer)?;
         let (send, receive) = tokio::sync::mpsc::channel(4);
         let node = self.node.clone();
@@ -181,16 +306,25 @@ impl AdminService for Api {
         Ok(Response::new(ReceiverStream::new(receive)))
     }
 
-    async fn server_info(&self, request: Request<api::ServerInfoRequest>) -> Result<Response<api::ServerInfoResponse>, Status> {
+    async fn server_info(
+        &self,
+        request: Request<api::ServerInfoRequest>,
+    ) -> Result<Response<api::ServerInfoResponse>, Status> {
         self.actor(&request, Rank::Viewer)?;
-        let mut info = api::ServerInfoResponse { version: env!("CARGO_PKG_VERSION").to_owned(), ..Default::default() };
+        let mut info = api::ServerInfoResponse {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            ..Default::default()
+        };
         info.groups.push(group_info(&self.node.control_ledger, 0));
         for partition in self.node.partitions.iter() {
             let columns = partition.index().read();
             let rows = || columns.rows.values().filter(|row| !row.alias);
             info.agents += rows().count() as u64;
-            info.connected += rows().filter(|row| row.link == store::Link::Connected).count() as u64;
-            info.groups.push(group_info(&partition.ledger, rows().count() as u64));
+            info.connected += rows()
+                .filter(|row| row.link == store::Link::Connected)
+                .count() as u64;
+            info.groups
+                .push(group_info(&partition.ledger, rows().count() as u64));
         }
         info.epoch = self.node.control.read().program_version;
         Ok(Response::new(info))

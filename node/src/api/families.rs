@@ -28,17 +28,35 @@ struct Change {
 }
 
 impl Api {
-    fn plan_apply(&self, manifests: &[Manifest], actor: &str, note: &str) -> Result<Change, Status> {
+    fn plan_apply(
+        &self,
+        manifests: &[Manifest],
+        actor: &str,
+        note: &str,
+    ) -> Result<Change, Status> {
         let documents = self.node.control.read();
         let mut change = Change::default();
         let mut mistakes = twice(manifests);
         for manifest in manifests {
             match manifest {
-                Manifest::Plan { name, spec } => plan_change(&documents, name, spec, actor, &mut change),
-                Manifest::Family(family) => mistakes.extend(family_change(&documents, manifests, family, actor, note, &mut change)),
+                Manifest::Plan { name, spec } => {
+                    plan_change(&documents, name, spec, actor, &mut change)
+                }
+                Manifest::Family(family) => mistakes.extend(family_change(
+                    &documents,
+                    manifests,
+                    family,
+                    actor,
+                    note,
+                    &mut change,
+                )),
             }
         }
-        if mistakes.is_empty() { Ok(change) } else { Err(Status::invalid_argument(mistakes.join("\n"))) }
+        if mistakes.is_empty() {
+            Ok(change)
+        } else {
+            Err(Status::invalid_argument(mistakes.join("\n")))
+        }
     }
 
     fn family_view(&self, stored: &store::Family) -> api::Family {
@@ -54,21 +72,36 @@ impl Api {
         let open = {
             let documents = self.node.control.read();
             let revision = documents.revision(&stored.name, 0);
-            view.roles = revision.map(|r| r.value.roles.iter().map(|role| role.name.clone()).collect()).unwrap_or_default();
+            view.roles = revision
+                .map(|r| r.value.roles.iter().map(|role| role.name.clone()).collect())
+                .unwrap_or_default();
             let rollout = documents.rollouts.get(&stored.rollout);
-            rollout.filter(|r| !crate::control::rollout_state(r.value.state()).is_final()).map(|r| r.value.id.clone())
+            rollout
+                .filter(|r| !crate::control::rollout_state(r.value.state()).is_final())
+                .map(|r| r.value.id.clone())
         };
         view.rollout = open.unwrap_or_default();
         for partition in self.node.partitions.iter() {
             let program = partition.program();
             let columns = partition.index().read();
-            for row in columns.rows.values().filter(|row| row.owner().is_some_and(|(family, _)| family == stored.name)) {
+            for row in columns
+                .rows
+                .values()
+                .filter(|row| row.owner().is_some_and(|(family, _)| family == stored.name))
+            {
                 let place = crate::partition::place_of(&columns, &program, row.uid);
-                let desired = crate::partition::desired_of(row, place.as_ref().map(crate::partition::OwnedPlace::borrow), &program);
+                let desired = crate::partition::desired_of(
+                    row,
+                    place.as_ref().map(crate::partition::OwnedPlace::borrow),
+                    &program,
+                );
                 let state = state_of(row, &desired);
                 view.owned += 1;
                 view.converged += u64::from(state == "converged");
-                view.failed += u64::from(matches!(state, "failed" | "rolled back" | "no answer" | "refused"));
+                view.failed += u64::from(matches!(
+                    state,
+                    "failed" | "rolled back" | "no answer" | "refused"
+                ));
             }
         }
         view
@@ -78,8 +111,15 @@ impl Api {
         let roles = stored.roles.iter().map(|r| {
             let config = crate::control::config_map(&r.config);
             let selector = fleet::selector::Selector::parse(&r.selector).ok();
-            let matches = |row: &&crate::inventory::Row| !row.alias && selector.as_ref().is_some_and(|s| s.matches(*row));
-            let matched = self.node.partitions.iter().map(|p| p.index().read().rows.values().filter(matches).count() as u64).sum();
+            let matches = |row: &&crate::inventory::Row| {
+                !row.alias && selector.as_ref().is_some_and(|s| s.matches(*row))
+            };
+            let matched = self
+                .node
+                .partitions
+                .iter()
+                .map(|p| p.index().read().rows.values().filter(matches).count() as u64)
+                .sum();
             let file = |(name, f): (&String, &store::ConfigFile)| api::ConfigFile {
                 name: name.clone(),
                 body: f.body.clone(),
@@ -102,7 +142,12 @@ impl Api {
             author: stored.author.clone(),
             created_ms: stored.created_ms,
             roles: roles.collect(),
-            policies: stored.policies.iter().filter_map(policy_from_store).map(|p| policy_text(&p)).collect(),
+            policies: stored
+                .policies
+                .iter()
+                .filter_map(policy_from_store)
+                .map(|p| policy_text(&p))
+                .collect(),
             note: stored.note.clone(),
         }
     }
@@ -118,10 +163,19 @@ fn twice(manifests: &[Manifest]) -> Vec<String> {
         };
         *seen.entry(name).or_insert(0) += 1;
     }
-    seen.into_iter().filter(|(_, n)| *n > 1).map(|(name, n)| format!("{name} stands {n} times in this call: remove all but one")).collect()
+    seen.into_iter()
+        .filter(|(_, n)| *n > 1)
+        .map(|(name, n)| format!("{name} stands {n} times in this call: remove all but one"))
+        .collect()
 }
 
-fn plan_change(documents: &Documents, name: &str, spec: &fleet::rollout::PlanSpec, actor: &str, change: &mut Change) {
+fn plan_change(
+    documents: &Documents,
+    name: &str,
+    spec: &fleet::rollout::PlanSpec,
+    actor: &str,
+    change: &mut Change,
+) {
     let stored = plan_to_store(name, spec);
     let before = documents.plans.get(name);
     let word = match before {
@@ -130,8 +184,18 @@ fn plan_change(documents: &Documents, name: &str, spec: &fleet::rollout::PlanSpe
         Some(_) => "changed",
     };
     if word != "unchanged" {
-        change.writes.push(put(table::PLAN, name, before.map_or(0, |b| b.version), &stored));
-        change.acts.push(act(actor, "plan.apply", format!("plan/{name}"), word.to_owned()));
+        change.writes.push(put(
+            table::PLAN,
+            name,
+            before.map_or(0, |b| b.version),
+            &stored,
+        ));
+        change.acts.push(act(
+            actor,
+            "plan.apply",
+            format!("plan/{name}"),
+            word.to_owned(),
+        ));
     }
     change.results.push(apply_response::Result {
         kind: "Plan".to_owned(),
@@ -142,12 +206,22 @@ fn plan_change(documents: &Documents, name: &str, spec: &fleet::rollout::PlanSpe
 }
 
 /// Adds a family's writes; answers what is wrong with it.
-fn family_change(documents: &Documents, all: &[Manifest], family: &FamilySpec, actor: &str, note: &str, change: &mut Change) -> Vec<String> {
+fn family_change(
+    documents: &Documents,
+    all: &[Manifest],
+    family: &FamilySpec,
+    actor: &str,
+    note: &str,
+    change: &mut Change,
+) -> Vec<String> {
     let mut mistakes = same_precedence(documents, all, family);
     let mut findings = Vec::new();
     for role in &family.roles {
         for finding in role_findings(role, &family.policies) {
-            let message = format!("family {}, role {}: {}", family.name, role.name, finding.message);
+            let message = format!(
+                "family {}, role {}: {}",
+                family.name, role.name, finding.message
+            );
             match finding.severity {
                 Severity::Error => mistakes.push(message),
                 Severity::Warning => findings.push(api::Finding {
@@ -182,10 +256,22 @@ fn family_change(documents: &Documents, all: &[Manifest], family: &FamilySpec, a
             precedence: before.map_or(family.precedence, |b| b.value.precedence),
             latest: number,
             created_ms: before.map_or_else(now_ms, |b| b.value.created_ms),
-            ..before.map(|b| store::Family::clone(&b.value)).unwrap_or_default()
+            ..before
+                .map(|b| store::Family::clone(&b.value))
+                .unwrap_or_default()
         };
-        change.writes.push(put(table::FAMILY, family.name.as_str(), before.map_or(0, |b| b.version), &stored));
-        change.acts.push(act(actor, "family.apply", format!("family/{}", family.name), format!("{word}: revision {number} ({hash})")));
+        change.writes.push(put(
+            table::FAMILY,
+            family.name.as_str(),
+            before.map_or(0, |b| b.version),
+            &stored,
+        ));
+        change.acts.push(act(
+            actor,
+            "family.apply",
+            format!("family/{}", family.name),
+            format!("{word}: revision {number} ({hash})"),
+        ));
     }
     if !same {
         let revision = store::Revision {
@@ -201,7 +287,12 @@ fn family_change(documents: &Documents, all: &[Manifest], family: &FamilySpec, a
             precedence: family.precedence,
             owner: family.owner.clone(),
         };
-        change.writes.push(put(table::REVISION, revision_key(&family.name, number), 0, &revision));
+        change.writes.push(put(
+            table::REVISION,
+            revision_key(&family.name, number),
+            0,
+            &revision,
+        ));
     }
     change.results.push(apply_response::Result {
         kind: "Family".to_owned(),
@@ -215,11 +306,17 @@ fn family_change(documents: &Documents, all: &[Manifest], family: &FamilySpec, a
 
 fn same_precedence(documents: &Documents, all: &[Manifest], family: &FamilySpec) -> Vec<String> {
     let stored = documents.families.values().filter(|f| {
-        let replaced = all.iter().any(|m| matches!(m, Manifest::Family(other) if other.name == f.value.name));
+        let replaced = all
+            .iter()
+            .any(|m| matches!(m, Manifest::Family(other) if other.name == f.value.name));
         !replaced && f.value.precedence == family.precedence
     });
     let sent = all.iter().filter_map(|m| match m {
-        Manifest::Family(other) if other.name != family.name && other.precedence == family.precedence => Some(other.name.as_str()),
+        Manifest::Family(other)
+            if other.name != family.name && other.precedence == family.precedence =>
+        {
+            Some(other.name.as_str())
+        }
         _ => None,
     });
     let names = stored.map(|f| f.value.name.as_str()).chain(sent);
@@ -236,20 +333,37 @@ fn role_findings(role: &Role, policies: &[Policy]) -> Vec<Finding> {
     findings
 }
 
-fn config_findings(what: &str, config: &fleet::family::ConfigMap, policies: &[Policy]) -> Vec<Finding> {
+fn config_findings(
+    what: &str,
+    config: &fleet::family::ConfigMap,
+    policies: &[Policy],
+) -> Vec<Finding> {
     for (name, file) in config {
         if file.body.trim().is_empty() {
-            let message = format!("{what} `{name}` is empty, which would stop the collector: give it a body");
-            return vec![Finding { severity: Severity::Error, path: fleet::value::Path::root(), message }];
+            let message =
+                format!("{what} `{name}` is empty, which would stop the collector: give it a body");
+            return vec![Finding {
+                severity: Severity::Error,
+                path: fleet::value::Path::root(),
+                message,
+            }];
         }
         if let Err(error) = proto::yaml::parse(&file.body) {
             let message = format!("{what} `{name}` is no YAML: {error}");
-            return vec![Finding { severity: Severity::Error, path: fleet::value::Path::root(), message }];
+            return vec![Finding {
+                severity: Severity::Error,
+                path: fleet::value::Path::root(),
+                message,
+            }];
         }
     }
     let Some(config) = merged_config(config) else {
         let message = format!("its {what} cannot be merged: each file has to be a map");
-        return vec![Finding { severity: Severity::Error, path: fleet::value::Path::root(), message }];
+        return vec![Finding {
+            severity: Severity::Error,
+            path: fleet::value::Path::root(),
+            message,
+        }];
     };
     let mut findings = validate(&config);
     findings.extend(check_policies(&config, policies));
@@ -258,11 +372,18 @@ fn config_findings(what: &str, config: &fleet::family::ConfigMap, policies: &[Po
 
 fn policy_to_store(policy: &Policy) -> store::Policy {
     let rule = match policy {
-        Policy::RequireProcessor { pipeline, processor } => {
-            store::policy::Rule::Require(store::RequireProcessor { pipeline: pipeline.clone(), processor: processor.clone() })
-        }
+        Policy::RequireProcessor {
+            pipeline,
+            processor,
+        } => store::policy::Rule::Require(store::RequireProcessor {
+            pipeline: pipeline.clone(),
+            processor: processor.clone(),
+        }),
         Policy::ForbidComponent { kind, component } => {
-            store::policy::Rule::Forbid(store::ForbidComponent { kind: kind.to_string(), component: component.clone() })
+            store::policy::Rule::Forbid(store::ForbidComponent {
+                kind: kind.to_string(),
+                component: component.clone(),
+            })
         }
     };
     store::Policy { rule: Some(rule) }
@@ -270,7 +391,10 @@ fn policy_to_store(policy: &Policy) -> store::Policy {
 
 fn policy_from_store(policy: &store::Policy) -> Option<Policy> {
     Some(match policy.rule.clone()? {
-        store::policy::Rule::Require(rule) => Policy::RequireProcessor { pipeline: rule.pipeline, processor: rule.processor },
+        store::policy::Rule::Require(rule) => Policy::RequireProcessor {
+            pipeline: rule.pipeline,
+            processor: rule.processor,
+        },
         store::policy::Rule::Forbid(rule) => Policy::ForbidComponent {
             kind: fleet::components::Kind::of_section(&format!("{}s", rule.kind))?,
             component: rule.component,
@@ -292,7 +416,9 @@ fn revision_word(state: RevisionState) -> &'static str {
 fn preview_status(error: &preview::Error) -> Status {
     let text = crate::partition::chain(error);
     match error {
-        preview::Error::Family(_) | preview::Error::Revision { .. } | preview::Error::Plan(_) => Status::not_found(text),
+        preview::Error::Family(_) | preview::Error::Revision { .. } | preview::Error::Plan(_) => {
+            Status::not_found(text)
+        }
         preview::Error::Waves { .. } => Status::invalid_argument(text),
         preview::Error::Read(_) => Status::internal(text),
         preview::Error::Store(_) => Status::unavailable(text),
@@ -301,22 +427,34 @@ fn preview_status(error: &preview::Error) -> Status {
 
 impl Api {
     /// A preview as the fleet is now, off the runtime's threads: it scans every agent.
-    pub(super) async fn make_preview(&self, family: &str, revision: u64, plan: &str) -> Result<preview::Preview, Status> {
+    pub(super) async fn make_preview(
+        &self,
+        family: &str,
+        revision: u64,
+        plan: &str,
+    ) -> Result<preview::Preview, Status> {
         let (node, family, plan) = (self.node.clone(), family.to_owned(), plan.to_owned());
-        let made = tokio::task::spawn_blocking(move || preview::make(&node, &family, revision, &plan)).await;
+        let made =
+            tokio::task::spawn_blocking(move || preview::make(&node, &family, revision, &plan))
+                .await;
         let made = made.map_err(|error| Status::internal(error.to_string()))?;
         made.map_err(|error| preview_status(&error))
     }
 
     /// Keeps it for a day.
     pub(super) async fn keep_preview(&self, kept: &store::Preview) -> Result<(), Status> {
-        preview::keep(&self.node, kept).await.map_err(|error| preview_status(&error))
+        preview::keep(&self.node, kept)
+            .await
+            .map_err(|error| preview_status(&error))
     }
 }
 
 #[tonic::async_trait]
 impl FamilyService for Api {
-    async fn apply(&self, request: Request<api::ApplyRequest>) -> Result<Response<api::ApplyResponse>, Status> {
+    async fn apply(
+        &self,
+        request: Request<api::ApplyRequest>,
+    ) -> Result<Response<api::ApplyResponse>, Status> {
         let actor = self.actor(&request, Rank::Editor)?;
         let request = request.into_inner();
         let mut manifests = Vec::new();
@@ -334,11 +472,16 @@ impl FamilyService for Api {
         loop {
             tries += 1;
             let change = self.plan_apply(&manifests, &actor, &request.note)?;
-            let done = Response::new(api::ApplyResponse { results: change.results });
+            let done = Response::new(api::ApplyResponse {
+                results: change.results,
+            });
             if request.dry_run || change.writes.is_empty() {
                 return Ok(done);
             }
-            let entry = store::Entry { idempotency_key: request.idempotency_key.clone(), ..entry(change.writes, change.acts) };
+            let entry = store::Entry {
+                idempotency_key: request.idempotency_key.clone(),
+                ..entry(change.writes, change.acts)
+            };
             match self.node.control_ledger.propose(entry).await {
                 Ok(_) => return Ok(done),
                 Err(crate::ledger::ProposeError::Conflict(_)) if tries < TRIES => {}
@@ -347,23 +490,57 @@ impl FamilyService for Api {
         }
     }
 
-    async fn list_families(&self, request: Request<api::ListFamiliesRequest>) -> Result<Response<api::ListFamiliesResponse>, Status> {
+    async fn list_families(
+        &self,
+        request: Request<api::ListFamiliesRequest>,
+    ) -> Result<Response<api::ListFamiliesResponse>, Status> {
         self.actor(&request, Rank::Viewer)?;
-        let stored: Vec<_> = self.node.control.read().families.values().map(|f| f.value.clone()).collect();
+        let stored: Vec<_> = self
+            .node
+            .control
+            .read()
+            .families
+            .values()
+            .map(|f| f.value.clone())
+            .collect();
         let families = stored.iter().map(|f| self.family_view(f)).collect();
         Ok(Response::new(api::ListFamiliesResponse { families }))
     }
 
-    async fn get_family(&self, request: Request<api::GetFamilyRequest>) -> Result<Response<api::FamilyDetail>, Status> {
+    async fn get_family(
+        &self,
+        request: Request<api::GetFamilyRequest>,
+    ) -> Result<Response<api::FamilyDetail>, Status> {
         self.actor(&request, Rank::Viewer)?;
         let request = request.into_inner();
         let (family, revision, revisions) = {
             let documents = self.node.control.read();
-            let unknown = || Status::not_found(format!("there is no family `{}`: list them with `muster families list`", request.name));
-            let family = documents.families.get(&request.name).ok_or_else(unknown)?.value.clone();
-            let missing = || Status::not_found(format!("family {} has no revision {}", request.name, request.revision));
-            let revision = documents.revision(&request.name, request.revision).ok_or_else(missing)?.value.clone();
-            let all = documents.revisions.range((request.name.clone(), 0)..=(request.name.clone(), u64::MAX));
+            let unknown = || {
+                Status::not_found(format!(
+                    "there is no family `{}`: list them with `muster families list`",
+                    request.name
+                ))
+            };
+            let family = documents
+                .families
+                .get(&request.name)
+                .ok_or_else(unknown)?
+                .value
+                .clone();
+            let missing = || {
+                Status::not_found(format!(
+                    "family {} has no revision {}",
+                    request.name, request.revision
+                ))
+            };
+            let revision = documents
+                .revision(&request.name, request.revision)
+                .ok_or_else(missing)?
+                .value
+                .clone();
+            let all = documents
+                .revisions
+                .range((request.name.clone(), 0)..=(request.name.clone(), u64::MAX));
             let summary = |r: &store::Revision| api::RevisionSummary {
                 number: r.number,
                 hash: hex::encode(&r.hash),
@@ -384,13 +561,28 @@ impl FamilyService for Api {
         Ok(Response::new(detail))
     }
 
-    async fn diff_revisions(&self, request: Request<api::DiffRevisionsRequest>) -> Result<Response<api::DiffRevisionsResponse>, Status> {
+    async fn diff_revisions(
+        &self,
+        request: Request<api::DiffRevisionsRequest>,
+    ) -> Result<Response<api::DiffRevisionsResponse>, Status> {
         self.actor(&request, Rank::Viewer)?;
         let request = request.into_inner();
         let documents = self.node.control.read();
-        let unknown = || Status::not_found(format!("there is no family `{}`: list them with `muster families list`", request.family));
-        let family = documents.families.get(&request.family).ok_or_else(unknown)?;
-        let to = if request.to == 0 { family.value.latest } else { request.to };
+        let unknown = || {
+            Status::not_found(format!(
+                "there is no family `{}`: list them with `muster families list`",
+                request.family
+            ))
+        };
+        let family = documents
+            .families
+            .get(&request.family)
+            .ok_or_else(unknown)?;
+        let to = if request.to == 0 {
+            family.value.latest
+        } else {
+            request.to
+        };
         let from = match request.from {
             0 if family.value.stable != to => family.value.stable,
             0 => to.saturating_sub(1),
@@ -400,35 +592,74 @@ impl FamilyService for Api {
             if number == 0 {
                 return Ok(BTreeMap::new());
             }
-            let missing = || Status::not_found(format!("family {} has no revision {number}: its latest is {}", request.family, family.value.latest));
-            let revision = documents.revision(&request.family, number).ok_or_else(missing)?;
-            Ok(revision.value.roles.iter().map(|role| (role.name.clone(), role.clone())).collect())
+            let missing = || {
+                Status::not_found(format!(
+                    "family {} has no revision {number}: its latest is {}",
+                    request.family, family.value.latest
+                ))
+            };
+            let revision = documents
+                .revision(&request.family, number)
+                .ok_or_else(missing)?;
+            Ok(revision
+                .value
+                .roles
+                .iter()
+                .map(|role| (role.name.clone(), role.clone()))
+                .collect())
         };
         let (before, after) = (roles_of(from)?, roles_of(to)?);
-        let names: std::collections::BTreeSet<&String> = before.keys().chain(after.keys()).collect();
-        let roles = names.into_iter().map(|name| role_diff(name, before.get(name), after.get(name))).collect();
-        Ok(Response::new(api::DiffRevisionsResponse { from, to, roles }))
+        let names: std::collections::BTreeSet<&String> =
+            before.keys().chain(after.keys()).collect();
+        let roles = names
+            .into_iter()
+            .map(|name| role_diff(name, before.get(name), after.get(name)))
+            .collect();
+        Ok(Response::new(api::DiffRevisionsResponse {
+            from,
+            to,
+            roles,
+        }))
     }
 
-    async fn preview(&self, request: Request<api::PreviewRequest>) -> Result<Response<api::PreviewResponse>, Status> {
+    async fn preview(
+        &self,
+        request: Request<api::PreviewRequest>,
+    ) -> Result<Response<api::PreviewResponse>, Status> {
         self.actor(&request, Rank::Viewer)?;
         let request = request.into_inner();
-        let made = self.make_preview(&request.family, request.revision, &request.plan).await?;
+        let made = self
+            .make_preview(&request.family, request.revision, &request.plan)
+            .await?;
         self.keep_preview(&made.kept).await?;
         Ok(Response::new(made.shown))
     }
 
-    async fn list_plans(&self, request: Request<api::ListPlansRequest>) -> Result<Response<api::ListPlansResponse>, Status> {
+    async fn list_plans(
+        &self,
+        request: Request<api::ListPlansRequest>,
+    ) -> Result<Response<api::ListPlansResponse>, Status> {
         self.actor(&request, Rank::Viewer)?;
         let mut plans = vec![plan_view("default", &fleet::rollout::default_plan())];
         let documents = self.node.control.read();
-        plans.extend(documents.plans.iter().map(|(name, plan)| plan_view(name, &crate::control::plan_spec(&plan.value))));
+        plans.extend(
+            documents
+                .plans
+                .iter()
+                .map(|(name, plan)| plan_view(name, &crate::control::plan_spec(&plan.value))),
+        );
         Ok(Response::new(api::ListPlansResponse { plans }))
     }
 }
 
 fn plan_view(name: &str, plan: &fleet::rollout::PlanSpec) -> api::Plan {
-    let wave = |w: &fleet::rollout::WaveSpec| format!("{} soak {}", preview::size_text(w.size), duration_text(w.soak_ms));
+    let wave = |w: &fleet::rollout::WaveSpec| {
+        format!(
+            "{} soak {}",
+            preview::size_text(w.size),
+            duration_text(w.soak_ms)
+        )
+    };
     api::Plan {
         name: name.to_owned(),
         waves: plan.waves.iter().map(wave).collect(),
@@ -439,17 +670,29 @@ fn plan_view(name: &str, plan: &fleet::rollout::PlanSpec) -> api::Plan {
 /// What follows a stop, in words.
 pub(super) fn on_stop_word(on_stop: fleet::rollout::OnStop) -> &'static str {
     match on_stop {
-        fleet::rollout::OnStop::Default => "first wave rolls back, later ones hold; crashes roll back all",
+        fleet::rollout::OnStop::Default => {
+            "first wave rolls back, later ones hold; crashes roll back all"
+        }
         fleet::rollout::OnStop::Hold => "hold",
         fleet::rollout::OnStop::RollBackWave => "roll back the wave",
         fleet::rollout::OnStop::RollBackAll => "roll back all",
     }
 }
 
-fn role_diff(name: &str, before: Option<&store::Role>, after: Option<&store::Role>) -> api::diff_revisions_response::RoleDiff {
+fn role_diff(
+    name: &str,
+    before: Option<&store::Role>,
+    after: Option<&store::Role>,
+) -> api::diff_revisions_response::RoleDiff {
     let text = |role: Option<&store::Role>| {
-        let Some(role) = role else { return String::new() };
-        let mut text = format!("selector: {}\nafter: [{}]\n", role.selector, role.after.join(", "));
+        let Some(role) = role else {
+            return String::new();
+        };
+        let mut text = format!(
+            "selector: {}\nafter: [{}]\n",
+            role.selector,
+            role.after.join(", ")
+        );
         for (file, config) in &role.config {
             text.push_str(&format!("--- {file}\n{}", config.body));
             if !config.body.ends_with('\n') {
@@ -459,10 +702,22 @@ fn role_diff(name: &str, before: Option<&store::Role>, after: Option<&store::Rol
         text
     };
     let (old, new) = (text(before), text(after));
-    let unified = similar::TextDiff::from_lines(&old, &new).unified_diff().context_radius(3).to_string();
+    let unified = similar::TextDiff::from_lines(&old, &new)
+        .unified_diff()
+        .context_radius(3)
+        .to_string();
     let value = |role: Option<&store::Role>| {
-        role.and_then(|r| merged_config(&crate::control::config_map(&r.config))).unwrap_or(fleet::value::Value::Null)
+        role.and_then(|r| merged_config(&crate::control::config_map(&r.config)))
+            .unwrap_or(fleet::value::Value::Null)
     };
-    let changes = fleet::diff::diff(&value(before), &value(after)).changes().iter().map(ToString::to_string).collect();
-    api::diff_revisions_response::RoleDiff { role: name.to_owned(), text: unified, changes }
+    let changes = fleet::diff::diff(&value(before), &value(after))
+        .changes()
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    api::diff_revisions_response::RoleDiff {
+        role: name.to_owned(),
+        text: unified,
+        changes,
+    }
 }

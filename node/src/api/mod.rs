@@ -60,7 +60,9 @@ impl Api {
         let mut routes = tonic::service::Routes::builder();
         routes
             .add_service(AgentServiceServer::new(self.clone()))
-            .add_service(FamilyServiceServer::new(self.clone()).max_decoding_message_size(REQUEST_BYTES_MAX))
+            .add_service(
+                FamilyServiceServer::new(self.clone()).max_decoding_message_size(REQUEST_BYTES_MAX),
+            )
             .add_service(RolloutServiceServer::new(self.clone()))
             .add_service(AdminServiceServer::new(self.clone()));
         routes.routes()
@@ -69,9 +71,15 @@ impl Api {
     /// The caller, if it may do this.
     fn actor<T>(&self, request: &Request<T>, rank: Rank) -> Result<String, Status> {
         let actor = request.extensions().get::<Actor>();
-        let actor = actor.ok_or_else(|| Status::unauthenticated("no operator is named in the call: give a token with --token-file"))?;
+        let actor = actor.ok_or_else(|| {
+            Status::unauthenticated(
+                "no operator is named in the call: give a token with --token-file",
+            )
+        })?;
         if actor.rank < rank {
-            return Err(Status::permission_denied(format!("{} is {:?}: this needs {rank:?}", actor.name, actor.rank).to_lowercase()));
+            return Err(Status::permission_denied(
+                format!("{} is {:?}: this needs {rank:?}", actor.name, actor.rank).to_lowercase(),
+            ));
         }
         Ok(actor.name.clone())
     }
@@ -82,20 +90,30 @@ impl Api {
             return Ok(uid);
         }
         if text.is_empty() {
-            return Err(Status::invalid_argument("no agent is named: give a uid, the beginning of one, or a host name"));
+            return Err(Status::invalid_argument(
+                "no agent is named: give a uid, the beginning of one, or a host name",
+            ));
         }
         let mut found = Vec::new();
         for partition in self.node.partitions.iter() {
             let columns = partition.index().read();
-            let named = columns.rows.values().filter(|row| !row.alias && (row.uid.to_string().starts_with(text) || row.name() == text));
+            let named = columns.rows.values().filter(|row| {
+                !row.alias && (row.uid.to_string().starts_with(text) || row.name() == text)
+            });
             found.extend(named.map(|row| row.uid).take(3));
         }
         match found.as_slice() {
-            [] => Err(Status::not_found(format!("there is no agent `{text}`: list them with `muster agents list`"))),
+            [] => Err(Status::not_found(format!(
+                "there is no agent `{text}`: list them with `muster agents list`"
+            ))),
             [uid] => Ok(*uid),
             several => {
-                let several: Vec<String> = several.iter().take(3).map(ToString::to_string).collect();
-                Err(Status::failed_precondition(format!("`{text}` names several agents, e.g. {}: give a uid", several.join(", "))))
+                let several: Vec<String> =
+                    several.iter().take(3).map(ToString::to_string).collect();
+                Err(Status::failed_precondition(format!(
+                    "`{text}` names several agents, e.g. {}: give a uid",
+                    several.join(", ")
+                )))
             }
         }
     }
@@ -105,15 +123,21 @@ impl Api {
 fn not_stored(error: &ProposeError) -> Status {
     let text = chain(error);
     match error {
-        ProposeError::Conflict(_) => Status::aborted(format!("somebody else changed it meanwhile: {text}; look again and repeat")),
+        ProposeError::Conflict(_) => Status::aborted(format!(
+            "somebody else changed it meanwhile: {text}; look again and repeat"
+        )),
         ProposeError::StaleEpoch(_) => Status::aborted(text),
-        ProposeError::Group { source: raft::ProposeError::TooLarge { .. }, .. } => {
-            Status::resource_exhausted(format!("{text}: nothing was stored; send less at once"))
-        }
-        ProposeError::Group { source: raft::ProposeError::NotLeader { .. }, .. } => {
-            Status::unavailable(format!("{text}: nothing was stored; repeat it in a moment"))
-        }
-        ProposeError::Group { .. } => Status::unavailable(format!("{text}; whether it happened is not known: look, then repeat with the same idempotency key")),
+        ProposeError::Group {
+            source: raft::ProposeError::TooLarge { .. },
+            ..
+        } => Status::resource_exhausted(format!("{text}: nothing was stored; send less at once")),
+        ProposeError::Group {
+            source: raft::ProposeError::NotLeader { .. },
+            ..
+        } => Status::unavailable(format!("{text}: nothing was stored; repeat it in a moment")),
+        ProposeError::Group { .. } => Status::unavailable(format!(
+            "{text}; whether it happened is not known: look, then repeat with the same idempotency key"
+        )),
         ProposeError::Answer(_) => Status::internal(text),
     }
 }
@@ -128,5 +152,7 @@ fn selector(text: &str) -> Result<Option<fleet::selector::Selector>, Status> {
         return Ok(None);
     }
     let parsed = fleet::selector::Selector::parse(text);
-    parsed.map(Some).map_err(|error| Status::invalid_argument(format!("selector `{text}`: {error}")))
+    parsed
+        .map(Some)
+        .map_err(|error| Status::invalid_argument(format!("selector `{text}`: {error}")))
 }

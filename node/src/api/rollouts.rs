@@ -26,7 +26,9 @@ use crate::preview::{self, gate_text, plan_of, short_id};
 const WATCH: Duration = Duration::from_millis(500);
 
 fn unknown(id: &str) -> Status {
-    Status::not_found(format!("there is no rollout `{id}`: list them with `muster rollout list`"))
+    Status::not_found(format!(
+        "there is no rollout `{id}`: list them with `muster rollout list`"
+    ))
 }
 
 impl Api {
@@ -35,27 +37,44 @@ impl Api {
         let stored = self.stored_rollout(id)?;
         if !bucket.is_empty() && !ALL.iter().any(|b| bucket_word(*b) == bucket) {
             let words: Vec<&str> = ALL.iter().map(|b| bucket_word(*b)).collect();
-            return Err(Status::invalid_argument(format!("there is no bucket `{bucket}`: use one of {}", words.join(", "))));
+            return Err(Status::invalid_argument(format!(
+                "there is no bucket `{bucket}`: use one of {}",
+                words.join(", ")
+            )));
         }
-        let members = self.members(&stored).into_iter().filter(|m| bucket.is_empty() || bucket_word(m.bucket) == bucket);
+        let members = self
+            .members(&stored)
+            .into_iter()
+            .filter(|m| bucket.is_empty() || bucket_word(m.bucket) == bucket);
         Ok(members.map(|m| m.uid).collect())
     }
 
     fn stored_rollout(&self, id: &str) -> Result<store::Rollout, Status> {
         let documents = self.node.control.read();
-        documents.find_rollout(id).map(|r| store::Rollout::clone(&r.value)).ok_or_else(|| unknown(id))
+        documents
+            .find_rollout(id)
+            .map(|r| store::Rollout::clone(&r.value))
+            .ok_or_else(|| unknown(id))
     }
 
     fn members(&self, stored: &store::Rollout) -> Vec<MemberView> {
-        self.node.partitions.iter().flat_map(|partition| partition.members(stored)).collect()
+        self.node
+            .partitions
+            .iter()
+            .flat_map(|partition| partition.members(stored))
+            .collect()
     }
 
     fn rollout_view(&self, stored: &store::Rollout) -> api::Rollout {
         let members = self.members(stored);
         let (domain, names) = {
             let documents = self.node.control.read();
-            let revision = documents.revision(&stored.family, stored.to).map(|r| r.value.clone());
-            let names: Vec<String> = revision.map(|r| r.roles.iter().map(|r| r.name.clone()).collect()).unwrap_or_default();
+            let revision = documents
+                .revision(&stored.family, stored.to)
+                .map(|r| r.value.clone());
+            let names: Vec<String> = revision
+                .map(|r| r.roles.iter().map(|r| r.name.clone()).collect())
+                .unwrap_or_default();
             (documents.domain(stored), names)
         };
         let mut counts: BTreeMap<(String, u32), Counts> = BTreeMap::new();
@@ -68,18 +87,38 @@ impl Api {
         }
         for member in members.iter().filter(|_| !ended) {
             let name = names.get(member.role as usize).cloned().unwrap_or_default();
-            counts.entry((name, member.wave)).or_default().add(member.bucket);
+            counts
+                .entry((name, member.wave))
+                .or_default()
+                .add(member.bucket);
             total.add(member.bucket);
         }
-        let roles = domain.roles.iter().zip(&stored.roles).map(|(role, progress)| role_view(&domain, role, progress, &counts));
-        let going_back = stored.roll_back.as_ref().filter(|_| domain.state == State::RollingBack);
-        let waiting = self.node.waiting.of(&stored.id).iter().map(ToString::to_string).collect();
+        let roles = domain
+            .roles
+            .iter()
+            .zip(&stored.roles)
+            .map(|(role, progress)| role_view(&domain, role, progress, &counts));
+        let going_back = stored
+            .roll_back
+            .as_ref()
+            .filter(|_| domain.state == State::RollingBack);
+        let waiting = self
+            .node
+            .waiting
+            .of(&stored.id)
+            .iter()
+            .map(ToString::to_string)
+            .collect();
         api::Rollout {
             id: stored.id.clone(),
             family: stored.family.clone(),
             from: stored.from,
             to: stored.to,
-            plan: stored.plan.as_ref().map(|p| p.name.clone()).unwrap_or_default(),
+            plan: stored
+                .plan
+                .as_ref()
+                .map(|p| p.name.clone())
+                .unwrap_or_default(),
             state: domain.state.name().to_owned(),
             cause: stored.cause.clone(),
             actor: stored.actor.clone(),
@@ -95,10 +134,22 @@ impl Api {
         }
     }
 
-    async fn verb(&self, request: Request<api::RolloutVerb>, verb: Verb) -> Result<Response<api::Rollout>, Status> {
+    async fn verb(
+        &self,
+        request: Request<api::RolloutVerb>,
+        verb: Verb,
+    ) -> Result<Response<api::Rollout>, Status> {
         let actor = self.actor(&request, Rank::Approver)?;
         let request = request.into_inner();
-        let done = order(&self.node, &request.id, verb, &actor, &request.reason, &request.idempotency_key).await;
+        let done = order(
+            &self.node,
+            &request.id,
+            verb,
+            &actor,
+            &request.reason,
+            &request.idempotency_key,
+        )
+        .await;
         let id = done.map_err(|error| match &error {
             VerbError::Unknown(_) => Status::not_found(error.to_string()),
             VerbError::State { .. } => Status::failed_precondition(error.to_string()),
@@ -109,22 +160,40 @@ impl Api {
 
     /// The preview an activation is bound to: the one that was named, held against the fleet as it is now, or a new one.
     async fn bind(&self, request: &api::StartRolloutRequest) -> Result<preview::Preview, Status> {
-        let now = self.make_preview(&request.family, request.revision, &request.plan).await?;
+        let now = self
+            .make_preview(&request.family, request.revision, &request.plan)
+            .await?;
         if request.preview.is_empty() {
             self.keep_preview(&now.kept).await?;
             return Ok(now);
         }
         let before = {
             let documents = self.node.control.read();
-            let gone = || Status::failed_precondition(format!("there is no preview `{}` any more: make one with `muster preview {}`", request.preview, request.family));
-            documents.previews.get(&request.preview).ok_or_else(gone)?.value.clone()
+            let gone = || {
+                Status::failed_precondition(format!(
+                    "there is no preview `{}` any more: make one with `muster preview {}`",
+                    request.preview, request.family
+                ))
+            };
+            documents
+                .previews
+                .get(&request.preview)
+                .ok_or_else(gone)?
+                .value
+                .clone()
         };
         if before.family != request.family {
-            return Err(Status::invalid_argument(format!("preview {} is of family {}, not of {}", before.id, before.family, request.family)));
+            return Err(Status::invalid_argument(format!(
+                "preview {} is of family {}, not of {}",
+                before.id, before.family, request.family
+            )));
         }
         let differences = preview::differences(&before, &now.kept);
         if differences.is_empty() {
-            return Ok(preview::Preview { kept: store::Preview::clone(&before), ..now });
+            return Ok(preview::Preview {
+                kept: store::Preview::clone(&before),
+                ..now
+            });
         }
         Err(Status::failed_precondition(format!(
             "the fleet is not what preview {} showed: {}; make a new one with `muster preview {}`",
@@ -134,7 +203,10 @@ impl Api {
         )))
     }
 
-    fn check_reach(request: &api::StartRolloutRequest, preview: &api::PreviewResponse) -> Result<(), Status> {
+    fn check_reach(
+        request: &api::StartRolloutRequest,
+        preview: &api::PreviewResponse,
+    ) -> Result<(), Status> {
         let beyond = preview.members > preview.reach_limit || !preview.takeovers.is_empty();
         if beyond && request.reach != preview.members {
             return Err(Status::failed_precondition(format!(
@@ -150,17 +222,35 @@ impl Api {
             )));
         }
         if preview.members == 0 {
-            let why: Vec<String> = preview.left_out.iter().map(|l| format!("{} left out: {}", l.agents, l.why)).collect();
-            let why = if why.is_empty() { "no agent matches its selectors".to_owned() } else { why.join("; ") };
-            return Err(Status::failed_precondition(format!("there is nobody to roll out to: {why}")));
+            let why: Vec<String> = preview
+                .left_out
+                .iter()
+                .map(|l| format!("{} left out: {}", l.agents, l.why))
+                .collect();
+            let why = if why.is_empty() {
+                "no agent matches its selectors".to_owned()
+            } else {
+                why.join("; ")
+            };
+            return Err(Status::failed_precondition(format!(
+                "there is nobody to roll out to: {why}"
+            )));
         }
         Ok(())
     }
 
     /// The entry that opens the rollout.
-    fn opening(&self, request: &api::StartRolloutRequest, preview: &preview::Preview, actor: &str) -> Result<(store::Rollout, store::Entry, Option<String>), Status> {
+    fn opening(
+        &self,
+        request: &api::StartRolloutRequest,
+        preview: &preview::Preview,
+        actor: &str,
+    ) -> Result<(store::Rollout, store::Entry, Option<String>), Status> {
         let documents = self.node.control.read();
-        let family = documents.families.get(&request.family).ok_or_else(|| Status::not_found(format!("there is no family `{}`", request.family)))?;
+        let family = documents
+            .families
+            .get(&request.family)
+            .ok_or_else(|| Status::not_found(format!("there is no family `{}`", request.family)))?;
         if let Some(open) = documents.rollouts.get(&family.value.rollout)
             && !rollout_state(open.value.state()).is_final()
         {
@@ -170,9 +260,17 @@ impl Api {
                 open.value.id, request.family, open.value.id
             )));
         }
-        let plan = plan_of(&documents, &request.plan).map_err(|error| Status::not_found(error.to_string()))?;
-        let plan_name = if request.plan.is_empty() { "default" } else { &request.plan };
-        let role = |r: &api::RolePreview| store::RoleProgress { role: r.role.clone(), ..store::RoleProgress::default() };
+        let plan = plan_of(&documents, &request.plan)
+            .map_err(|error| Status::not_found(error.to_string()))?;
+        let plan_name = if request.plan.is_empty() {
+            "default"
+        } else {
+            &request.plan
+        };
+        let role = |r: &api::RolePreview| store::RoleProgress {
+            role: r.role.clone(),
+            ..store::RoleProgress::default()
+        };
         let stored = store::Rollout {
             // Ids grow with time, so that the newest is the last.
             id: format!("ro-{:011x}-{}", now_ms(), short_id()),
@@ -189,15 +287,37 @@ impl Api {
             opening_epoch: documents.program_version,
             ..store::Rollout::default()
         };
-        let before = documents.find_rollout(&request.family).map(|r| r.value.id.clone());
-        let next = store::Family { target: stored.to, rollout: stored.id.clone(), ..store::Family::clone(&family.value) };
+        let before = documents
+            .find_rollout(&request.family)
+            .map(|r| r.value.id.clone());
+        let next = store::Family {
+            target: stored.to,
+            rollout: stored.id.clone(),
+            ..store::Family::clone(&family.value)
+        };
         let writes = vec![
             put(table::ROLLOUT, stored.id.as_str(), 0, &stored),
-            put(table::FAMILY, request.family.as_str(), family.version, &next),
+            put(
+                table::FAMILY,
+                request.family.as_str(),
+                family.version,
+                &next,
+            ),
         ];
-        let detail = format!("family {} revision {} with plan {plan_name}, bound to preview {}", request.family, stored.to, preview.kept.id);
-        let acts = vec![act(actor, "rollout.start", format!("rollout/{}", stored.id), detail)];
-        let entry = store::Entry { idempotency_key: request.idempotency_key.clone(), ..entry(writes, acts) };
+        let detail = format!(
+            "family {} revision {} with plan {plan_name}, bound to preview {}",
+            request.family, stored.to, preview.kept.id
+        );
+        let acts = vec![act(
+            actor,
+            "rollout.start",
+            format!("rollout/{}", stored.id),
+            detail,
+        )];
+        let entry = store::Entry {
+            idempotency_key: request.idempotency_key.clone(),
+            ..entry(writes, acts)
+        };
         Ok((stored, entry, before))
     }
 }
@@ -261,9 +381,14 @@ fn role_view(
     for wave in 0..u32::try_from(role.wave_ends.len()).unwrap_or(0) {
         let spec = rollout.wave(role, wave);
         let counts = counts.get(&(role.name.clone(), wave)).unwrap_or(&none);
-        let verdict = spec.gate.judge(counts, wave == 0, role.forgiven(wave), Some(0));
+        let verdict = spec
+            .gate
+            .judge(counts, wave == 0, role.forgiven(wave), Some(0));
         let newest = wave + 1 == role.open_waves;
-        let back = rollout.roll_back.as_ref().is_some_and(|back| back.scope.has(&role.name, wave as usize));
+        let back = rollout
+            .roll_back
+            .as_ref()
+            .is_some_and(|back| back.scope.has(&role.name, wave as usize));
         let state = if wave >= role.open_waves {
             "waiting"
         } else if back {
@@ -277,15 +402,27 @@ fn role_view(
         } else {
             "in flight"
         };
-        let start = if wave == 0 { 0 } else { role.wave_ends[wave as usize - 1] };
+        let start = if wave == 0 {
+            0
+        } else {
+            role.wave_ends[wave as usize - 1]
+        };
         waves.push(api::WaveRollout {
             number: u64::from(wave) + 1,
             agents: (role.wave_ends[wave as usize] - start).max(counts.members()),
             state: state.to_owned(),
             counts: Some(counts_view(counts)),
             gate: gate_text(&spec),
-            verdict: if wave < role.open_waves { verdict_text(&verdict) } else { String::new() },
-            soaked_ms: if newest && !role.done { role.soaked_ms } else { 0 },
+            verdict: if wave < role.open_waves {
+                verdict_text(&verdict)
+            } else {
+                String::new()
+            },
+            soaked_ms: if newest && !role.done {
+                role.soaked_ms
+            } else {
+                0
+            },
             soak_ms: spec.soak_ms,
         });
     }
@@ -294,70 +431,117 @@ fn role_view(
         (false, 0) => "waiting",
         (false, _) => "running",
     };
-    api::RoleRollout { role: role.name.clone(), state: state.to_owned(), members: progress.members, waves }
+    api::RoleRollout {
+        role: role.name.clone(),
+        state: state.to_owned(),
+        members: progress.members,
+        waves,
+    }
 }
 
 fn verdict_text(verdict: &Verdict) -> String {
     match verdict {
         Verdict::Pass => "pass".to_owned(),
         Verdict::Fail { failure, failures } => format!("fail: {failures} {}", failure.name()),
-        Verdict::Inconclusive { why: Inconclusive::OnTheirWay { needed } } => format!("inconclusive: {needed} have to converge"),
-        Verdict::Inconclusive { why: Inconclusive::NoEvidence(why) } => format!("inconclusive: {why}"),
+        Verdict::Inconclusive {
+            why: Inconclusive::OnTheirWay { needed },
+        } => format!("inconclusive: {needed} have to converge"),
+        Verdict::Inconclusive {
+            why: Inconclusive::NoEvidence(why),
+        } => format!("inconclusive: {why}"),
     }
 }
 
 fn back_text(back: &store::RollBack) -> String {
-    if back.all { "all".to_owned() } else { format!("wave {} of {}", back.wave + 1, back.role) }
+    if back.all {
+        "all".to_owned()
+    } else {
+        format!("wave {} of {}", back.wave + 1, back.role)
+    }
 }
 
 /// What fails now; once everything has gone back, what failed when it stopped.
 fn errors(stored: &store::Rollout, members: &[MemberView]) -> Vec<api::ErrorGroup> {
     let now = error_groups(members);
-    let groups = if now.is_empty() { stored.stopped_errors.clone() } else { now };
+    let groups = if now.is_empty() {
+        stored.stopped_errors.clone()
+    } else {
+        now
+    };
     let view = |group: store::ErrorGroup| api::ErrorGroup {
         kind: group.kind,
         error: group.error,
         agents: group.agents,
-        examples: group.examples.iter().filter_map(|uid| Uid::from_wire(uid).ok()).map(|uid| uid.to_string()).collect(),
+        examples: group
+            .examples
+            .iter()
+            .filter_map(|uid| Uid::from_wire(uid).ok())
+            .map(|uid| uid.to_string())
+            .collect(),
     };
     groups.into_iter().map(view).collect()
 }
 
 #[tonic::async_trait]
 impl RolloutService for Api {
-    async fn start_rollout(&self, request: Request<api::StartRolloutRequest>) -> Result<Response<api::Rollout>, Status> {
+    async fn start_rollout(
+        &self,
+        request: Request<api::StartRolloutRequest>,
+    ) -> Result<Response<api::Rollout>, Status> {
         let actor = self.actor(&request, Rank::Approver)?;
         let request = request.into_inner();
         let preview = self.bind(&request).await?;
         Self::check_reach(&request, &preview.shown)?;
         let (stored, entry, before) = self.opening(&request, &preview, &actor)?;
-        self.node.control_ledger.propose(entry).await.map_err(|error| not_stored(&error))?;
+        self.node
+            .control_ledger
+            .propose(entry)
+            .await
+            .map_err(|error| not_stored(&error))?;
         if let Some(before) = &before {
             // The last rollout's list has told where its members stand until now; the new one decides for them.
             for partition in self.node.partitions.iter() {
-                partition.drop_list(before).await.map_err(|error| not_stored(&error))?;
+                partition
+                    .drop_list(before)
+                    .await
+                    .map_err(|error| not_stored(&error))?;
             }
         }
-        let id = self.stored_rollout(&stored.id).map_or_else(|_| request.family.clone(), |stored| stored.id);
+        let id = self
+            .stored_rollout(&stored.id)
+            .map_or_else(|_| request.family.clone(), |stored| stored.id);
         Ok(Response::new(self.rollout_view(&self.stored_rollout(&id)?)))
     }
 
-    async fn list_rollouts(&self, request: Request<api::ListRolloutsRequest>) -> Result<Response<api::ListRolloutsResponse>, Status> {
+    async fn list_rollouts(
+        &self,
+        request: Request<api::ListRolloutsRequest>,
+    ) -> Result<Response<api::ListRolloutsResponse>, Status> {
         self.actor(&request, Rank::Viewer)?;
         let request = request.into_inner();
         let stored: Vec<_> = {
             let documents = self.node.control.read();
             let wanted = |r: &&crate::control::Doc<store::Rollout>| {
                 let open = !rollout_state(r.value.state()).is_final();
-                (request.family.is_empty() || r.value.family == request.family) && (open || !request.open_only)
+                (request.family.is_empty() || r.value.family == request.family)
+                    && (open || !request.open_only)
             };
-            documents.rollouts.values().rev().filter(wanted).map(|r| r.value.clone()).collect()
+            documents
+                .rollouts
+                .values()
+                .rev()
+                .filter(wanted)
+                .map(|r| r.value.clone())
+                .collect()
         };
         let rollouts = stored.iter().map(|r| self.rollout_view(r)).collect();
         Ok(Response::new(api::ListRolloutsResponse { rollouts }))
     }
 
-    async fn get_rollout(&self, request: Request<api::GetRolloutRequest>) -> Result<Response<api::Rollout>, Status> {
+    async fn get_rollout(
+        &self,
+        request: Request<api::GetRolloutRequest>,
+    ) -> Result<Response<api::Rollout>, Status> {
         self.actor(&request, Rank::Viewer)?;
         let stored = self.stored_rollout(&request.into_inner().id)?;
         Ok(Response::new(self.rollout_view(&stored)))
@@ -365,7 +549,10 @@ impl RolloutService for Api {
 
     type WatchRolloutStream = ReceiverStream<Result<api::Rollout, Status>>;
 
-    async fn watch_rollout(&self, request: Request<api::WatchRolloutRequest>) -> Result<Response<Self::WatchRolloutStream>, Status> {
+    async fn watch_rollout(
+        &self,
+        request: Request<api::WatchRolloutRequest>,
+    ) -> Result<Response<Self::WatchRolloutStream>, Status> {
         self.actor(&request, Rank::Viewer)?;
         let id = self.stored_rollout(&request.into_inner().id)?.id;
         let (send, receive) = tokio::sync::mpsc::channel(4);
@@ -373,14 +560,18 @@ impl RolloutService for Api {
         tokio::spawn(async move {
             let mut last = None;
             loop {
-                let view = api.stored_rollout(&id).map(|stored| (rollout_state(stored.state()), api.rollout_view(&stored)));
+                let view = api
+                    .stored_rollout(&id)
+                    .map(|stored| (rollout_state(stored.state()), api.rollout_view(&stored)));
                 match view {
                     Err(status) => {
                         let _ = send.send(Err(status)).await;
                         return;
                     }
                     Ok((state, view)) => {
-                        if last.as_ref() != Some(&view) && send.send(Ok(view.clone())).await.is_err() {
+                        if last.as_ref() != Some(&view)
+                            && send.send(Ok(view.clone())).await.is_err()
+                        {
                             return;
                         }
                         last = Some(view);
@@ -398,19 +589,31 @@ impl RolloutService for Api {
         Ok(Response::new(ReceiverStream::new(receive)))
     }
 
-    async fn pause_rollout(&self, request: Request<api::RolloutVerb>) -> Result<Response<api::Rollout>, Status> {
+    async fn pause_rollout(
+        &self,
+        request: Request<api::RolloutVerb>,
+    ) -> Result<Response<api::Rollout>, Status> {
         self.verb(request, Verb::Pause).await
     }
 
-    async fn resume_rollout(&self, request: Request<api::RolloutVerb>) -> Result<Response<api::Rollout>, Status> {
+    async fn resume_rollout(
+        &self,
+        request: Request<api::RolloutVerb>,
+    ) -> Result<Response<api::Rollout>, Status> {
         self.verb(request, Verb::Resume).await
     }
 
-    async fn halt_rollout(&self, request: Request<api::RolloutVerb>) -> Result<Response<api::Rollout>, Status> {
+    async fn halt_rollout(
+        &self,
+        request: Request<api::RolloutVerb>,
+    ) -> Result<Response<api::Rollout>, Status> {
         self.verb(request, Verb::Halt).await
     }
 
-    async fn rollback_rollout(&self, request: Request<api::RolloutVerb>) -> Result<Response<api::Rollout>, Status> {
+    async fn rollback_rollout(
+        &self,
+        request: Request<api::RolloutVerb>,
+    ) -> Result<Response<api::Rollout>, Status> {
         self.verb(request, Verb::RollBack).await
     }
 }

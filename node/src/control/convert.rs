@@ -16,18 +16,35 @@ pub fn digest(bytes: &[u8]) -> Digest {
 
 /// A stored config map.
 pub fn config_map(stored: &BTreeMap<String, store::ConfigFile>) -> ConfigMap {
-    let file = |f: &store::ConfigFile| ConfigFile { body: f.body.clone(), content_type: f.content_type.clone() };
-    stored.iter().map(|(name, f)| (name.clone(), file(f))).collect()
+    let file = |f: &store::ConfigFile| ConfigFile {
+        body: f.body.clone(),
+        content_type: f.content_type.clone(),
+    };
+    stored
+        .iter()
+        .map(|(name, f)| (name.clone(), file(f)))
+        .collect()
 }
 
 fn config_map_to_store(map: &ConfigMap) -> BTreeMap<String, store::ConfigFile> {
-    let file = |f: &ConfigFile| store::ConfigFile { body: f.body.clone(), content_type: f.content_type.clone() };
-    map.iter().map(|(name, f)| (name.clone(), file(f))).collect()
+    let file = |f: &ConfigFile| store::ConfigFile {
+        body: f.body.clone(),
+        content_type: f.content_type.clone(),
+    };
+    map.iter()
+        .map(|(name, f)| (name.clone(), file(f)))
+        .collect()
 }
 
 /// A stored role; none when its selector is one of a newer version.
 pub fn role(stored: &store::Role) -> Option<Role> {
-    let store::Role { name, selector, after, config, baseline } = stored;
+    let store::Role {
+        name,
+        selector,
+        after,
+        config,
+        baseline,
+    } = stored;
     Some(Role {
         name: name.clone(),
         selector: Selector::parse(selector).ok()?,
@@ -39,7 +56,13 @@ pub fn role(stored: &store::Role) -> Option<Role> {
 
 /// And back.
 pub fn role_to_store(role: &Role) -> store::Role {
-    let Role { name, selector, after, config, baseline } = role;
+    let Role {
+        name,
+        selector,
+        after,
+        config,
+        baseline,
+    } = role;
     store::Role {
         name: name.clone(),
         selector: selector.to_string(),
@@ -66,18 +89,30 @@ fn size_to_store(size: Size) -> store::Size {
 
 /// A stored plan.
 pub fn plan_spec(stored: &store::Plan) -> PlanSpec {
-    let store::Plan { name: _, waves, on_stop } = stored;
+    let store::Plan {
+        name: _,
+        waves,
+        on_stop,
+    } = stored;
     let on_stop = match on_stop.as_str() {
         "hold" => OnStop::Hold,
         "roll-back-wave" => OnStop::RollBackWave,
         "roll-back-all" => OnStop::RollBackAll,
         _ => OnStop::Default,
     };
-    PlanSpec { waves: waves.iter().map(wave).collect(), on_stop }
+    PlanSpec {
+        waves: waves.iter().map(wave).collect(),
+        on_stop,
+    }
 }
 
 fn wave(stored: &store::Wave) -> WaveSpec {
-    let store::Wave { size: stored_size, soak_ms, gate, max_in_flight } = stored;
+    let store::Wave {
+        size: stored_size,
+        soak_ms,
+        gate,
+        max_in_flight,
+    } = stored;
     let gate = gate.as_ref().map_or_else(Gate::default, |g| Gate {
         success: g.success_percent_milli,
         max_failures: size(g.max_failures.as_ref()),
@@ -95,8 +130,17 @@ fn wave(stored: &store::Wave) -> WaveSpec {
 pub fn plan_to_store(name: &str, plan: &PlanSpec) -> store::Plan {
     let PlanSpec { waves, on_stop } = plan;
     let wave = |w: &WaveSpec| {
-        let WaveSpec { size, soak_ms, max_in_flight, gate } = *w;
-        let Gate { success, max_failures, min_sample } = gate;
+        let WaveSpec {
+            size,
+            soak_ms,
+            max_in_flight,
+            gate,
+        } = *w;
+        let Gate {
+            success,
+            max_failures,
+            min_sample,
+        } = gate;
         store::Wave {
             size: Some(size_to_store(size)),
             soak_ms,
@@ -114,7 +158,11 @@ pub fn plan_to_store(name: &str, plan: &PlanSpec) -> store::Plan {
         OnStop::RollBackWave => "roll-back-wave",
         OnStop::RollBackAll => "roll-back-all",
     };
-    store::Plan { name: name.to_owned(), waves: waves.iter().map(wave).collect(), on_stop: on_stop.to_owned() }
+    store::Plan {
+        name: name.to_owned(),
+        waves: waves.iter().map(wave).collect(),
+        on_stop: on_stop.to_owned(),
+    }
 }
 
 /// State in the domain's words; a value of a newer version stands still.
@@ -151,7 +199,14 @@ pub fn stored_rollout_state(state: State) -> RolloutState {
 
 /// What a stored rollback covers.
 pub fn scope(back: &store::RollBack) -> Scope {
-    if back.all { Scope::All } else { Scope::Wave { role: back.role.clone(), wave: back.wave } }
+    if back.all {
+        Scope::All
+    } else {
+        Scope::Wave {
+            role: back.role.clone(),
+            wave: back.wave,
+        }
+    }
 }
 
 /// A stored rollout, for [`fleet::rollout::plan`].
@@ -165,10 +220,16 @@ pub fn rollout(stored: &store::Rollout, after: impl Fn(&str) -> Vec<String>) -> 
         done: r.done,
         forgiven: r.forgiven.clone(),
     };
-    let back = |b: &store::RollBack| RollBack { scope: scope(b), open_roles: b.open_roles.clone() };
+    let back = |b: &store::RollBack| RollBack {
+        scope: scope(b),
+        open_roles: b.open_roles.clone(),
+    };
     Rollout {
         state: rollout_state(stored.state()),
-        plan: stored.plan.as_ref().map_or_else(fleet::rollout::default_plan, plan_spec),
+        plan: stored
+            .plan
+            .as_ref()
+            .map_or_else(fleet::rollout::default_plan, plan_spec),
         roles: stored.roles.iter().map(progress).collect(),
         roll_back: stored.roll_back.as_ref().map(back),
         inconclusive_ms: stored.inconclusive_ms,

@@ -11,7 +11,8 @@ use proto::store;
 use tokio::sync::watch;
 
 pub use convert::{
-    config_map, digest, plan_spec, plan_to_store, role, role_to_store, rollout, rollout_state, scope, stored_rollout_state,
+    config_map, digest, plan_spec, plan_to_store, role, role_to_store, rollout, rollout_state,
+    scope, stored_rollout_state,
 };
 pub use program::build as build_program;
 
@@ -55,21 +56,29 @@ pub struct Control {
 /// The writing side.
 pub struct ControlMirror {
     control: Control,
-    staged: Vec<(u8, Vec<u8>, Option<(u64, Vec<u8>)>)>,
+    staged: Vec<Staged>,
 }
+
+/// Table, key, and version with value; none: removed.
+type Staged = (u8, Vec<u8>, Option<(u64, Vec<u8>)>);
 
 // === impl Control ===
 
 impl Default for Control {
     fn default() -> Self {
-        Control { documents: Arc::default(), changed: watch::channel(0).0 }
+        Control {
+            documents: Arc::default(),
+            changed: watch::channel(0).0,
+        }
     }
 }
 
 impl Control {
     /// For reading; short, and never over an await.
     pub fn read(&self) -> RwLockReadGuard<'_, Documents> {
-        self.documents.read().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.documents
+            .read()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// Wakes on every change.
@@ -79,21 +88,35 @@ impl Control {
 
     /// The writing side, for the state machine.
     pub fn mirror(&self) -> ControlMirror {
-        ControlMirror { control: self.clone(), staged: Vec::new() }
+        ControlMirror {
+            control: self.clone(),
+            staged: Vec::new(),
+        }
     }
 }
 
 impl Mirror for ControlMirror {
-    const TABLES: &'static [u8] =
-        &[table::FAMILY, table::REVISION, table::PLAN, table::ROLLOUT, table::PREVIEW, table::TOKEN];
+    const TABLES: &'static [u8] = &[
+        table::FAMILY,
+        table::REVISION,
+        table::PLAN,
+        table::ROLLOUT,
+        table::PREVIEW,
+        table::TOKEN,
+    ];
 
     fn reset(&mut self) {
         self.staged.clear();
-        *self.control.documents.write().unwrap_or_else(std::sync::PoisonError::into_inner) = Documents::default();
+        *self
+            .control
+            .documents
+            .write()
+            .unwrap_or_else(std::sync::PoisonError::into_inner) = Documents::default();
     }
 
     fn put(&mut self, table: u8, key: &[u8], version: u64, value: &[u8]) {
-        self.staged.push((table, key.to_vec(), Some((version, value.to_vec()))));
+        self.staged
+            .push((table, key.to_vec(), Some((version, value.to_vec()))));
     }
 
     fn delete(&mut self, table: u8, key: &[u8]) {
@@ -104,7 +127,11 @@ impl Mirror for ControlMirror {
         if self.staged.is_empty() {
             return;
         }
-        let mut documents = self.control.documents.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut documents = self
+            .control
+            .documents
+            .write()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         for (table, key, document) in self.staged.drain(..) {
             documents.take(table, &key, document);
         }
@@ -139,28 +166,51 @@ impl Documents {
             && let Ok(family) = std::str::from_utf8(&key[..at])
             && let Ok(number) = key[at + 1..].try_into()
         {
-            set(&mut self.revisions, (family.to_owned(), u64::from_be_bytes(number)), document);
+            set(
+                &mut self.revisions,
+                (family.to_owned(), u64::from_be_bytes(number)),
+                document,
+            );
         }
     }
 
     /// The rollout by id, or a family's newest.
     pub fn find_rollout(&self, id: &str) -> Option<&Doc<store::Rollout>> {
-        self.rollouts.get(id).or_else(|| self.rollouts.values().rev().find(|rollout| rollout.value.family == id))
+        self.rollouts.get(id).or_else(|| {
+            self.rollouts
+                .values()
+                .rev()
+                .find(|rollout| rollout.value.family == id)
+        })
     }
 
     /// A family's revision; number 0 names the latest.
     pub fn revision(&self, family: &str, number: u64) -> Option<&Doc<store::Revision>> {
-        let number = if number == 0 { self.families.get(family)?.value.latest } else { number };
+        let number = if number == 0 {
+            self.families.get(family)?.value.latest
+        } else {
+            number
+        };
         self.revisions.get(&(family.to_owned(), number))
     }
 }
 
-fn set<K: Ord, T: Message + Default>(map: &mut BTreeMap<K, Doc<T>>, key: K, document: Option<(u64, Vec<u8>)>) {
+fn set<K: Ord, T: Message + Default>(
+    map: &mut BTreeMap<K, Doc<T>>,
+    key: K,
+    document: Option<(u64, Vec<u8>)>,
+) {
     match document {
         Some((version, bytes)) => {
             // Bytes that do not decode were written by a newer version: better unknown than half known.
             if let Ok(value) = T::decode(bytes.as_slice()) {
-                map.insert(key, Doc { version, value: Arc::new(value) });
+                map.insert(
+                    key,
+                    Doc {
+                        version,
+                        value: Arc::new(value),
+                    },
+                );
             }
         }
         None => {

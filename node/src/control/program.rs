@@ -3,22 +3,39 @@
 use std::collections::BTreeMap;
 
 use fleet::family::{Role, delivery_hash};
-use fleet::program::{Epoch, Program, ProgramFamily, ProgramRole, ProgramRollout, RevisionNumber, RollBack};
+use fleet::program::{
+    Epoch, Program, ProgramFamily, ProgramRole, ProgramRollout, RevisionNumber, RollBack,
+};
 use proto::store::{self, RolloutState};
 
 use super::{Documents, convert};
 
 /// The program as the documents stand, stamped with the version of their newest change.
 pub fn build(documents: &Documents) -> Program {
-    let mut families: Vec<ProgramFamily> = documents.families.values().map(|f| family(documents, &f.value)).collect();
+    let mut families: Vec<ProgramFamily> = documents
+        .families
+        .values()
+        .map(|f| family(documents, &f.value))
+        .collect();
     families.sort_by_key(|family| std::cmp::Reverse(family.precedence));
-    Program { epoch: Epoch(documents.program_version), families }
+    Program {
+        epoch: Epoch(documents.program_version),
+        families,
+    }
 }
 
 fn family(documents: &Documents, stored: &store::Family) -> ProgramFamily {
-    let rollout = documents.rollouts.get(&stored.rollout).map(|r| &*r.value).filter(|r| r.prepared);
+    let rollout = documents
+        .rollouts
+        .get(&stored.rollout)
+        .map(|r| &*r.value)
+        .filter(|r| r.prepared);
     let stable = number(stored.stable);
-    let needed = [stable, rollout.and_then(|r| number(r.from)), rollout.and_then(|r| number(r.to))];
+    let needed = [
+        stable,
+        rollout.and_then(|r| number(r.from)),
+        rollout.and_then(|r| number(r.to)),
+    ];
     let revisions: BTreeMap<RevisionNumber, Vec<ProgramRole>> = needed
         .into_iter()
         .flatten()
@@ -44,18 +61,33 @@ fn roles(revision: &store::Revision) -> Vec<ProgramRole> {
         name: role.name,
         selector: role.selector,
     };
-    revision.roles.iter().filter_map(convert::role).map(role).collect()
+    revision
+        .roles
+        .iter()
+        .filter_map(convert::role)
+        .map(role)
+        .collect()
 }
 
 fn program_rollout(stored: &store::Rollout) -> ProgramRollout {
-    let back = |b: &store::RollBack| RollBack { scope: convert::scope(b), open_roles: b.open_roles.clone() };
+    let back = |b: &store::RollBack| RollBack {
+        scope: convert::scope(b),
+        open_roles: b.open_roles.clone(),
+    };
     ProgramRollout {
         id: stored.id.clone(),
         from: number(stored.from),
         to: RevisionNumber(stored.to),
         running: stored.state() == RolloutState::Running,
-        open_waves: stored.roles.iter().map(|r| (r.role.clone(), r.open_waves)).collect(),
+        open_waves: stored
+            .roles
+            .iter()
+            .map(|r| (r.role.clone(), r.open_waves))
+            .collect(),
         roll_back: stored.roll_back.as_ref().map(back),
-        returning: matches!(stored.state(), RolloutState::RollingBack | RolloutState::RolledBack),
+        returning: matches!(
+            stored.state(),
+            RolloutState::RollingBack | RolloutState::RolledBack
+        ),
     }
 }

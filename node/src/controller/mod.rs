@@ -51,15 +51,26 @@ struct Memory {
 impl Board {
     /// What this rollout waits for; empty if it moves or is not open.
     pub fn of(&self, rollout: &str) -> Vec<Waiting> {
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get(rollout).cloned().unwrap_or_default()
+        self.0
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .get(rollout)
+            .cloned()
+            .unwrap_or_default()
     }
 
     fn write(&self, rollout: &str, waiting: Vec<Waiting>) {
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(rollout.to_owned(), waiting);
+        self.0
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .insert(rollout.to_owned(), waiting);
     }
 
     fn wipe(&self, rollout: &str) {
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).remove(rollout);
+        self.0
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .remove(rollout);
     }
 }
 
@@ -68,7 +79,10 @@ impl Board {
 impl Controller {
     /// Over this node's groups.
     pub fn new(node: Arc<Node>) -> Self {
-        Controller { node, memory: HashMap::new() }
+        Controller {
+            node,
+            memory: HashMap::new(),
+        }
     }
 
     /// Looks and moves until told to stop.
@@ -105,20 +119,30 @@ impl Controller {
 
     async fn step(&mut self, id: &str) -> Result<(), ProposeError> {
         let found = self.node.control.read().rollouts.get(id).cloned();
-        let Some((version, stored)) = found.map(|r| (r.version, store::Rollout::clone(&r.value))) else { return Ok(()) };
+        let Some((version, stored)) = found.map(|r| (r.version, store::Rollout::clone(&r.value)))
+        else {
+            return Ok(());
+        };
         if stored.state() == RolloutState::Planned {
             return prepare::prepare(&self.node, version, stored).await;
         }
         let now = Instant::now();
         let (elapsed_ms, mut rollout) = {
-            let memory = self.memory.entry(id.to_owned()).or_insert_with(|| Memory::of(&stored, version, now));
+            let memory = self
+                .memory
+                .entry(id.to_owned())
+                .or_insert_with(|| Memory::of(&stored, version, now));
             if memory.version != version {
                 *memory = Memory::of(&stored, version, now);
             }
             let elapsed = now.duration_since(std::mem::replace(&mut memory.looked, now));
             let mut rollout = self.node.control.read().domain(&stored);
             for role in &mut rollout.roles {
-                role.soaked_ms = memory.soaked_ms.get(&role.name).copied().unwrap_or(role.soaked_ms);
+                role.soaked_ms = memory
+                    .soaked_ms
+                    .get(&role.name)
+                    .copied()
+                    .unwrap_or(role.soaked_ms);
             }
             rollout.inconclusive_ms = memory.inconclusive_ms;
             // A pause of our own, e.g. a suspended machine, is no soak.
@@ -126,21 +150,42 @@ impl Controller {
         };
         let mut observed = observe(&self.node, &stored);
         // A partition that decides by an older program than this document sees its members as they were.
-        if self.node.partitions.iter().any(|partition| partition.program().epoch.0 < version) {
+        if self
+            .node
+            .partitions
+            .iter()
+            .any(|partition| partition.program().epoch.0 < version)
+        {
             observed.evidence_age_ms = None;
         }
         let next = plan(&rollout, &observed, elapsed_ms);
         rollout.inconclusive_ms = next.inconclusive_ms;
         self.node.waiting.write(id, next.waiting.clone());
-        self.remember(id, version, stored, next, observed, now).await
+        self.remember(id, version, stored, next, observed, now)
+            .await
     }
 
-    async fn remember(&mut self, id: &str, version: u64, stored: store::Rollout, next: Plan, observed: Observed, now: Instant) -> Result<(), ProposeError> {
-        let Some(memory) = self.memory.get_mut(id) else { return Ok(()) };
+    async fn remember(
+        &mut self,
+        id: &str,
+        version: u64,
+        stored: store::Rollout,
+        next: Plan,
+        observed: Observed,
+        now: Instant,
+    ) -> Result<(), ProposeError> {
+        let Some(memory) = self.memory.get_mut(id) else {
+            return Ok(());
+        };
         memory.soaked_ms.extend(next.soaked_ms.clone());
         memory.inconclusive_ms = next.inconclusive_ms;
         if next.steps.is_empty() {
-            let changed = stored.roles.iter().any(|r| memory.soaked_ms.get(&r.role).is_some_and(|soaked| *soaked != r.soaked_ms));
+            let changed = stored.roles.iter().any(|r| {
+                memory
+                    .soaked_ms
+                    .get(&r.role)
+                    .is_some_and(|soaked| *soaked != r.soaked_ms)
+            });
             if changed && now.duration_since(memory.kept) >= KEEP {
                 memory.kept = now;
                 let mut stored = stored;
@@ -152,7 +197,10 @@ impl Controller {
         }
         let mut stored = stored;
         memory.write_to(&mut stored);
-        let fences = next.steps.iter().any(|step| matches!(step, Step::Stop { .. } | Step::Pause));
+        let fences = next
+            .steps
+            .iter()
+            .any(|step| matches!(step, Step::Stop { .. } | Step::Pause));
         let change = apply(&self.node, stored, version, &next.steps, &observed);
         self.node.control_ledger.propose(change).await?;
         self.memory.remove(id);
@@ -165,13 +213,27 @@ impl Controller {
 
 impl Memory {
     fn of(stored: &store::Rollout, version: u64, now: Instant) -> Self {
-        let soaked_ms = stored.roles.iter().map(|r| (r.role.clone(), r.soaked_ms)).collect();
-        Memory { looked: now, kept: now, version, soaked_ms, inconclusive_ms: stored.inconclusive_ms }
+        let soaked_ms = stored
+            .roles
+            .iter()
+            .map(|r| (r.role.clone(), r.soaked_ms))
+            .collect();
+        Memory {
+            looked: now,
+            kept: now,
+            version,
+            soaked_ms,
+            inconclusive_ms: stored.inconclusive_ms,
+        }
     }
 
     fn write_to(&self, stored: &mut store::Rollout) {
         for role in &mut stored.roles {
-            role.soaked_ms = self.soaked_ms.get(&role.role).copied().unwrap_or(role.soaked_ms);
+            role.soaked_ms = self
+                .soaked_ms
+                .get(&role.role)
+                .copied()
+                .unwrap_or(role.soaked_ms);
         }
         stored.inconclusive_ms = self.inconclusive_ms;
     }
@@ -180,19 +242,33 @@ impl Memory {
 impl crate::control::Documents {
     /// A stored rollout in the domain's types, with the order of its target revision.
     pub fn domain(&self, stored: &store::Rollout) -> fleet::rollout::Rollout {
-        let revision = self.revision(&stored.family, stored.to).map(|r| r.value.clone());
+        let revision = self
+            .revision(&stored.family, stored.to)
+            .map(|r| r.value.clone());
         to_domain(stored, |role| {
-            let roles = revision.as_ref().map(|r| r.roles.as_slice()).unwrap_or_default();
-            roles.iter().find(|r| r.name == role).map(|r| r.after.clone()).unwrap_or_default()
+            let roles = revision
+                .as_ref()
+                .map(|r| r.roles.as_slice())
+                .unwrap_or_default();
+            roles
+                .iter()
+                .find(|r| r.name == role)
+                .map(|r| r.after.clone())
+                .unwrap_or_default()
         })
     }
-
 }
 
 /// What the partitions see of the members, by role name and wave.
 pub fn observe(node: &Node, stored: &store::Rollout) -> Observed {
-    let revision = node.control.read().revision(&stored.family, stored.to).map(|r| r.value.clone());
-    let names: Vec<String> = revision.map(|r| r.roles.iter().map(|role| role.name.clone()).collect()).unwrap_or_default();
+    let revision = node
+        .control
+        .read()
+        .revision(&stored.family, stored.to)
+        .map(|r| r.value.clone());
+    let names: Vec<String> = revision
+        .map(|r| r.roles.iter().map(|role| role.name.clone()).collect())
+        .unwrap_or_default();
     let mut roles: BTreeMap<String, Vec<Counts>> = BTreeMap::new();
     let mut evidence_age_ms = Some(0);
     for partition in node.partitions.iter() {
@@ -200,7 +276,9 @@ pub fn observe(node: &Node, stored: &store::Rollout) -> Observed {
             evidence_age_ms = None;
         }
         for ((role, wave), counts) in partition.count(stored) {
-            let Some(name) = names.get(role as usize) else { continue };
+            let Some(name) = names.get(role as usize) else {
+                continue;
+            };
             let waves = roles.entry(name.clone()).or_default();
             if waves.len() <= wave as usize {
                 waves.resize(wave as usize + 1, Counts::default());
@@ -208,7 +286,10 @@ pub fn observe(node: &Node, stored: &store::Rollout) -> Observed {
             waves[wave as usize].merge(&counts);
         }
     }
-    Observed { roles, evidence_age_ms }
+    Observed {
+        roles,
+        evidence_age_ms,
+    }
 }
 
 /// The entry that performs these steps.
@@ -223,7 +304,11 @@ fn apply(
     let mut acts = Vec::new();
     let object = format!("rollout/{}", stored.id);
     if steps.iter().any(|step| matches!(step, Step::Stop { .. })) {
-        let members: Vec<_> = node.partitions.iter().flat_map(|partition| partition.members(&stored)).collect();
+        let members: Vec<_> = node
+            .partitions
+            .iter()
+            .flat_map(|partition| partition.members(&stored))
+            .collect();
         stored.stopped_errors = crate::folding::error_groups(&members);
     }
     for step in steps {
@@ -237,21 +322,42 @@ fn apply(
     {
         let mut next = store::Family::clone(&family.value);
         if state == State::Completed {
-            for (number, state) in [(next.stable, RevisionState::Superseded), (stored.to, RevisionState::Active)] {
-                if let Some(revision) = documents.revision(&stored.family, number).filter(|_| number != 0) {
-                    let revision_next = store::Revision { state: state.into(), ..store::Revision::clone(&revision.value) };
-                    writes.push(put(table::REVISION, revision_key(&stored.family, number), revision.version, &revision_next));
+            for (number, state) in [
+                (next.stable, RevisionState::Superseded),
+                (stored.to, RevisionState::Active),
+            ] {
+                if let Some(revision) = documents
+                    .revision(&stored.family, number)
+                    .filter(|_| number != 0)
+                {
+                    let revision_next = store::Revision {
+                        state: state.into(),
+                        ..store::Revision::clone(&revision.value)
+                    };
+                    writes.push(put(
+                        table::REVISION,
+                        revision_key(&stored.family, number),
+                        revision.version,
+                        &revision_next,
+                    ));
                 }
             }
             next.stable = stored.to;
             // A precedence takes effect with the revision that carries it.
-            next.precedence = documents.revision(&stored.family, stored.to).map_or(next.precedence, |r| r.value.precedence);
+            next.precedence = documents
+                .revision(&stored.family, stored.to)
+                .map_or(next.precedence, |r| r.value.precedence);
             next.rollout.clear();
         }
         next.target = next.stable;
         stored.ended_ms = now_ms();
         stored.ended_counts = ended_counts(observed);
-        writes.push(put(table::FAMILY, stored.family.as_str(), family.version, &next));
+        writes.push(put(
+            table::FAMILY,
+            stored.family.as_str(),
+            family.version,
+            &next,
+        ));
     }
     writes.push(put(table::ROLLOUT, stored.id.as_str(), version, &stored));
     entry(writes, acts)
@@ -278,9 +384,17 @@ fn perform(stored: &mut store::Rollout, step: &Step) -> (&'static str, String) {
                 progress.open_waves = wave + 1;
                 progress.soaked_ms = 0;
                 let end = |i: usize| progress.wave_ends.get(i).copied().unwrap_or(0);
-                agents = end(*wave as usize) - if *wave == 0 { 0 } else { end(*wave as usize - 1) };
+                agents = end(*wave as usize)
+                    - if *wave == 0 {
+                        0
+                    } else {
+                        end(*wave as usize - 1)
+                    };
             }
-            ("wave.open", format!("{role} wave {}: {agents} agents", wave + 1))
+            (
+                "wave.open",
+                format!("{role} wave {}: {agents} agents", wave + 1),
+            )
         }
         Step::FinishRole { role } => {
             if let Some(progress) = stored.roles.iter_mut().find(|r| r.role == *role) {
@@ -289,10 +403,23 @@ fn perform(stored: &mut store::Rollout, step: &Step) -> (&'static str, String) {
             ("role.finish", role.clone())
         }
         Step::Complete => {
-            set_state(stored, State::Completed, "every member has converged or is a named exception");
-            ("rollout.complete", format!("revision {} is stable", stored.to))
+            set_state(
+                stored,
+                State::Completed,
+                "every member has converged or is a named exception",
+            );
+            (
+                "rollout.complete",
+                format!("revision {} is stable", stored.to),
+            )
         }
-        Step::Stop { role, wave, failure, failures, roll_back } => {
+        Step::Stop {
+            role,
+            wave,
+            failure,
+            failures,
+            roll_back,
+        } => {
             let cause = format!("{role} wave {}: {failures} {}", wave + 1, failure.name());
             stored.stopped_by = failure.name().to_owned();
             match roll_back {
@@ -305,7 +432,11 @@ fn perform(stored: &mut store::Rollout, step: &Step) -> (&'static str, String) {
             ("rollout.stop", cause)
         }
         Step::Pause => {
-            set_state(stored, State::Paused, "the gate could not decide for 15 minutes");
+            set_state(
+                stored,
+                State::Paused,
+                "the gate could not decide for 15 minutes",
+            );
             ("rollout.pause", stored.cause.clone())
         }
         Step::OpenRollBack { role } => {
@@ -316,8 +447,15 @@ fn perform(stored: &mut store::Rollout, step: &Step) -> (&'static str, String) {
         }
         Step::FinishRollBack => {
             let open: u32 = stored.roles.iter().map(|r| r.open_waves).sum();
-            let everything = stored.roll_back.as_ref().is_none_or(|back| back.all || open <= 1);
-            let next = if everything { State::RolledBack } else { State::Halted };
+            let everything = stored
+                .roll_back
+                .as_ref()
+                .is_none_or(|back| back.all || open <= 1);
+            let next = if everything {
+                State::RolledBack
+            } else {
+                State::Halted
+            };
             let cause = format!("{}; what it covers has gone back", stored.cause);
             set_state(stored, next, &cause);
             ("rollback.finish", next.name().to_owned())
@@ -334,7 +472,14 @@ fn set_state(stored: &mut store::Rollout, next: State, cause: &str) {
 
 fn stored_scope(scope: &Scope) -> store::RollBack {
     match scope {
-        Scope::All => store::RollBack { all: true, ..store::RollBack::default() },
-        Scope::Wave { role, wave } => store::RollBack { role: role.clone(), wave: *wave, ..store::RollBack::default() },
+        Scope::All => store::RollBack {
+            all: true,
+            ..store::RollBack::default()
+        },
+        Scope::Wave { role, wave } => store::RollBack {
+            role: role.clone(),
+            wave: *wave,
+            ..store::RollBack::default()
+        },
     }
 }

@@ -15,11 +15,21 @@ use crate::ledger::{ProposeError, act, entry, now_ms, put, table};
 use crate::local::Node;
 use crate::partition::Candidate;
 
-pub(super) async fn prepare(node: &Arc<Node>, version: u64, mut stored: store::Rollout) -> Result<(), ProposeError> {
+pub(super) async fn prepare(
+    node: &Arc<Node>,
+    version: u64,
+    mut stored: store::Rollout,
+) -> Result<(), ProposeError> {
     let Some((revision, precedence)) = ({
         let documents = node.control.read();
-        let family = documents.families.get(&stored.family).map(|f| f.value.precedence);
-        documents.revision(&stored.family, stored.to).map(|r| r.value.clone()).zip(family)
+        let family = documents
+            .families
+            .get(&stored.family)
+            .map(|f| f.value.precedence);
+        documents
+            .revision(&stored.family, stored.to)
+            .map(|r| r.value.clone())
+            .zip(family)
     }) else {
         return Ok(());
     };
@@ -30,15 +40,25 @@ pub(super) async fn prepare(node: &Arc<Node>, version: u64, mut stored: store::R
             return Ok(());
         }
     };
-    let plan = stored.plan.as_ref().map_or_else(fleet::rollout::default_plan, plan_spec);
-    let (placed, ends) = assign(&candidates, revision.roles.len(), &plan, &stored.id);
+    let plan = stored
+        .plan
+        .as_ref()
+        .map_or_else(fleet::rollout::default_plan, plan_spec);
+    let (placed, ends) = assign(&candidates, &revision, &plan);
     for (partition, candidates) in node.partitions.iter().zip(&candidates) {
-        let members = candidates.iter().filter_map(|c| member(c, &placed, &ends)).collect();
+        let members = candidates
+            .iter()
+            .filter_map(|c| member(c, &placed, &ends))
+            .collect();
         partition.drop_list(&stored.id).await?;
         partition.store_list(&stored.id, members).await?;
     }
     for role in &mut stored.roles {
-        let index = revision.roles.iter().position(|r| r.name == role.role).unwrap_or(usize::MAX);
+        let index = revision
+            .roles
+            .iter()
+            .position(|r| r.name == role.role)
+            .unwrap_or(usize::MAX);
         role.wave_ends = ends.get(index).cloned().unwrap_or_default();
         let belongs = |c: &&Candidate| c.role.is_some_and(|r| r as usize == index);
         role.members = candidates.iter().flatten().filter(belongs).count() as u64;
@@ -47,21 +67,41 @@ pub(super) async fn prepare(node: &Arc<Node>, version: u64, mut stored: store::R
     stored.started_ms = now_ms();
     let members: u64 = stored.roles.iter().map(|r| r.members).sum();
     set_state(&mut stored, State::Running, "its lists are complete");
-    let done = act("controller", "rollout.open", format!("rollout/{}", stored.id), format!("{members} members"));
-    node.control_ledger.propose(entry(vec![put(table::ROLLOUT, stored.id.as_str(), version, &stored)], vec![done])).await?;
+    let done = act(
+        "controller",
+        "rollout.open",
+        format!("rollout/{}", stored.id),
+        format!("{members} members"),
+    );
+    node.control_ledger
+        .propose(entry(
+            vec![put(table::ROLLOUT, stored.id.as_str(), version, &stored)],
+            vec![done],
+        ))
+        .await?;
     Ok(())
 }
 
-/// Wave of each changed member, and the wave ends of each role.
-pub fn assign(candidates: &[Vec<Candidate>], roles: usize, plan: &PlanSpec, seed: &str) -> (BTreeMap<Uid, u32>, Vec<Vec<u64>>) {
+/// Wave of each changed member, and the wave ends of each role. The order is drawn by family and revision, so that a
+/// preview names the canaries that the rollout will have.
+pub fn assign(
+    candidates: &[Vec<Candidate>],
+    revision: &store::Revision,
+    plan: &PlanSpec,
+) -> (BTreeMap<Uid, u32>, Vec<Vec<u64>>) {
+    let seed = format!("{}/{}", revision.family, revision.number);
     let sizes: Vec<_> = plan.waves.iter().map(|wave| wave.size).collect();
     let mut placed = BTreeMap::new();
     let mut all_ends = Vec::new();
-    for role in 0..roles {
-        let changed = candidates.iter().flatten().filter(|c| c.role.is_some_and(|r| r as usize == role) && !c.unchanged);
-        let ordered = waves::order(changed.map(Candidate::for_waves).collect(), seed);
+    for role in 0..revision.roles.len() {
+        let changed = candidates
+            .iter()
+            .flatten()
+            .filter(|c| c.role.is_some_and(|r| r as usize == role) && !c.unchanged);
+        let ordered = waves::order(changed.map(Candidate::for_waves).collect(), &seed);
         // The sizes were checked when the rollout was started; a fleet that shrank to one wave since is one wave.
-        let ends = waves::ends(ordered.len() as u64, &sizes).unwrap_or_else(|_| vec![ordered.len() as u64]);
+        let ends = waves::ends(ordered.len() as u64, &sizes)
+            .unwrap_or_else(|_| vec![ordered.len() as u64]);
         for (position, candidate) in ordered.iter().enumerate() {
             if let Ok(uid) = Uid::from_wire(&candidate.uid) {
                 placed.insert(uid, waves::wave_at(&ends, position as u64));

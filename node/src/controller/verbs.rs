@@ -80,13 +80,22 @@ impl Verb {
 }
 
 /// Performs the order. `id` is a rollout's, or a family's name for its newest.
-pub async fn order(node: &Arc<Node>, id: &str, verb: Verb, actor: &str, reason: &str, key: &str) -> Result<String, VerbError> {
+pub async fn order(
+    node: &Arc<Node>,
+    id: &str,
+    verb: Verb,
+    actor: &str,
+    reason: &str,
+    key: &str,
+) -> Result<String, VerbError> {
     let mut tries = 0;
     loop {
         tries += 1;
         let (version, mut stored) = {
             let documents = node.control.read();
-            let found = documents.find_rollout(id).ok_or_else(|| VerbError::Unknown(id.to_owned()))?;
+            let found = documents
+                .find_rollout(id)
+                .ok_or_else(|| VerbError::Unknown(id.to_owned()))?;
             (found.version, store::Rollout::clone(&found.value))
         };
         let state = rollout_state(stored.state());
@@ -97,17 +106,41 @@ pub async fn order(node: &Arc<Node>, id: &str, verb: Verb, actor: &str, reason: 
             return abort(node, version, stored, actor, reason, key).await;
         }
         if !state.can_move_to(verb.next()) || (verb == Verb::RollBack && !stored.prepared) {
-            return Err(VerbError::State { id: stored.id, state: state.name(), verb: verb.past() });
+            return Err(VerbError::State {
+                id: stored.id,
+                state: state.name(),
+                verb: verb.past(),
+            });
         }
         change(node, &mut stored, verb, actor, reason);
-        let detail = if reason.is_empty() { stored.cause.clone() } else { reason.to_owned() };
-        let act = act(actor, verb.action(), format!("rollout/{}", stored.id), detail);
-        let change = Entry { idempotency_key: key.to_owned(), ..entry(vec![put(table::ROLLOUT, stored.id.as_str(), version, &stored)], vec![act]) };
+        let detail = if reason.is_empty() {
+            stored.cause.clone()
+        } else {
+            reason.to_owned()
+        };
+        let act = act(
+            actor,
+            verb.action(),
+            format!("rollout/{}", stored.id),
+            detail,
+        );
+        let change = Entry {
+            idempotency_key: key.to_owned(),
+            ..entry(
+                vec![put(table::ROLLOUT, stored.id.as_str(), version, &stored)],
+                vec![act],
+            )
+        };
         match node.control_ledger.propose(change).await {
             Ok(_) => break fence(node, stored.id).await,
             // The controller moved it meanwhile.
             Err(ProposeError::Conflict(_)) if tries < 10 => {}
-            Err(source) => return Err(VerbError::Store { id: stored.id, source }),
+            Err(source) => {
+                return Err(VerbError::Store {
+                    id: stored.id,
+                    source,
+                });
+            }
         }
     }
 }
@@ -128,13 +161,28 @@ async fn abort(
     reason: &str,
     key: &str,
 ) -> Result<String, VerbError> {
-    set_state(&mut stored, State::Aborted, &format!("given up by {actor} {reason}"));
+    set_state(
+        &mut stored,
+        State::Aborted,
+        &format!("given up by {actor} {reason}"),
+    );
     stored.ended_ms = crate::ledger::now_ms();
-    let act = act(actor, "rollout.abort", format!("rollout/{}", stored.id), reason.to_owned());
+    let act = act(
+        actor,
+        "rollout.abort",
+        format!("rollout/{}", stored.id),
+        reason.to_owned(),
+    );
     let write = put(table::ROLLOUT, stored.id.as_str(), version, &stored);
-    let change = Entry { idempotency_key: key.to_owned(), ..entry(vec![write], vec![act]) };
+    let change = Entry {
+        idempotency_key: key.to_owned(),
+        ..entry(vec![write], vec![act])
+    };
     let proposed = node.control_ledger.propose(change).await;
-    proposed.map_err(|source| VerbError::Store { id: stored.id.clone(), source })?;
+    proposed.map_err(|source| VerbError::Store {
+        id: stored.id.clone(),
+        source,
+    })?;
     Ok(stored.id)
 }
 
@@ -148,7 +196,11 @@ fn change(node: &Arc<Node>, stored: &mut store::Rollout, verb: Verb, actor: &str
         Verb::Resume => {
             let observed = observe(node, stored);
             for role in &mut stored.roles {
-                let waves = observed.roles.get(&role.role).map(Vec::as_slice).unwrap_or_default();
+                let waves = observed
+                    .roles
+                    .get(&role.role)
+                    .map(Vec::as_slice)
+                    .unwrap_or_default();
                 role.forgiven = waves.iter().map(fleet::bucket::Counts::failures).collect();
                 role.soaked_ms = 0;
             }
@@ -156,7 +208,12 @@ fn change(node: &Arc<Node>, stored: &mut store::Rollout, verb: Verb, actor: &str
             stored.stopped_by.clear();
             stored.roll_back = None;
         }
-        Verb::RollBack => stored.roll_back = Some(store::RollBack { all: true, ..store::RollBack::default() }),
+        Verb::RollBack => {
+            stored.roll_back = Some(store::RollBack {
+                all: true,
+                ..store::RollBack::default()
+            })
+        }
     }
     set_state(stored, verb.next(), &cause);
 }

@@ -63,12 +63,19 @@ type Components = (Box<[u8]>, [u8; 32]);
 impl Index {
     /// For reading; short, and never over an await.
     pub fn read(&self) -> RwLockReadGuard<'_, Columns> {
-        self.0.read().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.0
+            .read()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// The writing side, for the state machine.
     pub fn mirror(&self) -> IndexMirror {
-        IndexMirror { index: self.clone(), interner: Interner::default(), staged: Vec::new(), published: 0 }
+        IndexMirror {
+            index: self.clone(),
+            interner: Interner::default(),
+            staged: Vec::new(),
+            published: 0,
+        }
     }
 }
 
@@ -79,16 +86,26 @@ impl Mirror for IndexMirror {
 
     fn reset(&mut self) {
         self.staged.clear();
-        *self.index.0.write().unwrap_or_else(std::sync::PoisonError::into_inner) = Columns::default();
+        *self
+            .index
+            .0
+            .write()
+            .unwrap_or_else(std::sync::PoisonError::into_inner) = Columns::default();
     }
 
     fn put(&mut self, table: u8, key: &[u8], version: u64, value: &[u8]) {
         match table {
             table::AGENT => {
-                let (Ok(uid), Ok(agent)) = (Uid::from_wire(key), store::Agent::decode(value)) else { return };
+                let (Ok(uid), Ok(agent)) = (Uid::from_wire(key), store::Agent::decode(value))
+                else {
+                    return;
+                };
                 let row = Row::new(uid, version, &agent, &mut self.interner);
-                let components = agent.components.and_then(|c| Some((c.hash.into_boxed_slice(), c.body.try_into().ok()?)));
-                self.staged.push(Staged::Agent(uid, Some(Box::new((row, components)))));
+                let components = agent
+                    .components
+                    .and_then(|c| Some((c.hash.into_boxed_slice(), c.body.try_into().ok()?)));
+                self.staged
+                    .push(Staged::Agent(uid, Some(Box::new((row, components)))));
             }
             table::MEMBERS => {
                 if let (Some(rollout), Ok(list)) = (chunk_key(key), MemberChunk::decode(value)) {
@@ -101,8 +118,12 @@ impl Mirror for IndexMirror {
 
     fn delete(&mut self, table: u8, key: &[u8]) {
         match table {
-            table::AGENT => self.staged.extend(Uid::from_wire(key).ok().map(|uid| Staged::Agent(uid, None))),
-            table::MEMBERS => self.staged.extend(chunk_key(key).map(|rollout| Staged::Chunk(rollout, None))),
+            table::AGENT => self
+                .staged
+                .extend(Uid::from_wire(key).ok().map(|uid| Staged::Agent(uid, None))),
+            table::MEMBERS => self
+                .staged
+                .extend(chunk_key(key).map(|rollout| Staged::Chunk(rollout, None))),
             _ => {}
         }
     }
@@ -111,7 +132,11 @@ impl Mirror for IndexMirror {
         if self.staged.is_empty() && self.index.read().floor == floor {
             return;
         }
-        let mut columns = self.index.0.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut columns = self
+            .index
+            .0
+            .write()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         columns.floor = floor;
         for staged in self.staged.drain(..) {
             columns.take(staged);
@@ -139,8 +164,17 @@ impl Columns {
                 let id: Arc<str> = rollout.as_str().into();
                 let list = self.lists.entry(rollout).or_default();
                 for member in chunk.members {
-                    let Ok(uid) = Uid::from_wire(&member.uid) else { continue };
-                    list.insert(uid, Member { role: member.role, wave: member.wave, unchanged: member.unchanged });
+                    let Ok(uid) = Uid::from_wire(&member.uid) else {
+                        continue;
+                    };
+                    list.insert(
+                        uid,
+                        Member {
+                            role: member.role,
+                            wave: member.wave,
+                            unchanged: member.unchanged,
+                        },
+                    );
                     let listed = self.listed.entry(uid).or_default();
                     if !listed.contains(&id) {
                         listed.push(Arc::clone(&id));

@@ -115,10 +115,28 @@ impl Row {
     /// From a stored record.
     pub fn new(uid: Uid, version: u64, agent: &store::Agent, interner: &mut Interner) -> Self {
         let mut facts: std::collections::BTreeMap<&str, &str> = std::collections::BTreeMap::new();
-        facts.extend(agent.attributes.iter().map(|a| (a.key.as_str(), a.value.as_str())));
-        facts.extend(agent.token_labels.iter().map(|(k, v)| (k.as_str(), v.as_str())));
-        facts.extend(agent.operator_labels.iter().map(|(k, v)| (k.as_str(), v.as_str())));
-        let facts = facts.into_iter().map(|(k, v)| (interner.get(k), interner.get(v))).collect();
+        facts.extend(
+            agent
+                .attributes
+                .iter()
+                .map(|a| (a.key.as_str(), a.value.as_str())),
+        );
+        facts.extend(
+            agent
+                .token_labels
+                .iter()
+                .map(|(k, v)| (k.as_str(), v.as_str())),
+        );
+        facts.extend(
+            agent
+                .operator_labels
+                .iter()
+                .map(|(k, v)| (k.as_str(), v.as_str())),
+        );
+        let facts = facts
+            .into_iter()
+            .map(|(k, v)| (interner.get(k), interner.get(v)))
+            .collect();
         let health = agent.health.as_ref();
         let status = agent.status.as_ref();
         Row {
@@ -137,12 +155,20 @@ impl Row {
             reported: status.and_then(reported),
             config_error: interner.get(short(status.map_or("", |s| s.error.as_str()))),
             delivery: agent.delivery.as_ref().and_then(|d| delivery(d, interner)),
-            refused: agent.refused.iter().filter_map(|r| Digest::from_slice(&r.hash)).collect(),
+            refused: agent
+                .refused
+                .iter()
+                .filter_map(|r| Digest::from_slice(&r.hash))
+                .collect(),
             duplicate: agent.duplicate,
             restart_pending: agent.restart_pending,
             websocket: agent.transport == "websocket",
             last_seen_ms: agent.last_seen_ms,
-            components: agent.components.as_ref().map(|c| c.hash.clone().into_boxed_slice()).unwrap_or_default(),
+            components: agent
+                .components
+                .as_ref()
+                .map(|c| c.hash.clone().into_boxed_slice())
+                .unwrap_or_default(),
             alias: !agent.alias_of.is_empty(),
         }
     }
@@ -169,7 +195,9 @@ impl Row {
 
     /// Name for people: host, else instance id, else uid.
     pub fn name(&self) -> String {
-        let named = ["host.name", "k8s.pod.name", "service.instance.id"].iter().find_map(|key| self.get(key));
+        let named = ["host.name", "k8s.pod.name", "service.instance.id"]
+            .iter()
+            .find_map(|key| self.get(key));
         named.map_or_else(|| self.uid.to_string(), str::to_owned)
     }
 
@@ -186,7 +214,12 @@ impl Row {
     /// What makes agents alike for a canary.
     pub fn stratum(&self) -> String {
         let part = |key| self.get(key).unwrap_or("");
-        format!("{}|{}|{}", part("service.version"), part("os.type"), part("host.arch"))
+        format!(
+            "{}|{}|{}",
+            part("service.version"),
+            part("os.type"),
+            part("host.arch")
+        )
     }
 }
 

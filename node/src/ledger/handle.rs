@@ -46,14 +46,20 @@ pub struct View(raft::View);
 
 impl<M: Mirror> Clone for Ledger<M> {
     fn clone(&self) -> Self {
-        Ledger { name: self.name.clone(), group: self.group.clone() }
+        Ledger {
+            name: self.name.clone(),
+            group: self.group.clone(),
+        }
     }
 }
 
 impl<M: Mirror> Ledger<M> {
     /// A started group under its name.
     pub fn new(name: impl Into<String>, group: Group<Machine<M>>) -> Self {
-        Ledger { name: name.into(), group }
+        Ledger {
+            name: name.into(),
+            group,
+        }
     }
 
     /// Its name: `control`, `inventory-0`…
@@ -74,13 +80,27 @@ impl<M: Mirror> Ledger<M> {
 
     /// Stores many entries, each by itself; the answers in the same order.
     pub async fn propose_many(&self, entries: &[Entry]) -> Vec<Result<u64, ProposeError>> {
-        let entries = entries.iter().map(|entry| Bytes::from(entry.encode_to_vec())).collect();
-        self.group.propose_many(entries).await.into_iter().map(|answer| self.outcome(answer)).collect()
+        let entries = entries
+            .iter()
+            .map(|entry| Bytes::from(entry.encode_to_vec()))
+            .collect();
+        self.group
+            .propose_many(entries)
+            .await
+            .into_iter()
+            .map(|answer| self.outcome(answer))
+            .collect()
     }
 
     fn outcome(&self, answer: Result<Vec<u8>, raft::ProposeError>) -> Result<u64, ProposeError> {
-        let answer = answer.map_err(|source| ProposeError::Group { group: self.name.clone(), source })?;
-        match Outcome::decode(answer.as_slice()).ok().and_then(|outcome| outcome.outcome) {
+        let answer = answer.map_err(|source| ProposeError::Group {
+            group: self.name.clone(),
+            source,
+        })?;
+        match Outcome::decode(answer.as_slice())
+            .ok()
+            .and_then(|outcome| outcome.outcome)
+        {
             Some(outcome::Outcome::Stored(stored)) => Ok(stored.version),
             Some(outcome::Outcome::Conflict(conflict)) => Err(ProposeError::Conflict(conflict)),
             Some(outcome::Outcome::StaleEpoch(stale)) => Err(ProposeError::StaleEpoch(stale)),
@@ -108,14 +128,21 @@ impl<M: Mirror> Ledger<M> {
     }
 
     /// Newest audit entries first, as many as `take` says yes to; it ends at the first `None`.
-    pub fn audit(&self, limit: usize, wanted: impl Fn(&ActRecord) -> bool) -> Result<Vec<ActRecord>, Fatal> {
+    pub fn audit(
+        &self,
+        limit: usize,
+        wanted: impl Fn(&ActRecord) -> bool,
+    ) -> Result<Vec<ActRecord>, Fatal> {
         let view = self.group.view()?;
         let head = head_of(&self.name, &view)?;
         let mut found = Vec::new();
         // Backwards by numbers: entries are dense from 1 to the head.
         for seq in (1..=head.seq).rev() {
-            let Some(bytes) = view.get(table::AUDIT, &seq.to_be_bytes())? else { continue };
-            let entry = ActRecord::decode(bytes.as_slice()).map_err(|e| Fatal::because("decode an audit entry", e))?;
+            let Some(bytes) = view.get(table::AUDIT, &seq.to_be_bytes())? else {
+                continue;
+            };
+            let entry = ActRecord::decode(bytes.as_slice())
+                .map_err(|e| Fatal::because("decode an audit entry", e))?;
             if wanted(&entry) {
                 found.push(entry);
                 if found.len() >= limit {
@@ -131,8 +158,14 @@ impl<M: Mirror> Ledger<M> {
 
 impl View {
     /// A document with its version.
-    pub fn get<T: Message + Default>(&self, table: u8, key: &[u8]) -> Result<Option<(u64, T)>, Fatal> {
-        let Some(stored) = self.0.get(table, key)? else { return Ok(None) };
+    pub fn get<T: Message + Default>(
+        &self,
+        table: u8,
+        key: &[u8],
+    ) -> Result<Option<(u64, T)>, Fatal> {
+        let Some(stored) = self.0.get(table, key)? else {
+            return Ok(None);
+        };
         decode(&stored).map(Some)
     }
 
@@ -157,7 +190,8 @@ fn decode<T: Message + Default>(stored: &[u8]) -> Result<(u64, T), Fatal> {
 }
 
 fn audit_entry(bytes: &[u8]) -> Result<audit::Entry, Fatal> {
-    let stored = ActRecord::decode(bytes).map_err(|e| Fatal::because("decode an audit entry", e))?;
+    let stored =
+        ActRecord::decode(bytes).map_err(|e| Fatal::because("decode an audit entry", e))?;
     let damaged = || Fatal::new(format!("audit entry {} is damaged", stored.seq));
     Ok(audit::Entry {
         seq: stored.seq,
@@ -169,6 +203,8 @@ fn audit_entry(bytes: &[u8]) -> Result<audit::Entry, Fatal> {
 
 /// Wall time in milliseconds since 1970: for people, never for order.
 pub fn now_ms() -> u64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let since = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

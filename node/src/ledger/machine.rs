@@ -49,20 +49,38 @@ struct Change {
 impl<M: Mirror> Machine<M> {
     /// `chain` names the group's audit log; heads of different chains never verify against each other.
     pub fn new(chain: impl Into<String>, mirror: M) -> Self {
-        Machine { chain: chain.into(), mirror, seen: Vec::new(), floor: 0 }
+        Machine {
+            chain: chain.into(),
+            mirror,
+            seen: Vec::new(),
+            floor: 0,
+        }
     }
 
-    fn run(&mut self, index: u64, entry: Entry, batch: &mut Batch<'_>) -> Result<outcome::Outcome, Fatal> {
+    fn run(
+        &mut self,
+        index: u64,
+        entry: Entry,
+        batch: &mut Batch<'_>,
+    ) -> Result<outcome::Outcome, Fatal> {
         if !entry.idempotency_key.is_empty()
             && let Some(before) = batch.get(table::OUTCOME, entry.idempotency_key.as_bytes())?
         {
             let (_, bytes) = versioned(&before)?;
-            let before = Outcome::decode(bytes).map_err(|e| Fatal::because("decode a stored outcome", e))?;
-            return Ok(before.outcome.unwrap_or(outcome::Outcome::Stored(Stored { version: 0 })));
+            let before =
+                Outcome::decode(bytes).map_err(|e| Fatal::because("decode a stored outcome", e))?;
+            return Ok(before
+                .outcome
+                .unwrap_or(outcome::Outcome::Stored(Stored { version: 0 })));
         }
-        let floor = batch.get(table::META, META_FLOOR)?.map_or(0, |bytes| number(&bytes));
+        let floor = batch
+            .get(table::META, META_FLOOR)?
+            .map_or(0, |bytes| number(&bytes));
         if entry.epoch != 0 && entry.epoch < floor {
-            return Ok(outcome::Outcome::StaleEpoch(StaleEpoch { epoch: entry.epoch, floor }));
+            return Ok(outcome::Outcome::StaleEpoch(StaleEpoch {
+                epoch: entry.epoch,
+                floor,
+            }));
         }
         for write in &entry.writes {
             if let Some(conflict) = compare(write, batch)? {
@@ -99,7 +117,11 @@ impl<M: Mirror> Machine<M> {
             Some((index, write.value))
         };
         if M::TABLES.contains(&table) {
-            self.seen.push(Change { table, key: write.key, document });
+            self.seen.push(Change {
+                table,
+                key: write.key,
+                document,
+            });
         }
         Ok(())
     }
@@ -118,7 +140,11 @@ impl<M: Mirror> Machine<M> {
                 hash: entry.digest.as_bytes().to_vec(),
                 act: Some(act),
             };
-            batch.put(table::AUDIT, &entry.seq.to_be_bytes(), stored.encode_to_vec());
+            batch.put(
+                table::AUDIT,
+                &entry.seq.to_be_bytes(),
+                stored.encode_to_vec(),
+            );
         }
         let mut bytes = head.seq.to_be_bytes().to_vec();
         bytes.extend_from_slice(head.digest.as_bytes());
@@ -130,19 +156,32 @@ impl<M: Mirror> Machine<M> {
 impl<M: Mirror> StateMachine for Machine<M> {
     const FORMAT: u32 = 1;
 
-    fn apply(&mut self, log_index: u64, entry: &[u8], batch: &mut Batch<'_>) -> Result<Vec<u8>, Fatal> {
+    fn apply(
+        &mut self,
+        log_index: u64,
+        entry: &[u8],
+        batch: &mut Batch<'_>,
+    ) -> Result<Vec<u8>, Fatal> {
         let entry = Entry::decode(entry).map_err(|e| Fatal::because("decode a log entry", e))?;
         if entry.format != 1 {
-            return Err(Fatal::new(format!("log entry {log_index} has format {}, this version knows 1", entry.format)));
+            return Err(Fatal::new(format!(
+                "log entry {log_index} has format {}, this version knows 1",
+                entry.format
+            )));
         }
         let outcome = self.run(log_index, entry, batch)?;
-        Ok(Outcome { outcome: Some(outcome) }.encode_to_vec())
+        Ok(Outcome {
+            outcome: Some(outcome),
+        }
+        .encode_to_vec())
     }
 
     fn published(&mut self) {
         for change in self.seen.drain(..) {
             match change.document {
-                Some((version, value)) => self.mirror.put(change.table, &change.key, version, &value),
+                Some((version, value)) => {
+                    self.mirror.put(change.table, &change.key, version, &value)
+                }
                 None => self.mirror.delete(change.table, &change.key),
             }
         }
@@ -159,7 +198,9 @@ impl<M: Mirror> StateMachine for Machine<M> {
                 self.mirror.put(*table, &key, version, value);
             }
         }
-        self.floor = view.get(table::META, META_FLOOR)?.map_or(0, |bytes| number(&bytes));
+        self.floor = view
+            .get(table::META, META_FLOOR)?
+            .map_or(0, |bytes| number(&bytes));
         self.mirror.publish(self.floor);
         Ok(())
     }
@@ -173,22 +214,36 @@ fn compare(write: &Write, batch: &Batch<'_>) -> Result<Option<Conflict>, Fatal> 
         Some(stored) => versioned(&stored)?.0,
         None => 0,
     };
-    let conflict = Conflict { table: write.table, key: write.key.clone(), expected: write.expect, found };
+    let conflict = Conflict {
+        table: write.table,
+        key: write.key.clone(),
+        expected: write.expect,
+        found,
+    };
     Ok((found != write.expect).then_some(conflict))
 }
 
 /// Keeps the newest [`OUTCOMES_KEPT`] outcomes: a ring of keys beside the outcomes by key.
-fn remember(index: u64, key: &str, outcome: &outcome::Outcome, batch: &mut Batch<'_>) -> Result<(), Fatal> {
-    let count = batch.get(table::META, b"outcomes")?.map_or(0, |bytes| number(&bytes));
+fn remember(
+    index: u64,
+    key: &str,
+    outcome: &outcome::Outcome,
+    batch: &mut Batch<'_>,
+) -> Result<(), Fatal> {
+    let count = batch
+        .get(table::META, b"outcomes")?
+        .map_or(0, |bytes| number(&bytes));
     let mut slot = b"outcome/".to_vec();
     slot.extend_from_slice(&(count % OUTCOMES_KEPT).to_be_bytes());
     if let Some(old) = batch.get(table::META, &slot)? {
         batch.delete(table::OUTCOME, &old);
     }
     let mut value = index.to_be_bytes().to_vec();
-    Outcome { outcome: Some(outcome.clone()) }
-        .encode(&mut value)
-        .map_err(|e| Fatal::because("encode an outcome", e))?;
+    Outcome {
+        outcome: Some(outcome.clone()),
+    }
+    .encode(&mut value)
+    .map_err(|e| Fatal::because("encode an outcome", e))?;
     batch.put(table::OUTCOME, key.as_bytes(), value);
     batch.put(table::META, &slot, key.as_bytes());
     batch.put(table::META, b"outcomes", (count + 1).to_be_bytes());
@@ -215,10 +270,15 @@ fn number(bytes: &[u8]) -> u64 {
 }
 
 pub(super) fn stored_head(chain: &str, stored: Option<Vec<u8>>) -> Result<audit::Head, Fatal> {
-    let Some(bytes) = stored else { return Ok(audit::Head::genesis(chain)) };
+    let Some(bytes) = stored else {
+        return Ok(audit::Head::genesis(chain));
+    };
     let digest = bytes.get(8..).and_then(Digest::from_slice);
     let digest = digest.ok_or_else(|| Fatal::new("the stored audit head is damaged"))?;
-    Ok(audit::Head { seq: number(&bytes), digest })
+    Ok(audit::Head {
+        seq: number(&bytes),
+        digest,
+    })
 }
 
 pub(super) fn head_of(chain: &str, view: &View) -> Result<audit::Head, Fatal> {

@@ -52,30 +52,59 @@ pub type Key = (u8, Vec<u8>);
 
 /// An entry of these writes and acts, not fenced.
 pub fn entry(writes: Vec<Write>, acts: Vec<Act>) -> Entry {
-    Entry { format: 1, writes, acts, ..Entry::default() }
+    Entry {
+        format: 1,
+        writes,
+        acts,
+        ..Entry::default()
+    }
 }
 
 /// Stores a document if its version is still `expect`; 0 = it must not exist.
 pub fn put(table: u8, key: impl Into<Vec<u8>>, expect: u64, value: &impl prost::Message) -> Write {
-    Write { table: table.into(), key: key.into(), expect, value: value.encode_to_vec(), ..Write::default() }
+    Write {
+        table: table.into(),
+        key: key.into(),
+        expect,
+        value: value.encode_to_vec(),
+        ..Write::default()
+    }
 }
 
 /// Stores a document whatever stands there.
 pub fn put_any(table: u8, key: impl Into<Vec<u8>>, value: &impl prost::Message) -> Write {
-    Write { any_version: true, ..put(table, key, 0, value) }
+    Write {
+        any_version: true,
+        ..put(table, key, 0, value)
+    }
 }
 
 /// Removes a document if its version is still `expect`.
 pub fn delete(table: u8, key: impl Into<Vec<u8>>, expect: u64) -> Write {
-    Write { table: table.into(), key: key.into(), expect, delete: true, ..Write::default() }
+    Write {
+        table: table.into(),
+        key: key.into(),
+        expect,
+        delete: true,
+        ..Write::default()
+    }
 }
 
 /// Removes a document if it is there.
 pub fn delete_any(table: u8, key: impl Into<Vec<u8>>) -> Write {
-    Write { any_version: true, ..delete(table, key, 0) }
+    Write {
+        any_version: true,
+        ..delete(table, key, 0)
+    }
 }
 
 /// Who did what, for the audit chain.
 pub fn act(actor: &str, action: &str, object: String, detail: String) -> Act {
-    Act { actor: actor.to_owned(), action: action.to_owned(), object, detail, at_ms: now_ms() }
+    Act {
+        actor: actor.to_owned(),
+        action: action.to_owned(),
+        object,
+        detail,
+        at_ms: now_ms(),
+    }
 }

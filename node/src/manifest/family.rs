@@ -15,14 +15,20 @@ const CONFIG_NAME: &str = "collector.yaml";
 
 const CONTENT_TYPE: &str = "text/yaml";
 
-pub(super) fn family(document: &Map, files: &BTreeMap<String, String>, reader: &mut Reader) -> Option<FamilySpec> {
+pub(super) fn family(
+    document: &Map,
+    files: &BTreeMap<String, String>,
+    reader: &mut Reader,
+) -> Option<FamilySpec> {
     let metadata = reader.field(document, "", "metadata");
     let spec = reader.field(document, "", "spec")?;
     let metadata = metadata?;
     reader.known(metadata, "metadata", &["name", "owner"]);
     reader.known(spec, "spec", &["precedence", "roles", "policies"]);
     let name = reader.text(metadata, "metadata", "name")?;
-    let owner = reader.optional(metadata, "metadata", "owner").unwrap_or_default();
+    let owner = reader
+        .optional(metadata, "metadata", "owner")
+        .unwrap_or_default();
     let precedence = precedence(spec, reader);
     let roles: Vec<Option<Role>> = reader
         .list(spec, "spec", "roles")
@@ -41,14 +47,23 @@ pub(super) fn family(document: &Map, files: &BTreeMap<String, String>, reader: &
     for error in family::check(&name, &roles) {
         reader.mistake(error.to_string());
     }
-    Some(FamilySpec { name, owner, precedence: precedence?, roles, policies })
+    Some(FamilySpec {
+        name,
+        owner,
+        precedence: precedence?,
+        roles,
+        policies,
+    })
 }
 
 fn precedence(spec: &Map, reader: &mut Reader) -> Option<i64> {
     match spec.get("precedence") {
         Some(Value::Int(number)) => Some(*number),
         Some(other) => {
-            reader.mistake(format!("spec.precedence is {}: a whole number is needed, one that no other family has", other.kind()));
+            reader.mistake(format!(
+                "spec.precedence is {}: a whole number is needed, one that no other family has",
+                other.kind()
+            ));
             None
         }
         None => {
@@ -58,31 +73,67 @@ fn precedence(spec: &Map, reader: &mut Reader) -> Option<i64> {
     }
 }
 
-fn role(value: &Value, at: &str, files: &BTreeMap<String, String>, reader: &mut Reader) -> Option<Role> {
+fn role(
+    value: &Value,
+    at: &str,
+    files: &BTreeMap<String, String>,
+    reader: &mut Reader,
+) -> Option<Role> {
     let map = reader.map(value, at)?;
-    let keys = ["name", "selector", "after", "config", "configFile", "baseline", "baselineFile"];
+    let keys = [
+        "name",
+        "selector",
+        "after",
+        "config",
+        "configFile",
+        "baseline",
+        "baselineFile",
+    ];
     reader.known(map, at, &keys);
     let name = reader.text(map, at, "name");
-    let selector = reader.text(map, at, "selector").and_then(|text| match Selector::parse(&text) {
-        Ok(selector) => Some(selector),
-        Err(error) => {
-            reader.mistake(format!("{} `{text}`: {error}", join(at, "selector")));
-            None
-        }
-    });
-    let after = reader.list(map, at, "after").iter().filter_map(|v| v.as_str().map(str::to_owned)).collect();
+    let selector = reader
+        .text(map, at, "selector")
+        .and_then(|text| match Selector::parse(&text) {
+            Ok(selector) => Some(selector),
+            Err(error) => {
+                reader.mistake(format!("{} `{text}`: {error}", join(at, "selector")));
+                None
+            }
+        });
+    let after = reader
+        .list(map, at, "after")
+        .iter()
+        .filter_map(|v| v.as_str().map(str::to_owned))
+        .collect();
     let config = body(map, at, "config", files, reader);
     let baseline = body(map, at, "baseline", files, reader);
     if config.is_none() && !map.contains_key("config") && !map.contains_key("configFile") {
-        reader.mistake(format!("{at} has no config: give `config` (inline text) or `configFile` (a relative path)"));
+        reader.mistake(format!(
+            "{at} has no config: give `config` (inline text) or `configFile` (a relative path)"
+        ));
     }
-    Some(Role { name: name?, selector: selector?, after, config: config?, baseline: baseline.unwrap_or_default() })
+    Some(Role {
+        name: name?,
+        selector: selector?,
+        after,
+        config: config?,
+        baseline: baseline.unwrap_or_default(),
+    })
 }
 
 /// `config: |` text, `config: {name: text}`, or `configFile: path`.
-fn body(map: &Map, at: &str, key: &str, files: &BTreeMap<String, String>, reader: &mut Reader) -> Option<ConfigMap> {
+fn body(
+    map: &Map,
+    at: &str,
+    key: &str,
+    files: &BTreeMap<String, String>,
+    reader: &mut Reader,
+) -> Option<ConfigMap> {
     let file_key = format!("{key}File");
-    let file = |body: &str| ConfigFile { body: body.to_owned(), content_type: CONTENT_TYPE.to_owned() };
+    let file = |body: &str| ConfigFile {
+        body: body.to_owned(),
+        content_type: CONTENT_TYPE.to_owned(),
+    };
     match (map.get(key), reader.optional(map, at, &file_key)) {
         (Some(_), Some(_)) => {
             reader.mistake(format!("{at} has both {key} and {file_key}: use one"));
@@ -92,11 +143,15 @@ fn body(map: &Map, at: &str, key: &str, files: &BTreeMap<String, String>, reader
         (None, Some(path)) => match files.get(&path) {
             Some(body) => Some(ConfigMap::from([(CONFIG_NAME.to_owned(), file(body))])),
             None => {
-                reader.mistake(format!("{file_key} `{path}` was not found: it is read relative to the manifest"));
+                reader.mistake(format!(
+                    "{file_key} `{path}` was not found: it is read relative to the manifest"
+                ));
                 None
             }
         },
-        (Some(Value::String(text)), None) => Some(ConfigMap::from([(CONFIG_NAME.to_owned(), file(text))])),
+        (Some(Value::String(text)), None) => {
+            Some(ConfigMap::from([(CONFIG_NAME.to_owned(), file(text))]))
+        }
         (Some(Value::Map(named)), None) => {
             let mut config = ConfigMap::new();
             for (name, value) in named {
@@ -104,13 +159,21 @@ fn body(map: &Map, at: &str, key: &str, files: &BTreeMap<String, String>, reader
                     Some(text) => {
                         config.insert(name.clone(), file(text));
                     }
-                    None => reader.mistake(format!("{}.{name} is {}: the text of a config is needed (use `|`)", join(at, key), value.kind())),
+                    None => reader.mistake(format!(
+                        "{}.{name} is {}: the text of a config is needed (use `|`)",
+                        join(at, key),
+                        value.kind()
+                    )),
                 }
             }
             Some(config)
         }
         (Some(other), None) => {
-            reader.mistake(format!("{} is {}: the text of a config is needed (use `|`)", join(at, key), other.kind()));
+            reader.mistake(format!(
+                "{} is {}: the text of a config is needed (use `|`)",
+                join(at, key),
+                other.kind()
+            ));
             None
         }
     }
@@ -123,28 +186,48 @@ fn policy(value: &Value, at: &str, reader: &mut Reader) -> Option<Policy> {
         let rule = reader.field(map, at, "require")?;
         let at = join(at, "require");
         reader.known(rule, &at, &["pipeline", "processor"]);
-        let (pipeline, processor) = (reader.text(rule, &at, "pipeline"), reader.text(rule, &at, "processor"));
-        return Some(Policy::RequireProcessor { pipeline: pipeline?, processor: processor? });
+        let (pipeline, processor) = (
+            reader.text(rule, &at, "pipeline"),
+            reader.text(rule, &at, "processor"),
+        );
+        return Some(Policy::RequireProcessor {
+            pipeline: pipeline?,
+            processor: processor?,
+        });
     }
     if map.contains_key("forbid") {
         let rule = reader.field(map, at, "forbid")?;
         let at = join(at, "forbid");
         reader.known(rule, &at, &["kind", "component"]);
-        let (kind, component) = (reader.text(rule, &at, "kind")?, reader.text(rule, &at, "component")?);
-        let Some(kind) = fleet::components::Kind::of_section(&format!("{kind}s")).or_else(|| fleet::components::Kind::of_section(&kind)) else {
-            reader.mistake(format!("{at}.kind is `{kind}`: use receiver, processor, exporter, extension or connector"));
+        let (kind, component) = (
+            reader.text(rule, &at, "kind")?,
+            reader.text(rule, &at, "component")?,
+        );
+        let Some(kind) = fleet::components::Kind::of_section(&format!("{kind}s"))
+            .or_else(|| fleet::components::Kind::of_section(&kind))
+        else {
+            reader.mistake(format!(
+                "{at}.kind is `{kind}`: use receiver, processor, exporter, extension or connector"
+            ));
             return None;
         };
         return Some(Policy::ForbidComponent { kind, component });
     }
-    reader.mistake(format!("{at} is no rule: use `require: {{pipeline, processor}}` or `forbid: {{kind, component}}`"));
+    reader.mistake(format!(
+        "{at} is no rule: use `require: {{pipeline, processor}}` or `forbid: {{kind, component}}`"
+    ));
     None
 }
 
 /// A rule in words; also what the revision hash covers.
 pub fn policy_text(policy: &Policy) -> String {
     match policy {
-        Policy::RequireProcessor { pipeline, processor } => format!("{pipeline} pipelines contain a `{processor}` processor"),
-        Policy::ForbidComponent { kind, component } => format!("no `{component}` {kind:?}").to_lowercase(),
+        Policy::RequireProcessor {
+            pipeline,
+            processor,
+        } => format!("{pipeline} pipelines contain a `{processor}` processor"),
+        Policy::ForbidComponent { kind, component } => {
+            format!("no `{component}` {kind:?}").to_lowercase()
+        }
     }
 }

@@ -55,29 +55,60 @@ pub struct Mistake {
 }
 
 /// Reads all documents of a file. `files` are the contents that `configFile` keys name.
-pub fn parse(path: &str, yaml: &str, files: &BTreeMap<String, String>) -> Result<Vec<Manifest>, Vec<Mistake>> {
-    let mistake = |document: usize, message: String| Mistake { path: path.to_owned(), document, message };
-    let documents = proto::yaml::parse_all(yaml).map_err(|error| vec![mistake(1, error.to_string())])?;
+pub fn parse(
+    path: &str,
+    yaml: &str,
+    files: &BTreeMap<String, String>,
+) -> Result<Vec<Manifest>, Vec<Mistake>> {
+    let mistake = |document: usize, message: String| Mistake {
+        path: path.to_owned(),
+        document,
+        message,
+    };
+    let documents =
+        proto::yaml::parse_all(yaml).map_err(|error| vec![mistake(1, error.to_string())])?;
     let mut manifests = Vec::new();
     let mut mistakes = Vec::new();
     for (i, document) in documents.iter().enumerate().filter(|(_, d)| !d.is_null()) {
         let mut reader = reader::Reader::default();
         let manifest = one(document, files, &mut reader);
-        mistakes.extend(reader.mistakes.into_iter().map(|message| mistake(i + 1, message)));
+        mistakes.extend(
+            reader
+                .mistakes
+                .into_iter()
+                .map(|message| mistake(i + 1, message)),
+        );
         manifests.extend(manifest);
     }
     if manifests.is_empty() && mistakes.is_empty() {
-        mistakes.push(mistake(1, "there is no manifest in it: a document begins with `apiVersion: muster/v1`".to_owned()));
+        mistakes.push(mistake(
+            1,
+            "there is no manifest in it: a document begins with `apiVersion: muster/v1`".to_owned(),
+        ));
     }
-    if mistakes.is_empty() { Ok(manifests) } else { Err(mistakes) }
+    if mistakes.is_empty() {
+        Ok(manifests)
+    } else {
+        Err(mistakes)
+    }
 }
 
-fn one(document: &fleet::value::Value, files: &BTreeMap<String, String>, reader: &mut reader::Reader) -> Option<Manifest> {
+fn one(
+    document: &fleet::value::Value,
+    files: &BTreeMap<String, String>,
+    reader: &mut reader::Reader,
+) -> Option<Manifest> {
     let map = reader.map(document, "the document")?;
-    reader.known(map, "the document", &["apiVersion", "kind", "metadata", "spec"]);
+    reader.known(
+        map,
+        "the document",
+        &["apiVersion", "kind", "metadata", "spec"],
+    );
     let version = reader.text(map, "", "apiVersion")?;
     if version != "muster/v1" {
-        reader.mistake(format!("apiVersion is `{version}`: this server knows `muster/v1`"));
+        reader.mistake(format!(
+            "apiVersion is `{version}`: this server knows `muster/v1`"
+        ));
         return None;
     }
     match reader.text(map, "", "kind")?.as_str() {
@@ -124,20 +155,35 @@ spec:
 ";
 
     fn files() -> BTreeMap<String, String> {
-        BTreeMap::from([("gateway.yaml".to_owned(), "receivers: {otlp: {}}".to_owned())])
+        BTreeMap::from([(
+            "gateway.yaml".to_owned(),
+            "receivers: {otlp: {}}".to_owned(),
+        )])
     }
 
     fn mistakes(yaml: &str) -> String {
         let mistakes = parse("f.yaml", yaml, &files()).unwrap_err();
-        mistakes.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+        mistakes
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join("\n")
     }
 
     #[test]
     fn the_documented_manifests_are_read() {
         let manifests = parse("f.yaml", FAMILY, &files()).unwrap();
-        let [Manifest::Family(family), Manifest::Plan { name, spec }] = manifests.as_slice() else { panic!() };
-        assert_eq!((family.name.as_str(), family.precedence, family.roles.len()), ("pii-redaction", 100, 2));
-        assert_eq!(family.roles[0].config.values().next().unwrap().body, "receivers: {otlp: {}}");
+        let [Manifest::Family(family), Manifest::Plan { name, spec }] = manifests.as_slice() else {
+            panic!()
+        };
+        assert_eq!(
+            (family.name.as_str(), family.precedence, family.roles.len()),
+            ("pii-redaction", 100, 2)
+        );
+        assert_eq!(
+            family.roles[0].config.values().next().unwrap().body,
+            "receivers: {otlp: {}}"
+        );
         assert_eq!(family.roles[1].after, ["gateway"]);
         assert_eq!((name.as_str(), spec.on_stop), ("careful", OnStop::Hold));
         assert_eq!(spec.waves[1].size, Size::Percent(10_000));
@@ -148,24 +194,39 @@ spec:
     #[test]
     fn an_unknown_key_is_named_with_its_place() {
         let text = mistakes(&FAMILY.replace("precedence: 100", "precedence: 100\n  presedence: 1"));
-        assert!(text.contains("spec has an unknown key `presedence`"), "{text}");
+        assert!(
+            text.contains("spec has an unknown key `presedence`"),
+            "{text}"
+        );
     }
 
     #[test]
     fn a_config_file_that_was_not_sent_is_named() {
         let text = mistakes(&FAMILY.replace("configFile: gateway.yaml", "configFile: other.yaml"));
-        assert!(text.contains("configFile `other.yaml` was not found"), "{text}");
+        assert!(
+            text.contains("configFile `other.yaml` was not found"),
+            "{text}"
+        );
     }
 
     #[test]
     fn every_mistake_is_told_at_once() {
-        let text = mistakes("apiVersion: muster/v1\nkind: Family\nmetadata: {name: x}\nspec: {roles: [{name: a, selector: \"a ==\", config: 1}]}");
-        assert!(text.contains("precedence") && text.contains("selector") && text.contains("config"), "{text}");
+        let text = mistakes(
+            "apiVersion: muster/v1\nkind: Family\nmetadata: {name: x}\nspec: {roles: [{name: a, selector: \"a ==\", config: 1}]}",
+        );
+        assert!(
+            text.contains("precedence") && text.contains("selector") && text.contains("config"),
+            "{text}"
+        );
     }
 
     #[test]
     fn percent_of_nothing_and_bad_durations_are_refused() {
-        let text = mistakes(&FAMILY.replace("size: 10%", "size: 0%").replace("soak: 2m", "soak: soon"));
+        let text = mistakes(
+            &FAMILY
+                .replace("size: 10%", "size: 0%")
+                .replace("soak: 2m", "soak: soon"),
+        );
         assert!(text.contains("0 %") && text.contains("`soon`"), "{text}");
     }
 }

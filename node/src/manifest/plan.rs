@@ -21,7 +21,10 @@ pub(super) fn plan(document: &Map, reader: &mut Reader) -> Option<Manifest> {
         reader.mistake(error.to_string());
     }
     let listed = reader.list(spec, "spec", "waves");
-    let sizes: Vec<Size> = listed.iter().filter_map(|wave| size(wave.as_map()?.get("size")?)).collect();
+    let sizes: Vec<Size> = listed
+        .iter()
+        .filter_map(|wave| size(wave.as_map()?.get("size")?))
+        .collect();
     if let Err(error) = waves::check(&sizes) {
         reader.mistake(error.to_string());
     }
@@ -36,23 +39,34 @@ pub(super) fn plan(document: &Map, reader: &mut Reader) -> Option<Manifest> {
         Some("roll back the wave" | "roll-back-wave") => OnStop::RollBackWave,
         Some("roll back all" | "roll-back-all") => OnStop::RollBackAll,
         Some(other) => {
-            reader.mistake(format!("spec.onStop is `{other}`: use `hold`, `roll back the wave` or `roll back all`"));
+            reader.mistake(format!(
+                "spec.onStop is `{other}`: use `hold`, `roll back the wave` or `roll back all`"
+            ));
             return None;
         }
     };
     let waves: Vec<WaveSpec> = waves.into_iter().collect::<Option<_>>()?;
     if waves.is_empty() || waves.len() > WAVES_MAX {
-        reader.mistake(format!("spec.waves has {} waves: give 1 to {WAVES_MAX}", waves.len()));
+        reader.mistake(format!(
+            "spec.waves has {} waves: give 1 to {WAVES_MAX}",
+            waves.len()
+        ));
         return None;
     }
-    Some(Manifest::Plan { name, spec: PlanSpec { waves, on_stop } })
+    Some(Manifest::Plan {
+        name,
+        spec: PlanSpec { waves, on_stop },
+    })
 }
 
 fn wave(value: &Value, at: &str, reader: &mut Reader) -> Option<WaveSpec> {
     let map = reader.map(value, at)?;
     reader.known(map, at, &["size", "soak", "gate"]);
     let Some(size) = map.get("size").and_then(size) else {
-        reader.mistake(format!("{} is no size: use a count (1) or a percentage (10%)", join(at, "size")));
+        reader.mistake(format!(
+            "{} is no size: use a count (1) or a percentage (10%)",
+            join(at, "size")
+        ));
         return None;
     };
     let soak_ms = match reader.optional(map, at, "soak") {
@@ -60,7 +74,10 @@ fn wave(value: &Value, at: &str, reader: &mut Reader) -> Option<WaveSpec> {
         Some(text) => match duration_ms(&text) {
             Some(ms) => ms,
             None => {
-                reader.mistake(format!("{} is `{text}`: use a duration like 30s, 10m or 2h", join(at, "soak")));
+                reader.mistake(format!(
+                    "{} is `{text}`: use a duration like 30s, 10m or 2h",
+                    join(at, "soak")
+                ));
                 return None;
             }
         },
@@ -69,7 +86,12 @@ fn wave(value: &Value, at: &str, reader: &mut Reader) -> Option<WaveSpec> {
         None => Gate::default(),
         Some(value) => gate(value, &join(at, "gate"), reader)?,
     };
-    Some(WaveSpec { size, soak_ms, max_in_flight: 0, gate })
+    Some(WaveSpec {
+        size,
+        soak_ms,
+        max_in_flight: 0,
+        gate,
+    })
 }
 
 fn gate(value: &Value, at: &str, reader: &mut Reader) -> Option<Gate> {
@@ -79,13 +101,19 @@ fn gate(value: &Value, at: &str, reader: &mut Reader) -> Option<Gate> {
     if let Some(value) = map.get("success") {
         match size(value) {
             Some(Size::Percent(percent)) if percent > 0 => gate.success = percent,
-            _ => reader.mistake(format!("{} is no percentage above 0: use one like 99%", join(at, "success"))),
+            _ => reader.mistake(format!(
+                "{} is no percentage above 0: use one like 99%",
+                join(at, "success")
+            )),
         }
     }
     if let Some(value) = map.get("maxFailures") {
         gate.max_failures = size(value);
         if gate.max_failures.is_none() {
-            reader.mistake(format!("{} is no limit: use a count (1) or a percentage (1%)", join(at, "maxFailures")));
+            reader.mistake(format!(
+                "{} is no limit: use a count (1) or a percentage (1%)",
+                join(at, "maxFailures")
+            ));
         }
     }
     match map.get("minSample") {
@@ -103,7 +131,9 @@ fn size(value: &Value) -> Option<Size> {
             let percent: f64 = text.trim().strip_suffix('%')?.trim().parse().ok()?;
             let milli = (percent * 1000.0).round();
             // The check of sizes refuses 0 and more than 100 % by name.
-            (0.0..=1e9).contains(&milli).then_some(Size::Percent(milli as u32))
+            (0.0..=1e9)
+                .contains(&milli)
+                .then_some(Size::Percent(milli as u32))
         }
         _ => None,
     }
@@ -120,7 +150,9 @@ fn duration_ms(text: &str) -> Option<u64> {
         let digits = rest.find(|c: char| !c.is_ascii_digit())?;
         let number: u64 = rest[..digits].parse().ok()?;
         rest = &rest[digits..];
-        let unit = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
+        let unit = rest
+            .find(|c: char| c.is_ascii_digit())
+            .unwrap_or(rest.len());
         let factor = match &rest[..unit] {
             "ms" => 1,
             "s" => 1_000,

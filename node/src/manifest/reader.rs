@@ -29,7 +29,10 @@ impl Reader {
     /// Refuses keys that nobody reads: mostly typing errors.
     pub fn known(&mut self, map: &Map, at: &str, keys: &[&str]) {
         for key in map.keys().filter(|key| !keys.contains(&key.as_str())) {
-            self.mistake(format!("{at} has an unknown key `{key}`: known are {}", keys.join(", ")));
+            self.mistake(format!(
+                "{at} has an unknown key `{key}`: known are {}",
+                keys.join(", ")
+            ));
         }
     }
 
@@ -59,7 +62,11 @@ impl Reader {
             Value::String(text) => Some(text.clone()),
             Value::Int(number) => Some(number.to_string()),
             other => {
-                self.mistake(format!("{} is {}: a text is needed", join(at, key), other.kind()));
+                self.mistake(format!(
+                    "{} is {}: a text is needed",
+                    join(at, key),
+                    other.kind()
+                ));
                 None
             }
         }
@@ -71,7 +78,11 @@ impl Reader {
             None => &[],
             Some(Value::List(list)) => list,
             Some(other) => {
-                self.mistake(format!("{} is {}: a list is needed", join(at, key), other.kind()));
+                self.mistake(format!(
+                    "{} is {}: a list is needed",
+                    join(at, key),
+                    other.kind()
+                ));
                 &[]
             }
         }
@@ -80,5 +91,9 @@ impl Reader {
 
 /// `a` and `b` as a path for people.
 pub fn join(at: &str, key: &str) -> String {
-    if at.is_empty() { key.to_owned() } else { format!("{at}.{key}") }
+    if at.is_empty() {
+        key.to_owned()
+    } else {
+        format!("{at}.{key}")
+    }
 }

@@ -27,7 +27,11 @@ pub fn address(bytes: &[u8]) -> Digest {
 /// The write that keeps a body, if it is not kept already.
 pub fn write(bytes: &[u8]) -> Write {
     let zstd = zstd::bulk::compress(bytes, ZSTD_LEVEL).unwrap_or_default();
-    let body = store::Body { format: 1, zstd, size: bytes.len() as u64 };
+    let body = store::Body {
+        format: 1,
+        zstd,
+        size: bytes.len() as u64,
+    };
     Write {
         table: table::BODY.into(),
         key: address(bytes).as_bytes().to_vec(),
@@ -39,7 +43,9 @@ pub fn write(bytes: &[u8]) -> Write {
 
 /// The bytes of a kept body.
 pub fn open(body: &store::Body) -> Option<Vec<u8>> {
-    let size = usize::try_from(body.size).ok().filter(|size| *size <= 4 * KEPT_BYTES_MAX)?;
+    let size = usize::try_from(body.size)
+        .ok()
+        .filter(|size| *size <= 4 * KEPT_BYTES_MAX)?;
     zstd::bulk::decompress(&body.zstd, size).ok()
 }
 
@@ -47,7 +53,11 @@ pub fn open(body: &store::Body) -> Option<Vec<u8>> {
 ///
 /// `own` are the texts that only this agent has.
 pub fn effective_file(name: &str, reported: &[u8], own: &[&str]) -> (EffectiveFile, Option<Write>) {
-    let mut file = EffectiveFile { name: name.to_owned(), size: reported.len() as u64, ..EffectiveFile::default() };
+    let mut file = EffectiveFile {
+        name: name.to_owned(),
+        size: reported.len() as u64,
+        ..EffectiveFile::default()
+    };
     if reported.len() > KEPT_BYTES_MAX {
         file.dropped = "too large to keep".to_owned();
         return (file, None);
@@ -103,18 +113,30 @@ mod tests {
     fn agents_share_a_body_and_get_their_own_texts_back() {
         let config = |uid: &str| format!("extensions:\n  opamp:\n    instance_uid: {uid}\n");
         let (a, _) = effective_file("", config("0190-aaaa-bbbb").as_bytes(), &["0190-aaaa-bbbb"]);
-        let (b, write) = effective_file("", config("0190-cccc-dddd").as_bytes(), &["0190-cccc-dddd"]);
+        let (b, write) =
+            effective_file("", config("0190-cccc-dddd").as_bytes(), &["0190-cccc-dddd"]);
         assert_eq!(a.body, b.body);
         let body = store::Body::decode(write.unwrap().value.as_slice()).unwrap();
-        let text = restore(String::from_utf8(open(&body).unwrap()).unwrap(), &b.substitutions);
+        let text = restore(
+            String::from_utf8(open(&body).unwrap()).unwrap(),
+            &b.substitutions,
+        );
         assert!(text.contains("0190-cccc-dddd"), "{text}");
     }
 
     #[test]
     fn secrets_do_not_reach_a_body() {
-        let (_, write) = effective_file("", b"exporters:\n  otlp:\n    headers:\n      api-key: s3cr3t-value-42\n", &[]);
+        let (_, write) = effective_file(
+            "",
+            b"exporters:\n  otlp:\n    headers:\n      api-key: s3cr3t-value-42\n",
+            &[],
+        );
         let body = store::Body::decode(write.unwrap().value.as_slice()).unwrap();
-        assert!(!String::from_utf8(open(&body).unwrap()).unwrap().contains("s3cr3t"));
+        assert!(
+            !String::from_utf8(open(&body).unwrap())
+                .unwrap()
+                .contains("s3cr3t")
+        );
     }
 
     #[test]

@@ -46,31 +46,55 @@ pub struct Core {
 impl Core {
     /// A leader that has just begun at `now_ms`: nobody is lost before a whole grace period.
     pub fn new(timing: Timing, now_ms: u64) -> Self {
-        Core { timing, live: HashMap::new(), grace_from_ms: now_ms }
+        Core {
+            timing,
+            live: HashMap::new(),
+            grace_from_ms: now_ms,
+        }
     }
 
-    /// Agents spoke without saying anything new.
+    /// Agents spoke without saying anything new. Answers whom nothing later is known of: what was said before a goodbye
+    /// may arrive after it.
     pub fn heard(&mut self, batch: &[Presence], now_ms: u64) -> Vec<Uid> {
         let mut uids = Vec::with_capacity(batch.len());
         for presence in batch {
-            let Ok(uid) = Uid::from_wire(&presence.instance_uid) else { continue };
+            let Ok(uid) = Uid::from_wire(&presence.instance_uid) else {
+                continue;
+            };
             let digest = presence.digest.as_ref().try_into().unwrap_or_default();
             let seen_ms = now_ms.saturating_sub(presence.age_ms.into());
-            self.note(uid, presence.number, digest, presence.connection, seen_ms);
-            uids.push(uid);
+            if self.note(uid, presence.number, digest, presence.connection, seen_ms) {
+                uids.push(uid);
+            }
         }
         uids
     }
 
     /// A message with something new was handled.
-    pub fn handled(&mut self, uid: Uid, number: u64, digest: Digest, connection: u64, asked_full: bool, now_ms: u64) {
+    pub fn handled(
+        &mut self,
+        uid: Uid,
+        number: u64,
+        digest: Digest,
+        connection: u64,
+        asked_full: bool,
+        now_ms: u64,
+    ) {
         self.note(uid, number, digest, connection, now_ms);
         if asked_full && let Some(live) = self.live.get_mut(&uid) {
             live.full_asked_ms = Some(now_ms);
         }
     }
 
-    fn note(&mut self, uid: Uid, number: u64, digest: Digest, connection: u64, seen_ms: u64) {
+    /// Whether this is the latest that is known.
+    fn note(
+        &mut self,
+        uid: Uid,
+        number: u64,
+        digest: Digest,
+        connection: u64,
+        seen_ms: u64,
+    ) -> bool {
         let live = self.live.entry(uid).or_insert(Live {
             number,
             digest,
@@ -80,16 +104,28 @@ impl Core {
             backs: 0,
             back_ms: 0,
         });
-        if seen_ms >= live.seen_ms {
-            (live.number, live.digest, live.seen_ms, live.connection) = (number, digest, seen_ms, connection);
+        let latest = seen_ms >= live.seen_ms;
+        if latest {
+            (live.number, live.digest, live.seen_ms, live.connection) =
+                (number, digest, seen_ms, connection);
         }
+        latest
     }
 
     /// Does this message tell that two agents use one uid? Numbers that go back, from another connection, without a
     /// fresh start, twice in ten intervals.
-    pub fn sees_double(&mut self, uid: Uid, number: u64, connection: u64, fresh: bool, now_ms: u64) -> bool {
+    pub fn sees_double(
+        &mut self,
+        uid: Uid,
+        number: u64,
+        connection: u64,
+        fresh: bool,
+        now_ms: u64,
+    ) -> bool {
         let window = DUPLICATE_INTERVALS * self.timing.interval_ms;
-        let Some(live) = self.live.get_mut(&uid) else { return false };
+        let Some(live) = self.live.get_mut(&uid) else {
+            return false;
+        };
         if fresh || connection == live.connection || number >= live.number {
             return false;
         }
@@ -112,12 +148,18 @@ impl Core {
 
     /// How long ago full state was asked for.
     pub fn full_asked_ms_ago(&self, uid: Uid, now_ms: u64) -> Option<u64> {
-        self.live.get(&uid)?.full_asked_ms.map(|at| now_ms.saturating_sub(at))
+        self.live
+            .get(&uid)?
+            .full_asked_ms
+            .map(|at| now_ms.saturating_sub(at))
     }
 
     /// How long ago the agent was heard; since the start of the grace period if not yet.
     pub fn age_ms(&self, uid: Uid, now_ms: u64) -> u64 {
-        let seen = self.live.get(&uid).map_or(self.grace_from_ms, |live| live.seen_ms);
+        let seen = self
+            .live
+            .get(&uid)
+            .map_or(self.grace_from_ms, |live| live.seen_ms);
         now_ms.saturating_sub(seen)
     }
 
@@ -128,7 +170,14 @@ impl Core {
 
     /// Everything heard, to be written down by a clean stop: uid, number, digest, age.
     pub fn conversations(&self, now_ms: u64) -> impl Iterator<Item = (Uid, u64, Digest, u64)> {
-        self.live.iter().map(move |(uid, live)| (*uid, live.number, live.digest, now_ms.saturating_sub(live.seen_ms)))
+        self.live.iter().map(move |(uid, live)| {
+            (
+                *uid,
+                live.number,
+                live.digest,
+                now_ms.saturating_sub(live.seen_ms),
+            )
+        })
     }
 
     /// The agent's record is gone.
@@ -141,7 +190,10 @@ impl Core {
 mod tests {
     use super::*;
 
-    const TIMING: Timing = Timing { interval_ms: 30_000, lost_after_ms: 90_000 };
+    const TIMING: Timing = Timing {
+        interval_ms: 30_000,
+        lost_after_ms: 90_000,
+    };
 
     fn uid(n: u8) -> Uid {
         Uid::from_wire(&[n; 16]).unwrap()
@@ -158,8 +210,18 @@ mod tests {
     fn late_news_do_not_undo_newer_ones() {
         let mut core = Core::new(TIMING, 0);
         core.handled(uid(1), 8, [8; 16], 1, false, 5_000);
-        let old = Presence { instance_uid: vec![1; 16].into(), number: 7, digest: vec![7; 16].into(), age_ms: 3_000, connection: 1 };
-        core.heard(&[old], 6_000);
+        let old = Presence {
+            instance_uid: vec![1; 16].into(),
+            number: 7,
+            digest: vec![7; 16].into(),
+            age_ms: 3_000,
+            connection: 1,
+        };
+        assert_eq!(
+            core.heard(&[old], 6_000),
+            [],
+            "an agent that has left since is not back"
+        );
         assert_eq!(core.last(uid(1)), Some((8, [8; 16])));
     }
 

@@ -58,8 +58,6 @@ pub struct Context<'a> {
 
 /// What follows from a report.
 pub struct Evaluation {
-    /// How the message followed the one before.
-    pub verdict: Option<Verdict>,
     /// Stored before anything is answered; none: nothing changed.
     pub entry: Option<store::Entry>,
     /// The answers, in order.
@@ -81,7 +79,13 @@ pub struct Evaluation {
 }
 
 /// Evaluates one report against the stored record and its version (0 = none).
-pub fn evaluate(uid: Uid, report: &Report, stored: Option<(u64, &store::Agent)>, tombstone: Option<&store::Agent>, ctx: &Context<'_>) -> Evaluation {
+pub fn evaluate(
+    uid: Uid,
+    report: &Report,
+    stored: Option<(u64, &store::Agent)>,
+    tombstone: Option<&store::Agent>,
+    ctx: &Context<'_>,
+) -> Evaluation {
     let message = report.message.as_ref();
     let verdict = message.map(|m| verdict(report, m, stored, ctx));
     let mut turn = Turn::begin(uid, report, stored, tombstone, ctx);
@@ -91,17 +95,33 @@ pub fn evaluate(uid: Uid, report: &Report, stored: Option<(u64, &store::Agent)>,
         }
         turn.hear(message, verdict.unwrap_or(Verdict::Next));
     }
-    turn.answer(verdict)
+    turn.answer()
 }
 
-fn verdict(report: &Report, message: &AgentToServer, stored: Option<(u64, &store::Agent)>, ctx: &Context<'_>) -> Verdict {
+fn verdict(
+    report: &Report,
+    message: &AgentToServer,
+    stored: Option<(u64, &store::Agent)>,
+    ctx: &Context<'_>,
+) -> Verdict {
     let digest: MessageDigest = report.digest.as_ref().try_into().unwrap_or_default();
-    let session = report.session.as_ref().and_then(|s| Some((s.number, s.digest.as_ref().try_into().ok()?)));
-    let recorded = stored.and_then(|(_, agent)| Some((agent.number, agent.digest.as_slice().try_into().ok()?)));
+    let session = report
+        .session
+        .as_ref()
+        .and_then(|s| Some((s.number, s.digest.as_ref().try_into().ok()?)));
+    let recorded = stored
+        .and_then(|(_, agent)| Some((agent.number, agent.digest.as_slice().try_into().ok()?)));
     let last = session.or(ctx.heard).or(recorded);
     // The answer to a stored message may have been lost before the gateway's session learned of it.
-    let last = recorded.filter(|r| *r == (message.sequence_num, digest)).or(last);
-    judge(last.as_ref().map(|(number, digest)| (*number, digest)), message.sequence_num, &digest, is_fresh(message))
+    let last = recorded
+        .filter(|r| *r == (message.sequence_num, digest))
+        .or(last);
+    judge(
+        last.as_ref().map(|(number, digest)| (*number, digest)),
+        message.sequence_num,
+        &digest,
+        is_fresh(message),
+    )
 }
 
 struct Turn<'a> {
@@ -122,7 +142,13 @@ struct Turn<'a> {
 }
 
 impl<'a> Turn<'a> {
-    fn begin(uid: Uid, report: &'a Report, stored: Option<(u64, &'a store::Agent)>, tombstone: Option<&store::Agent>, ctx: &'a Context<'a>) -> Self {
+    fn begin(
+        uid: Uid,
+        report: &'a Report,
+        stored: Option<(u64, &'a store::Agent)>,
+        tombstone: Option<&store::Agent>,
+        ctx: &'a Context<'a>,
+    ) -> Self {
         let fresh = || store::Agent {
             uid: uid.as_bytes().to_vec(),
             first_seen_ms: ctx.now_ms,
@@ -157,23 +183,27 @@ impl<'a> Turn<'a> {
         }
         let desired = self.desired();
         let delivery = self.agent.delivery.clone().unwrap_or_default();
-        let offered = delivery.state() == DeliveryState::Offered && delivery.number == message.sequence_num;
+        let offered =
+            delivery.state() == DeliveryState::Offered && delivery.number == message.sequence_num;
         if offered {
-            let wanted = desired.delivery.map(|d| d.as_bytes().to_vec()) == Some(delivery.hash.clone());
+            let wanted =
+                desired.delivery.map(|d| d.as_bytes().to_vec()) == Some(delivery.hash.clone());
             if wanted && desired.offerable && self.ctx.lease {
-                self.offer = (self.ctx.desired_config)(&desired).map(|config| (super::digest(&delivery.hash), config));
+                self.offer = (self.ctx.desired_config)(&desired)
+                    .map(|config| (super::digest(&delivery.hash), config));
             } else if !wanted || !desired.offerable {
                 self.set_delivery_state(State::Withdrawn, "");
             }
         }
-        let mut evaluation = self.finish(Some(Verdict::Retry));
+        let mut evaluation = self.finish();
         evaluation.pending |= offered && !evaluation.offers;
         evaluation
     }
 
     fn hear(&mut self, message: &AgentToServer, verdict: Verdict) {
         let ctx = self.ctx;
-        let asks_uid = message.flags & proto::opamp::AgentToServerFlags::RequestInstanceUid as u64 != 0;
+        let asks_uid =
+            message.flags & proto::opamp::AgentToServerFlags::RequestInstanceUid as u64 != 0;
         if asks_uid {
             // Asking again is no reason for a second identity.
             self.new_uid = Some(Uid::from_wire(&self.agent.alias_of).unwrap_or(ctx.new_uid));
@@ -187,7 +217,12 @@ impl<'a> Turn<'a> {
         self.full = message.agent_description.is_some();
         let known = !self.agent.attributes.is_empty();
         let lost = verdict == Verdict::Lost || !known;
-        if lost && !self.full && ctx.full_asked_ms_ago.is_none_or(|ago| ago >= FULL_STATE_PAUSE_MS) {
+        if lost
+            && !self.full
+            && ctx
+                .full_asked_ms_ago
+                .is_none_or(|ago| ago >= FULL_STATE_PAUSE_MS)
+        {
             self.asks_full = true;
         }
         if self.full {
@@ -205,7 +240,13 @@ impl<'a> Turn<'a> {
         self.connect();
         if ctx.duplicate && !self.agent.duplicate {
             self.agent.duplicate = true;
-            self.merged.transitions.push(transition(ctx.now_ms, "duplicate uid", "", "", &self.report.peer));
+            self.merged.transitions.push(transition(
+                ctx.now_ms,
+                "duplicate uid",
+                "",
+                "",
+                &self.report.peer,
+            ));
             if self.agent.reassigned_to.is_empty() {
                 self.agent.reassigned_to = ctx.new_uid.as_bytes().to_vec();
                 self.new_uid = Some(ctx.new_uid);
@@ -216,7 +257,11 @@ impl<'a> Turn<'a> {
 
     fn connect(&mut self) {
         let before = self.agent.link();
-        let now = if self.merged.goodbye { Link::Left } else { Link::Connected };
+        let now = if self.merged.goodbye {
+            Link::Left
+        } else {
+            Link::Connected
+        };
         if before == now {
             return;
         }
@@ -226,14 +271,22 @@ impl<'a> Turn<'a> {
             Link::Lost => "lost",
             Link::Left => "left",
         };
-        self.merged.transitions.push(transition(self.ctx.now_ms, word(now), word(before), word(now), &self.report.peer));
+        self.merged.transitions.push(transition(
+            self.ctx.now_ms,
+            word(now),
+            word(before),
+            word(now),
+            &self.report.peer,
+        ));
         self.agent.link = now.into();
         self.agent.link_since_ms = self.ctx.now_ms;
     }
 
     /// Moves the last offer by what the agent said.
     fn judge_delivery(&mut self) {
-        let Some(mut delivery) = self.agent.delivery.clone() else { return };
+        let Some(mut delivery) = self.agent.delivery.clone() else {
+            return;
+        };
         if self.merged.restarted && delivery.state() == DeliveryState::Applied {
             delivery.restarts += 1;
         }
@@ -244,16 +297,27 @@ impl<'a> Turn<'a> {
         if !self.merged.status {
             return;
         }
-        let Some((hash, status)) = self.agent.status.as_ref().and_then(reported) else { return };
-        let Some(last) = self.last_offer() else { return };
+        let Some((hash, status)) = self.agent.status.as_ref().and_then(reported) else {
+            return;
+        };
+        let Some(last) = self.last_offer() else {
+            return;
+        };
         if let Some(next) = offer::on_report(&last, hash, status) {
-            let error = self.agent.status.as_ref().map(|s| s.error.clone()).unwrap_or_default();
+            let error = self
+                .agent
+                .status
+                .as_ref()
+                .map(|s| s.error.clone())
+                .unwrap_or_default();
             self.set_delivery_state(next, &error);
         }
     }
 
     fn match_of(&self, delivery: &store::Delivery, effective: &fleet::value::Value) -> Match {
-        let Some(config) = (self.ctx.config)(delivery) else { return Match::Unknown };
+        let Some(config) = (self.ctx.config)(delivery) else {
+            return Match::Unknown;
+        };
         match merged_config(&config).map(|sent| compare(&sent, effective)) {
             Some(Consistency::Agrees) => Match::Yes,
             Some(Consistency::Contradicts) => Match::No,
@@ -264,20 +328,30 @@ impl<'a> Turn<'a> {
     fn last_offer(&self) -> Option<offer::Offer> {
         let d = self.agent.delivery.as_ref()?;
         let age_ms = self.ctx.now_ms.saturating_sub(d.offered_ms);
-        Some(offer::Offer { hash: Digest::from_slice(&d.hash)?, state: state(d.state())?, grants: d.offers, age_ms })
+        Some(offer::Offer {
+            hash: Digest::from_slice(&d.hash)?,
+            state: state(d.state())?,
+            grants: d.offers,
+            age_ms,
+        })
     }
 
     /// Moves the offer, remembers a refusal, and writes both down.
     fn set_delivery_state(&mut self, next: State, error: &str) {
         let now = self.ctx.now_ms;
-        let Some(delivery) = self.agent.delivery.as_mut() else { return };
+        let Some(delivery) = self.agent.delivery.as_mut() else {
+            return;
+        };
         let before = delivery.state();
         let next_stored = stored_state(next);
         if before == next_stored {
             return;
         }
         delivery.state = next_stored.into();
-        if matches!(next, State::Applied | State::Failed | State::RolledBackByAgent) {
+        if matches!(
+            next,
+            State::Applied | State::Failed | State::RolledBackByAgent
+        ) {
             delivery.answered_ms = now;
         }
         if next == State::Failed {
@@ -286,12 +360,31 @@ impl<'a> Turn<'a> {
         let hash = delivery.hash.clone();
         let short = super::digest(&hash).to_string();
         if next == State::Failed && !self.agent.refused.iter().any(|r| r.hash == hash) {
-            self.agent.refused.push(store::Refusal { hash, why: cut(error, 512), at_ms: now });
+            self.agent.refused.push(store::Refusal {
+                hash,
+                why: cut(error, 512),
+                at_ms: now,
+            });
         }
         let word = state_word(next);
-        self.merged.transitions.push(transition(now, word, state_word_stored(before), word, &format!("{short} {error}")));
-        let detail = if error.is_empty() { short } else { format!("{short}: {}", cut(error, 300)) };
-        self.acts.push(act("agent", &format!("config.{}", word.replace(' ', "-")), format!("agent/{}", self.uid), detail));
+        self.merged.transitions.push(transition(
+            now,
+            word,
+            state_word_stored(before),
+            word,
+            &format!("{short} {error}"),
+        ));
+        let detail = if error.is_empty() {
+            short
+        } else {
+            format!("{short}: {}", cut(error, 300))
+        };
+        self.acts.push(act(
+            "agent",
+            &format!("config.{}", word.replace(' ', "-")),
+            format!("agent/{}", self.uid),
+            detail,
+        ));
     }
 
     fn desired(&self) -> Desired {
@@ -307,23 +400,36 @@ impl<'a> Turn<'a> {
         desired(&subject, self.ctx.program)
     }
 
-    fn answer(mut self, verdict: Option<Verdict>) -> Evaluation {
+    fn answer(mut self) -> Evaluation {
         if let Some(last) = self.last_offer()
             && let Some(next) = offer::on_time(&last, self.ctx.offer_timeout_ms)
         {
             self.set_delivery_state(next, "");
         }
         let mut pending = false;
-        if !self.merged.goodbye && self.new_uid.is_none() && self.agent.alias_of.is_empty() && !self.agent.attributes.is_empty() {
+        if !self.merged.goodbye
+            && self.new_uid.is_none()
+            && self.agent.alias_of.is_empty()
+            && !self.agent.attributes.is_empty()
+        {
             pending = self.decide();
         }
-        if self.agent.restart_pending && self.accepts_restart() && self.ctx.replies && !self.merged.goodbye {
+        if self.agent.restart_pending
+            && self.accepts_restart()
+            && self.ctx.replies
+            && !self.merged.goodbye
+        {
             self.restart = true;
             self.agent.restart_pending = false;
             self.agent.restart_sent_ms = self.ctx.now_ms;
-            self.acts.push(act("partition", "restart.send", format!("agent/{}", self.uid), String::new()));
+            self.acts.push(act(
+                "partition",
+                "restart.send",
+                format!("agent/{}", self.uid),
+                String::new(),
+            ));
         }
-        let mut evaluation = self.finish(verdict);
+        let mut evaluation = self.finish();
         evaluation.pending |= pending;
         evaluation
     }
@@ -331,7 +437,12 @@ impl<'a> Turn<'a> {
     /// Offers, adopts, or leaves it. True: something is due that may not be sent yet.
     fn decide(&mut self) -> bool {
         let desired = self.desired();
-        let refused: Vec<Digest> = self.agent.refused.iter().filter_map(|r| Digest::from_slice(&r.hash)).collect();
+        let refused: Vec<Digest> = self
+            .agent
+            .refused
+            .iter()
+            .filter_map(|r| Digest::from_slice(&r.hash))
+            .collect();
         let last = self.last_offer();
         let reported_now = self.agent.status.as_ref().and_then(reported);
         let offered_ms = self.agent.delivery.as_ref().map_or(0, |d| d.offered_ms);
@@ -358,10 +469,12 @@ impl<'a> Turn<'a> {
                 false
             }
             // A command travels alone over HTTP; what is offered now would not be sent.
-            Decision::Offer(_) if !self.ctx.lease || self.restarts_first() => true,
+            Decision::Offer(_) if !self.ctx.lease || self.restarts_first() || self.is_silent() => {
+                true
+            }
             Decision::Offer(hash) => {
                 // Never an empty map: that is an order to stop the collector.
-                let config = (self.ctx.desired_config)(&desired).filter(|config| says_something(config));
+                let config = (self.ctx.desired_config)(&desired).filter(says_something);
                 let Some(config) = config else { return false };
                 self.deliver(&desired, hash, State::Offered);
                 self.offer = Some((hash, config));
@@ -371,7 +484,14 @@ impl<'a> Turn<'a> {
     }
 
     fn restarts_first(&self) -> bool {
-        self.agent.restart_pending && self.accepts_restart() && self.report.transport() != Transport::Websocket
+        self.agent.restart_pending
+            && self.accepts_restart()
+            && self.report.transport() != Transport::Websocket
+    }
+
+    /// Nothing was heard of it for long: what is pushed now it may never read, and it would count as vanished.
+    fn is_silent(&self) -> bool {
+        self.report.message.is_none() && self.agent.link() != Link::Connected
     }
 
     fn accepts_restart(&self) -> bool {
@@ -379,20 +499,52 @@ impl<'a> Turn<'a> {
     }
 
     fn deliver(&mut self, desired: &Desired, hash: Digest, state: State) {
-        let Some((family, role)) = desired.owner.clone() else { return };
+        let Some((family, role)) = desired.owner.clone() else {
+            return;
+        };
         let before = self.agent.delivery.take();
-        let repeated = before.as_ref().filter(|b| b.hash == hash.as_bytes()).map_or(0, |b| b.offers);
+        let repeated = before
+            .as_ref()
+            .filter(|b| b.hash == hash.as_bytes())
+            .map_or(0, |b| b.offers);
         let rollout = match &desired.reason {
-            Reason::Wave { rollout } | Reason::RolledBack { rollout } | Reason::Waiting { rollout } => rollout.clone(),
+            Reason::Wave { rollout }
+            | Reason::RolledBack { rollout }
+            | Reason::Waiting { rollout } => rollout.clone(),
             Reason::Unassigned | Reason::Stable | Reason::Kept => String::new(),
         };
         let revision = desired.revision.map_or(0, |r| r.0);
-        let verb = if state == State::Offered { "offer.grant" } else { "offer.adopt" };
-        let detail = format!("{family}/{role} revision {revision} ({hash}) in rollout {}", if rollout.is_empty() { "none" } else { &rollout });
-        self.acts.push(act("partition", verb, format!("agent/{}", self.uid), detail));
-        let word = if state == State::Offered { "offered" } else { "adopted" };
-        self.merged.transitions.push(transition(self.ctx.now_ms, word, "", word, &format!("{hash} {family}/{role} r{revision}")));
-        let effective = before.as_ref().filter(|b| b.hash == hash.as_bytes()).map_or(Match::Unknown, store::Delivery::effective);
+        let verb = if state == State::Offered {
+            "offer.grant"
+        } else {
+            "offer.adopt"
+        };
+        let detail = format!(
+            "{family}/{role} revision {revision} ({hash}) in rollout {}",
+            if rollout.is_empty() { "none" } else { &rollout }
+        );
+        self.acts.push(act(
+            "partition",
+            verb,
+            format!("agent/{}", self.uid),
+            detail,
+        ));
+        let word = if state == State::Offered {
+            "offered"
+        } else {
+            "adopted"
+        };
+        self.merged.transitions.push(transition(
+            self.ctx.now_ms,
+            word,
+            "",
+            word,
+            &format!("{hash} {family}/{role} r{revision}"),
+        ));
+        let effective = before
+            .as_ref()
+            .filter(|b| b.hash == hash.as_bytes())
+            .map_or(Match::Unknown, store::Delivery::effective);
         self.agent.delivery = Some(store::Delivery {
             hash: hash.as_bytes().to_vec(),
             state: stored_state(state).into(),
@@ -402,7 +554,11 @@ impl<'a> Turn<'a> {
             rollout,
             epoch: self.ctx.program.epoch.0,
             offered_ms: self.ctx.now_ms,
-            answered_ms: if state == State::Offered { 0 } else { self.ctx.now_ms },
+            answered_ms: if state == State::Offered {
+                0
+            } else {
+                self.ctx.now_ms
+            },
             offers: repeated + 1,
             was_healthy: is_healthy(&self.agent),
             error: String::new(),
@@ -414,18 +570,36 @@ impl<'a> Turn<'a> {
         });
     }
 
-    fn finish(mut self, verdict: Option<Verdict>) -> Evaluation {
+    fn finish(mut self) -> Evaluation {
         let mut flags = 0;
         if self.asks_full {
             self.agent.full_asked = true;
             flags |= ServerToAgentFlags::ReportFullState as u64;
         }
-        let reports_components = self.agent.capabilities & AgentCapabilities::ReportsAvailableComponents as u64 != 0;
-        let hash = self.agent.components.as_ref().map(|c| c.hash.clone()).unwrap_or_default();
-        let told = self.report.message.as_ref().is_some_and(|m| m.available_components.is_some());
+        let reports_components =
+            self.agent.capabilities & AgentCapabilities::ReportsAvailableComponents as u64 != 0;
+        let hash = self
+            .agent
+            .components
+            .as_ref()
+            .map(|c| c.hash.clone())
+            .unwrap_or_default();
+        let told = self
+            .report
+            .message
+            .as_ref()
+            .is_some_and(|m| m.available_components.is_some());
         if reports_components && told && !hash.is_empty() && !(self.ctx.knows_components)(&hash) {
-            let has_body = self.agent.components.as_ref().is_some_and(|c| !c.body.is_empty());
-            flags |= if has_body { 0 } else { ServerToAgentFlags::ReportAvailableComponents as u64 };
+            let has_body = self
+                .agent
+                .components
+                .as_ref()
+                .is_some_and(|c| !c.body.is_empty());
+            flags |= if has_body {
+                0
+            } else {
+                ServerToAgentFlags::ReportAvailableComponents as u64
+            };
         }
         let base = ServerToAgent {
             instance_uid: self.uid.as_bytes().to_vec(),
@@ -434,18 +608,32 @@ impl<'a> Turn<'a> {
         };
         let mut replies = Vec::new();
         if self.restart {
-            let command = proto::opamp::ServerToAgentCommand { r#type: proto::opamp::CommandType::Restart.into() };
-            replies.push(ServerToAgent { command: Some(command), ..base.clone() });
+            let command = proto::opamp::ServerToAgentCommand {
+                r#type: proto::opamp::CommandType::Restart.into(),
+            };
+            replies.push(ServerToAgent {
+                command: Some(command),
+                ..base.clone()
+            });
         }
-        let identification = self.new_uid.map(|uid| proto::opamp::AgentIdentification { new_instance_uid: uid.as_bytes().to_vec() });
+        let identification = self.new_uid.map(|uid| proto::opamp::AgentIdentification {
+            new_instance_uid: uid.as_bytes().to_vec(),
+        });
         let offers = self.offer.is_some();
-        let remote_config = self.offer.take().map(|(hash, config)| remote_config(hash, &config));
+        let remote_config = self
+            .offer
+            .take()
+            .map(|(hash, config)| remote_config(hash, &config));
         let says_something = flags != 0 || identification.is_some() || remote_config.is_some();
         if !self.restart || says_something {
-            replies.push(ServerToAgent { flags, agent_identification: identification, remote_config, ..base });
+            replies.push(ServerToAgent {
+                flags,
+                agent_identification: identification,
+                remote_config,
+                ..base
+            });
         }
         Evaluation {
-            verdict,
             entry: self.entry(offers),
             replies,
             offers,
@@ -473,17 +661,37 @@ impl<'a> Turn<'a> {
             return None;
         }
         let mut writes = std::mem::take(&mut self.writes);
-        writes.push(put(table::AGENT, *self.uid.as_bytes(), self.version, &self.agent));
+        writes.push(put(
+            table::AGENT,
+            *self.uid.as_bytes(),
+            self.version,
+            &self.agent,
+        ));
         writes.append(&mut self.merged.bodies);
         if self.before.is_none() {
-            let detail = format!("token `{}`, {} from {}", self.report.token, self.agent.transport, self.report.peer);
-            self.acts.push(act("agent", "agent.register", format!("agent/{}", self.uid), detail));
+            let detail = format!(
+                "token `{}`, {} from {}",
+                self.report.token, self.agent.transport, self.report.peer
+            );
+            self.acts.push(act(
+                "agent",
+                "agent.register",
+                format!("agent/{}", self.uid),
+                detail,
+            ));
         }
         for (i, transition) in self.merged.transitions.iter().enumerate() {
-            writes.push(put_any(table::HISTORY, history_key(self.uid, transition.at_ms, i), transition));
+            writes.push(put_any(
+                table::HISTORY,
+                history_key(self.uid, transition.at_ms, i),
+                transition,
+            ));
         }
         let epoch = if offers { self.ctx.program.epoch.0 } else { 0 };
-        Some(store::Entry { epoch, ..crate::ledger::entry(writes, std::mem::take(&mut self.acts)) })
+        Some(store::Entry {
+            epoch,
+            ..crate::ledger::entry(writes, std::mem::take(&mut self.acts))
+        })
     }
 }
 
@@ -515,8 +723,10 @@ fn says_something(config: &ConfigMap) -> bool {
 
 /// The config map as one document, as a supervisor merges it.
 pub fn merged_config(config: &ConfigMap) -> Option<fleet::value::Value> {
-    let parsed: Result<BTreeMap<_, _>, _> =
-        config.iter().map(|(name, file)| proto::yaml::parse(&file.body).map(|value| (name.clone(), value))).collect();
+    let parsed: Result<BTreeMap<_, _>, _> = config
+        .iter()
+        .map(|(name, file)| proto::yaml::parse(&file.body).map(|value| (name.clone(), value)))
+        .collect();
     fleet::merge::merge(&parsed.ok()?).ok()
 }
 
@@ -526,7 +736,10 @@ fn remote_config(hash: Digest, config: &ConfigMap) -> proto::opamp::AgentRemoteC
         content_type: file.content_type.clone(),
         role: String::new(),
     };
-    let config_map = config.iter().map(|(name, file)| (name.clone(), object(file))).collect();
+    let config_map = config
+        .iter()
+        .map(|(name, file)| (name.clone(), object(file)))
+        .collect();
     proto::opamp::AgentRemoteConfig {
         config: Some(proto::opamp::AgentConfigMap { config_map }),
         config_hash: hash.as_bytes().to_vec(),
@@ -555,8 +768,17 @@ struct RecordFacts<'a>(&'a store::Agent);
 
 impl Facts for RecordFacts<'_> {
     fn get(&self, key: &str) -> Option<&str> {
-        let labels = self.0.operator_labels.get(key).or_else(|| self.0.token_labels.get(key));
-        labels.map(String::as_str).or_else(|| self.0.attributes.iter().find(|a| a.key == key).map(|a| a.value.as_str()))
+        let labels = self
+            .0
+            .operator_labels
+            .get(key)
+            .or_else(|| self.0.token_labels.get(key));
+        labels.map(String::as_str).or_else(|| {
+            self.0
+                .attributes
+                .iter()
+                .find(|a| a.key == key)
+                .map(|a| a.value.as_str())
+        })
     }
 }
-

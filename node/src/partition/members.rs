@@ -62,7 +62,12 @@ pub struct MemberView {
 
 impl Partition {
     /// Every agent that a revision of this family touches in some way: its roles match it, or the family owns it.
-    pub fn candidates(&self, family: &str, precedence: i64, revision: &store::Revision) -> Vec<Candidate> {
+    pub fn candidates(
+        &self,
+        family: &str,
+        precedence: i64,
+        revision: &store::Revision,
+    ) -> Vec<Candidate> {
         let program = self.program();
         let roles: Vec<_> = revision.roles.iter().filter_map(role).collect();
         let program_roles: Vec<_> = roles
@@ -76,29 +81,49 @@ impl Partition {
             .collect();
         let columns = self.index.read();
         let live = columns.rows.values().filter(|row| !row.alias);
-        live.filter_map(|row| candidate(row, &program, family, precedence, &program_roles)).collect()
+        live.filter_map(|row| candidate(row, &program, family, precedence, &program_roles))
+            .collect()
     }
 
     /// Stores this partition's list of a rollout. Idempotent: the same list replaces itself.
-    pub async fn store_list(&self, rollout: &str, mut members: Vec<Member>) -> Result<(), ProposeError> {
+    pub async fn store_list(
+        &self,
+        rollout: &str,
+        mut members: Vec<Member>,
+    ) -> Result<(), ProposeError> {
         members.sort_by(|a, b| a.uid.cmp(&b.uid));
         for (i, part) in members.chunks(CHUNK).enumerate() {
-            let list = MemberChunk { members: part.to_vec() };
+            let list = MemberChunk {
+                members: part.to_vec(),
+            };
             let key = chunk(rollout, u32::try_from(i).unwrap_or(u32::MAX));
-            self.ledger.propose(entry(vec![put_any(table::MEMBERS, key, &list)], vec![])).await?;
+            self.ledger
+                .propose(entry(vec![put_any(table::MEMBERS, key, &list)], vec![]))
+                .await?;
         }
         Ok(())
     }
 
     /// Removes this partition's list of a rollout.
     pub async fn drop_list(&self, rollout: &str) -> Result<(), ProposeError> {
-        let members = self.index.read().lists.get(rollout).map_or(0, BTreeMap::len);
+        let members = self
+            .index
+            .read()
+            .lists
+            .get(rollout)
+            .map_or(0, BTreeMap::len);
         if members == 0 {
             return Ok(());
         }
         let chunks = members.div_ceil(CHUNK);
         let keys = (0..chunks).map(|i| chunk(rollout, u32::try_from(i).unwrap_or(u32::MAX)));
-        self.ledger.propose(entry(keys.map(|key| delete_any(table::MEMBERS, key)).collect(), vec![])).await.map(|_| ())
+        self.ledger
+            .propose(entry(
+                keys.map(|key| delete_any(table::MEMBERS, key)).collect(),
+                vec![],
+            ))
+            .await
+            .map(|_| ())
     }
 
     /// Where every member stands, in uid order.
@@ -106,15 +131,32 @@ impl Partition {
         let program = self.program();
         let uids: Vec<Uid> = {
             let columns = self.index.read();
-            let Some(list) = columns.lists.get(&rollout.id) else { return vec![] };
+            let Some(list) = columns.lists.get(&rollout.id) else {
+                return vec![];
+            };
             list.keys().copied().collect()
         };
         let stale = self.stale(&uids);
         let columns = self.index.read();
-        let Some(list) = columns.lists.get(&rollout.id) else { return vec![] };
+        let Some(list) = columns.lists.get(&rollout.id) else {
+            return vec![];
+        };
         let view = |(uid, member): (&Uid, &crate::inventory::Member)| {
-            let (bucket, error) = stand(&columns, &program, rollout, *uid, *member, !stale.contains(uid));
-            MemberView { uid: *uid, role: member.role, wave: member.wave, bucket, error }
+            let (bucket, error) = stand(
+                &columns,
+                &program,
+                rollout,
+                *uid,
+                *member,
+                !stale.contains(uid),
+            );
+            MemberView {
+                uid: *uid,
+                role: member.role,
+                wave: member.wave,
+                bucket,
+                error,
+            }
         };
         list.iter().map(view).collect()
     }
@@ -123,7 +165,10 @@ impl Partition {
     pub fn count(&self, rollout: &store::Rollout) -> BTreeMap<(u32, u32), Counts> {
         let mut counts: BTreeMap<(u32, u32), Counts> = BTreeMap::new();
         for member in self.members(rollout) {
-            counts.entry((member.role, member.wave)).or_default().add(member.bucket);
+            counts
+                .entry((member.role, member.wave))
+                .or_default()
+                .add(member.bucket);
         }
         counts
     }
@@ -138,20 +183,41 @@ fn stand(
     member: crate::inventory::Member,
     fresh: bool,
 ) -> (Bucket, String) {
-    let Some(row) = columns.rows.get(&uid) else { return (Bucket::Deleted, String::new()) };
+    let Some(row) = columns.rows.get(&uid) else {
+        return (Bucket::Deleted, String::new());
+    };
     let now = now_ms();
     let place = place_in(columns, program, uid, &rollout.id);
     let place = place.as_ref().map(super::OwnedPlace::borrow);
     let desired = desired_of(row, place, program);
     let program_rollout = program.rollout(&rollout.id).map(|(_, r)| r);
-    let covered = place.as_ref().is_some_and(|p| program_rollout.is_some_and(|r| r.covers(p)));
-    let taken_back = place.as_ref().is_some_and(|p| program_rollout.is_some_and(|r| r.takes_back(p)));
-    let open = place.as_ref().is_some_and(|p| program_rollout.is_some_and(|r| r.is_open(p)));
+    let covered = place
+        .as_ref()
+        .is_some_and(|p| program_rollout.is_some_and(|r| r.covers(p)));
+    let taken_back = place
+        .as_ref()
+        .is_some_and(|p| program_rollout.is_some_and(|r| r.takes_back(p)));
+    let open = place
+        .as_ref()
+        .is_some_and(|p| program_rollout.is_some_and(|r| r.is_open(p)));
     let delivery = row.delivery.as_ref();
     let touched = delivery.is_some_and(|d| *d.rollout == *rollout.id);
-    let goal = desired.delivery;
-    let elsewhere = delivery.is_some_and(|d| *d.family != *rollout.family) && !matches!(desired.reason, Reason::Wave { .. } | Reason::Waiting { .. });
-    let cannot = !row.can(AgentCapabilities::AcceptsRemoteConfig) || row.many_collectors() || row.duplicate || row.alias;
+    // A rollback that stands still has still given back what it gave back.
+    let target = place.as_ref().and_then(|p| {
+        let (family, rollout) = program.rollout(p.rollout)?;
+        Some(family.role(rollout.to, p.role)?.delivery)
+    });
+    let went_back = covered && touched && delivery.is_some_and(|d| Some(d.hash) != target);
+    let (goal, taken_back) = match delivery {
+        Some(d) if went_back => (Some(d.hash), true),
+        _ => (desired.delivery, taken_back),
+    };
+    let elsewhere = delivery.is_some_and(|d| *d.family != *rollout.family)
+        && !matches!(desired.reason, Reason::Wave { .. } | Reason::Waiting { .. });
+    let cannot = !row.can(AgentCapabilities::AcceptsRemoteConfig)
+        || row.many_collectors()
+        || row.duplicate
+        || row.alias;
     let sighting = Sighting {
         presence: match row.link {
             Link::Connected => Presence::Connected,
@@ -178,14 +244,22 @@ fn stand(
     };
     let bucket = bucket(&sighting);
     let error = match bucket {
-        Bucket::Failed(fleet::offer::Failure::Unhealthy) | Bucket::WasUnhealthy => row.health_error.to_string(),
+        Bucket::Failed(fleet::offer::Failure::Unhealthy) | Bucket::WasUnhealthy => {
+            row.health_error.to_string()
+        }
         Bucket::Failed(_) => delivery.map(|d| d.error.to_string()).unwrap_or_default(),
         _ => String::new(),
     };
     (bucket, error)
 }
 
-fn candidate(row: &Row, program: &Program, family: &str, precedence: i64, roles: &[fleet::program::ProgramRole]) -> Option<Candidate> {
+fn candidate(
+    row: &Row,
+    program: &Program,
+    family: &str,
+    precedence: i64,
+    roles: &[fleet::program::ProgramRole],
+) -> Option<Candidate> {
     let names = matching(roles, row);
     let owned = row.owner().is_some_and(|(owner, _)| owner == family);
     if names.is_empty() && !owned {
@@ -212,13 +286,20 @@ fn candidate(row: &Row, program: &Program, family: &str, precedence: i64, roles:
         owned,
     };
     let by_higher = program.claims(row).into_iter().find(|claim| {
-        claim.family != family && program.family(claim.family).is_some_and(|f| f.precedence > precedence)
+        claim.family != family
+            && program
+                .family(claim.family)
+                .is_some_and(|f| f.precedence > precedence)
     });
     candidate.left_out = if names.is_empty() {
         Some("no role of this revision matches it any more: it keeps what it runs".to_owned())
     } else if names.len() > 1 {
         candidate.conflict = Some(names.iter().map(|name| (*name).to_owned()).collect());
-        Some(format!("it matches {} roles: {}", names.len(), names.join(", ")))
+        Some(format!(
+            "it matches {} roles: {}",
+            names.len(),
+            names.join(", ")
+        ))
     } else if row.duplicate {
         Some("two agents speak with its uid".to_owned())
     } else if row.many_collectors() {
@@ -228,12 +309,18 @@ fn candidate(row: &Row, program: &Program, family: &str, precedence: i64, roles:
     } else if let Some((owner, _)) = row.owner().filter(|(owner, _)| *owner != family) {
         Some(format!("it is owned by family {owner}"))
     } else {
-        by_higher.map(|claim| format!("shadowed by family {}, which has a higher precedence", claim.family))
+        by_higher.map(|claim| {
+            format!(
+                "shadowed by family {}, which has a higher precedence",
+                claim.family
+            )
+        })
     };
     if candidate.left_out.is_none() {
         let at = roles.iter().position(|r| r.name == names[0])?;
         candidate.role = u32::try_from(at).ok();
-        let same = delivery.is_some_and(|d| d.hash == roles[at].delivery && d.state == State::Applied);
+        let same =
+            delivery.is_some_and(|d| d.hash == roles[at].delivery && d.state == State::Applied);
         candidate.unchanged = same;
     }
     Some(candidate)
@@ -242,6 +329,10 @@ fn candidate(row: &Row, program: &Program, family: &str, precedence: i64, roles:
 impl Candidate {
     /// As the wave assignment takes it.
     pub fn for_waves(&self) -> waves::Candidate {
-        waves::Candidate { uid: *self.uid.as_bytes(), stratum: self.stratum.clone(), reachable: self.reachable }
+        waves::Candidate {
+            uid: *self.uid.as_bytes(),
+            stratum: self.stratum.clone(),
+            reachable: self.reachable,
+        }
     }
 }

@@ -50,14 +50,23 @@ pub fn merge(agent: &mut store::Agent, uid: Uid, message: &AgentToServer, now_ms
     if let Some(status) = &message.remote_config_status {
         status_of(agent, status, now_ms, &mut merged);
     }
-    if let Some(effective) = message.effective_config.as_ref().and_then(|e| e.config_map.as_ref()) {
+    if let Some(effective) = message
+        .effective_config
+        .as_ref()
+        .and_then(|e| e.config_map.as_ref())
+    {
         run(agent, uid, effective, now_ms, &mut merged);
     }
     if let Some(components) = &message.available_components {
         list(agent, components, &mut merged);
     }
     if let Some(custom) = &message.custom_capabilities {
-        agent.custom_capabilities = custom.capabilities.iter().take(ATTRIBUTES_MAX).map(|c| cut(c, TEXT_BYTES_MAX)).collect();
+        agent.custom_capabilities = custom
+            .capabilities
+            .iter()
+            .take(ATTRIBUTES_MAX)
+            .map(|c| cut(c, TEXT_BYTES_MAX))
+            .collect();
     }
     merged.goodbye = message.agent_disconnect.is_some();
     shed(agent, &mut merged);
@@ -66,11 +75,21 @@ pub fn merge(agent: &mut store::Agent, uid: Uid, message: &AgentToServer, now_ms
 
 /// Keeps one report's bodies well below what an entry may hold; the status that came with them still counts.
 fn shed(agent: &mut store::Agent, merged: &mut Merged) {
-    if merged.bodies.iter().map(|write| write.value.len()).sum::<usize>() <= BODIES_BYTES_MAX {
+    if merged
+        .bodies
+        .iter()
+        .map(|write| write.value.len())
+        .sum::<usize>()
+        <= BODIES_BYTES_MAX
+    {
         return;
     }
     merged.bodies.clear();
-    for file in agent.effective.iter_mut().flat_map(|effective| &mut effective.files) {
+    for file in agent
+        .effective
+        .iter_mut()
+        .flat_map(|effective| &mut effective.files)
+    {
         file.body.clear();
         file.dropped = "too large to keep".to_owned();
     }
@@ -85,22 +104,41 @@ fn shed(agent: &mut store::Agent, merged: &mut Merged) {
 /// A transition for the history.
 pub fn transition(at_ms: u64, kind: &str, from: &str, to: &str, detail: &str) -> Transition {
     let detail = cut(detail, 512);
-    Transition { at_ms, kind: kind.to_owned(), from: from.to_owned(), to: to.to_owned(), detail }
+    Transition {
+        at_ms,
+        kind: kind.to_owned(),
+        from: from.to_owned(),
+        to: to.to_owned(),
+        detail,
+    }
 }
 
 /// Value of an attribute; empty if there is none.
 pub fn attribute<'a>(agent: &'a store::Agent, key: &str) -> &'a str {
-    agent.attributes.iter().find(|a| a.key == key).map_or("", |a| &a.value)
+    agent
+        .attributes
+        .iter()
+        .find(|a| a.key == key)
+        .map_or("", |a| &a.value)
 }
 
-fn describe(agent: &mut store::Agent, description: &opamp::AgentDescription, now_ms: u64, merged: &mut Merged) {
+fn describe(
+    agent: &mut store::Agent,
+    description: &opamp::AgentDescription,
+    now_ms: u64,
+    merged: &mut Merged,
+) {
     let of = |pairs: &[opamp::KeyValue], identifying: bool| -> Vec<Attribute> {
         let attribute = |kv: &opamp::KeyValue| Attribute {
             key: cut(&kv.key, 256),
             value: cut(&text(kv.value.as_ref()), TEXT_BYTES_MAX),
             identifying,
         };
-        pairs.iter().filter(|kv| !kv.key.is_empty()).map(attribute).collect()
+        pairs
+            .iter()
+            .filter(|kv| !kv.key.is_empty())
+            .map(attribute)
+            .collect()
     };
     let mut attributes = of(&description.identifying_attributes, true);
     attributes.extend(of(&description.non_identifying_attributes, false));
@@ -111,28 +149,51 @@ fn describe(agent: &mut store::Agent, description: &opamp::AgentDescription, now
     agent.attributes = attributes;
     let after = attribute(agent, "service.version");
     if !before.is_empty() && before != after {
-        merged.transitions.push(transition(now_ms, "version changed", &before, after, ""));
+        merged
+            .transitions
+            .push(transition(now_ms, "version changed", &before, after, ""));
     }
 }
 
-fn feel(agent: &mut store::Agent, health: &opamp::ComponentHealth, now_ms: u64, merged: &mut Merged) {
+fn feel(
+    agent: &mut store::Agent,
+    health: &opamp::ComponentHealth,
+    now_ms: u64,
+    merged: &mut Merged,
+) {
     let before = agent.health.take();
     let error = redact_text(&cut(&health.last_error, ERROR_BYTES_MAX));
     let was = before.as_ref().map(|b| b.healthy);
     if was != Some(health.healthy) {
         let word = |healthy: bool| if healthy { "healthy" } else { "unhealthy" };
         let from = was.map_or("", word);
-        merged.transitions.push(transition(now_ms, word(health.healthy), from, word(health.healthy), &error));
+        merged.transitions.push(transition(
+            now_ms,
+            word(health.healthy),
+            from,
+            word(health.healthy),
+            &error,
+        ));
     }
     let started = before.as_ref().map_or(0, |b| b.started_unix_nano);
     if started != 0 && health.start_time_unix_nano != 0 && started != health.start_time_unix_nano {
         merged.restarted = true;
-        merged.transitions.push(transition(now_ms, "collector restarted", "", "", ""));
+        merged
+            .transitions
+            .push(transition(now_ms, "collector restarted", "", "", ""));
     }
     // A message without a start time does not unsay the last one: it is what the next start is compared with.
-    let started_unix_nano = if health.start_time_unix_nano == 0 { started } else { health.start_time_unix_nano };
+    let started_unix_nano = if health.start_time_unix_nano == 0 {
+        started
+    } else {
+        health.start_time_unix_nano
+    };
     agent.started_ms = started_unix_nano / 1_000_000;
-    let tree = if health.component_health_map.is_empty() { Vec::new() } else { timeless(health).encode_to_vec() };
+    let tree = if health.component_health_map.is_empty() {
+        Vec::new()
+    } else {
+        timeless(health).encode_to_vec()
+    };
     let kept = !tree.is_empty() && tree.len() <= body::KEPT_BYTES_MAX;
     if kept {
         merged.bodies.push(body::write(&tree));
@@ -142,8 +203,16 @@ fn feel(agent: &mut store::Agent, health: &opamp::ComponentHealth, now_ms: u64, 
         status: cut(&health.status, TEXT_BYTES_MAX),
         last_error: error,
         started_unix_nano,
-        tree: if kept { body::address(&tree).as_bytes().to_vec() } else { Vec::new() },
-        since_ms: if was == Some(health.healthy) { before.map_or(now_ms, |b| b.since_ms) } else { now_ms },
+        tree: if kept {
+            body::address(&tree).as_bytes().to_vec()
+        } else {
+            Vec::new()
+        },
+        since_ms: if was == Some(health.healthy) {
+            before.map_or(now_ms, |b| b.since_ms)
+        } else {
+            now_ms
+        },
     });
 }
 
@@ -153,13 +222,22 @@ fn timeless(health: &opamp::ComponentHealth) -> opamp::ComponentHealth {
         start_time_unix_nano: 0,
         status_time_unix_nano: 0,
         last_error: redact_text(&cut(&health.last_error, ERROR_BYTES_MAX)),
-        component_health_map: health.component_health_map.iter().map(|(k, v)| (k.clone(), timeless(v))).collect(),
+        component_health_map: health
+            .component_health_map
+            .iter()
+            .map(|(k, v)| (k.clone(), timeless(v)))
+            .collect(),
         attributes: Vec::new(),
         ..health.clone()
     }
 }
 
-fn status_of(agent: &mut store::Agent, status: &opamp::RemoteConfigStatus, now_ms: u64, merged: &mut Merged) {
+fn status_of(
+    agent: &mut store::Agent,
+    status: &opamp::RemoteConfigStatus,
+    now_ms: u64,
+    merged: &mut Merged,
+) {
     merged.status = true;
     let state = match status.status() {
         opamp::RemoteConfigStatuses::Unset => ConfigState::Unset,
@@ -168,35 +246,80 @@ fn status_of(agent: &mut store::Agent, status: &opamp::RemoteConfigStatus, now_m
         opamp::RemoteConfigStatuses::Failed => ConfigState::Failed,
     };
     let error = redact_text(&cut(&status.error_message, ERROR_BYTES_MAX));
-    let same = agent.status.as_ref().filter(|s| s.hash == status.last_remote_config_hash && s.state() == state);
+    let same = agent
+        .status
+        .as_ref()
+        .filter(|s| s.hash == status.last_remote_config_hash && s.state() == state);
     let since_ms = same.map_or(now_ms, |s| s.since_ms);
-    agent.status =
-        Some(store::ConfigStatus { hash: cut_bytes(&status.last_remote_config_hash), state: state.into(), error, since_ms });
+    agent.status = Some(store::ConfigStatus {
+        hash: cut_bytes(&status.last_remote_config_hash),
+        state: state.into(),
+        error,
+        since_ms,
+    });
 }
 
-fn run(agent: &mut store::Agent, uid: Uid, map: &opamp::AgentConfigMap, now_ms: u64, merged: &mut Merged) {
+fn run(
+    agent: &mut store::Agent,
+    uid: Uid,
+    map: &opamp::AgentConfigMap,
+    now_ms: u64,
+    merged: &mut Merged,
+) {
     let uid = uid.to_string();
-    let own = [uid.as_str(), attribute(agent, "service.instance.id"), attribute(agent, "host.name")];
-    let (files, writes): (Vec<_>, Vec<_>) =
-        map.config_map.iter().take(ATTRIBUTES_MAX).map(|(name, object)| body::effective_file(name, &object.body, &own)).unzip();
+    let own = [
+        uid.as_str(),
+        attribute(agent, "service.instance.id"),
+        attribute(agent, "host.name"),
+    ];
+    let (files, writes): (Vec<_>, Vec<_>) = map
+        .config_map
+        .iter()
+        .take(ATTRIBUTES_MAX)
+        .map(|(name, object)| body::effective_file(name, &object.body, &own))
+        .unzip();
     merged.bodies.extend(writes.into_iter().flatten());
     let bodies: std::collections::BTreeMap<String, fleet::value::Value> = map
         .config_map
         .iter()
-        .filter_map(|(name, object)| Some((name.clone(), proto::yaml::parse(std::str::from_utf8(&object.body).ok()?).ok()?)))
+        .filter_map(|(name, object)| {
+            Some((
+                name.clone(),
+                proto::yaml::parse(std::str::from_utf8(&object.body).ok()?).ok()?,
+            ))
+        })
         .collect();
     merged.effective = fleet::merge::merge(&bodies).ok();
-    let same = agent.effective.as_ref().is_some_and(|before| before.files == files);
+    let same = agent
+        .effective
+        .as_ref()
+        .is_some_and(|before| before.files == files);
     if !same {
-        merged.transitions.push(transition(now_ms, "config changed", "", "", "effective config"));
-        agent.effective = Some(store::EffectiveConfig { files, at_ms: now_ms });
+        merged.transitions.push(transition(
+            now_ms,
+            "config changed",
+            "",
+            "",
+            "effective config",
+        ));
+        agent.effective = Some(store::EffectiveConfig {
+            files,
+            at_ms: now_ms,
+        });
     }
 }
 
 fn list(agent: &mut store::Agent, components: &opamp::AvailableComponents, merged: &mut Merged) {
-    let mut list = store::ComponentList { hash: cut_bytes(&components.hash), body: Vec::new() };
+    let mut list = store::ComponentList {
+        hash: cut_bytes(&components.hash),
+        body: Vec::new(),
+    };
     if components.components.is_empty() {
-        if let Some(before) = agent.components.as_ref().filter(|before| before.hash == list.hash) {
+        if let Some(before) = agent
+            .components
+            .as_ref()
+            .filter(|before| before.hash == list.hash)
+        {
             list.body.clone_from(&before.body);
         }
     } else {
@@ -219,10 +342,24 @@ fn text(value: Option<&opamp::AnyValue>) -> String {
         Some(any_value::Value::DoubleValue(d)) => d.to_string(),
         Some(any_value::Value::BytesValue(b)) => hex::encode(b),
         Some(any_value::Value::ArrayValue(a)) => {
-            format!("[{}]", a.values.iter().map(|v| text(Some(v))).collect::<Vec<_>>().join(","))
+            format!(
+                "[{}]",
+                a.values
+                    .iter()
+                    .map(|v| text(Some(v)))
+                    .collect::<Vec<_>>()
+                    .join(",")
+            )
         }
         Some(any_value::Value::KvlistValue(l)) => {
-            format!("{{{}}}", l.values.iter().map(|kv| format!("{}={}", kv.key, text(kv.value.as_ref()))).collect::<Vec<_>>().join(","))
+            format!(
+                "{{{}}}",
+                l.values
+                    .iter()
+                    .map(|kv| format!("{}={}", kv.key, text(kv.value.as_ref())))
+                    .collect::<Vec<_>>()
+                    .join(",")
+            )
         }
     }
 }

@@ -93,7 +93,9 @@ pub enum Error {
         source: raft::Fatal,
     },
     /// Another token speaks for this uid.
-    #[error("agent {uid} enrolled with token `{enrolled}`, not with `{token}`: forget the agent first if it is to enrol anew")]
+    #[error(
+        "agent {uid} enrolled with token `{enrolled}`, not with `{token}`: forget the agent first if it is to enrol anew"
+    )]
     Token {
         /// Whose.
         uid: Uid,
@@ -107,7 +109,16 @@ pub enum Error {
 impl Error {
     /// Was there no leader, so that nothing has happened and a moment later it may work?
     pub fn is_leaderless(&self) -> bool {
-        matches!(self, Error::Store { source: ProposeError::Group { source: raft::ProposeError::NotLeader { .. }, .. }, .. })
+        matches!(
+            self,
+            Error::Store {
+                source: ProposeError::Group {
+                    source: raft::ProposeError::NotLeader { .. },
+                    ..
+                },
+                ..
+            }
+        )
     }
 }
 
@@ -134,9 +145,18 @@ pub struct Partition {
 
 impl Partition {
     /// A leader over a started group.
-    pub fn new(ledger: Ledger<IndexMirror>, index: Index, control: Control, config: Config, notices: broadcast::Sender<Arc<Vec<Notice>>>) -> Self {
+    pub fn new(
+        ledger: Ledger<IndexMirror>,
+        index: Index,
+        control: Control,
+        config: Config,
+        notices: broadcast::Sender<Arc<Vec<Notice>>>,
+    ) -> Self {
         let interval_ms = millis(config.agent_interval);
-        let timing = Timing { interval_ms, lost_after_ms: interval_ms * u64::from(config.lost_after_intervals) };
+        let timing = Timing {
+            interval_ms,
+            lost_after_ms: interval_ms * u64::from(config.lost_after_intervals),
+        };
         Partition {
             ledger,
             index,
@@ -174,14 +194,20 @@ impl Partition {
     fn stale(&self, uids: &[Uid]) -> std::collections::HashSet<Uid> {
         let limit = 2 * millis(self.config.agent_interval);
         let ages = self.ages_ms(uids);
-        uids.iter().zip(ages).filter(|(_, age)| *age >= limit).map(|(uid, _)| *uid).collect()
+        uids.iter()
+            .zip(ages)
+            .filter(|(_, age)| *age >= limit)
+            .map(|(uid, _)| *uid)
+            .collect()
     }
 
     // Locks: the core's, the control documents' and the index's are never held together. Each of them has a writer that
     // waits for its readers, so that two that nest in different orders stop all three.
 
     fn core(&self) -> std::sync::MutexGuard<'_, Core> {
-        self.core.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.core
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     fn monotonic_ms(&self) -> u64 {
@@ -204,15 +230,23 @@ impl Partition {
         let digest = report.digest.as_ref().try_into().unwrap_or_default();
         let (heard, asked_ago, duplicate) = {
             let mut core = self.core();
-            let duplicate = report
-                .message
-                .as_ref()
-                .is_some_and(|m| core.sees_double(uid, m.sequence_num, report.connection, is_fresh(m), now));
+            let duplicate = report.message.as_ref().is_some_and(|m| {
+                core.sees_double(uid, m.sequence_num, report.connection, is_fresh(m), now)
+            });
             (core.last(uid), core.full_asked_ms_ago(uid, now), duplicate)
         };
-        let evaluation = self.evaluate(uid, &report, heard, asked_ago, duplicate, true).await?;
+        let evaluation = self
+            .evaluate(uid, &report, heard, asked_ago, duplicate, true)
+            .await?;
         if let Some(message) = &report.message {
-            self.core().handled(uid, message.sequence_num, digest, report.connection, evaluation.asks_full, now);
+            self.core().handled(
+                uid,
+                message.sequence_num,
+                digest,
+                report.connection,
+                evaluation.asks_full,
+                now,
+            );
         }
         let changed_meanwhile = evaluation.epoch != self.program().epoch;
         let mut answer = self.answer(&report, evaluation);
@@ -229,13 +263,25 @@ impl Partition {
             (None, Some(session)) => (session.number, session.digest.clone()),
             (None, None) => (0, bytes::Bytes::new()),
         };
-        let session = Session { number, digest, pending: evaluation.pending || many, capabilities: evaluation.capabilities };
-        let grant_ms = if evaluation.offers { u32::try_from(GRANT_LIFE.as_millis()).unwrap_or(0) } else { 0 };
+        let session = Session {
+            number,
+            digest,
+            pending: evaluation.pending || many,
+            capabilities: evaluation.capabilities,
+        };
+        let grant_ms = if evaluation.offers {
+            u32::try_from(GRANT_LIFE.as_millis()).unwrap_or(0)
+        } else {
+            0
+        };
         Answer {
             replies: evaluation.replies,
             session: Some(session),
             grant_ms,
-            new_instance_uid: evaluation.new_uid.map(|uid| uid.as_bytes().to_vec().into()).unwrap_or_default(),
+            new_instance_uid: evaluation
+                .new_uid
+                .map(|uid| uid.as_bytes().to_vec().into())
+                .unwrap_or_default(),
             disconnect: evaluation.goodbye && report.transport() == Transport::Websocket,
         }
     }
@@ -254,18 +300,33 @@ impl Partition {
             tries += 1;
             let program = self.program();
             let stored = self.stored(uid)?;
-            let token_labels = if stored.is_none() { self.token_labels(&report.token) } else { BTreeMap::new() };
+            let token_labels = if stored.is_none() {
+                self.token_labels(&report.token)
+            } else {
+                BTreeMap::new()
+            };
             if let Some((_, agent)) = &stored {
                 check_token(uid, agent, report)?;
             }
-            let tombstone = if stored.is_none() { self.tombstone(uid)? } else { None };
+            let tombstone = if stored.is_none() {
+                self.tombstone(uid)?
+            } else {
+                None
+            };
             let place = place_of(&self.index.read(), &program, uid);
             let evaluation = {
                 let config = |delivery: &store::Delivery| {
                     let reason_rollout = delivery.rollout.as_str();
-                    delivered_config(&self.control.read(), &delivery.family, &delivery.role, delivery.revision, reason_rollout)
+                    delivered_config(
+                        &self.control.read(),
+                        &delivery.family,
+                        &delivery.role,
+                        delivery.revision,
+                        reason_rollout,
+                    )
                 };
-                let desired_config = |desired: &Desired| desired_config(&self.control.read(), desired);
+                let desired_config =
+                    |desired: &Desired| desired_config(&self.control.read(), desired);
                 let ctx = evaluate::Context {
                     program: &program,
                     place: place.as_ref().map(|p| p.borrow()),
@@ -282,10 +343,17 @@ impl Partition {
                     new_uid: new_uid(uid),
                     duplicate,
                 };
-                evaluate::evaluate(uid, report, stored.as_ref().map(|(v, a)| (*v, a)), tombstone.as_ref(), &ctx)
+                evaluate::evaluate(
+                    uid,
+                    report,
+                    stored.as_ref().map(|(v, a)| (*v, a)),
+                    tombstone.as_ref(),
+                    &ctx,
+                )
             };
             if evaluation.offers {
-                self.last_grant_ms.fetch_max(self.monotonic_ms(), std::sync::atomic::Ordering::SeqCst);
+                self.last_grant_ms
+                    .fetch_max(self.monotonic_ms(), std::sync::atomic::Ordering::SeqCst);
             }
             let Some(entry) = evaluation.entry.clone() else {
                 // A retry repeats an offer without an entry that the group could fence: look at the floor here.
@@ -311,15 +379,29 @@ impl Partition {
 
     /// Labels that the enrolling token binds.
     fn token_labels(&self, token: &str) -> BTreeMap<String, String> {
-        self.control.read().tokens.get(token).map(|t| t.value.labels.clone()).unwrap_or_default()
+        self.control
+            .read()
+            .tokens
+            .get(token)
+            .map(|t| t.value.labels.clone())
+            .unwrap_or_default()
     }
 
     /// Writes down that the offer just granted was not sent.
     async fn withdraw(&self, uid: Uid) -> Result<bool, Error> {
         self.change(uid, |agent| {
-            let delivery = agent.delivery.as_mut().filter(|d| d.state() == DeliveryState::Offered)?;
+            let delivery = agent
+                .delivery
+                .as_mut()
+                .filter(|d| d.state() == DeliveryState::Offered)?;
             delivery.state = DeliveryState::Withdrawn.into();
-            Some(merge::transition(now_ms(), "withdrawn", "offered", "withdrawn", "the program lease ran out"))
+            Some(merge::transition(
+                now_ms(),
+                "withdrawn",
+                "offered",
+                "withdrawn",
+                "the program lease ran out",
+            ))
         })
         .await
     }
@@ -333,7 +415,9 @@ impl Partition {
     }
 
     fn tombstone(&self, uid: Uid) -> Result<Option<store::Agent>, Error> {
-        Ok(self.document(uid, table::TOMBSTONE)?.map(|(_, agent)| agent))
+        Ok(self
+            .document(uid, table::TOMBSTONE)?
+            .map(|(_, agent)| agent))
     }
 
     fn document(&self, uid: Uid, table: u8) -> Result<Option<(u64, store::Agent)>, Error> {
@@ -353,7 +437,14 @@ impl Partition {
         let uids = self.core().heard(batch, self.monotonic_ms());
         let back: Vec<Uid> = {
             let columns = self.index.read();
-            uids.into_iter().filter(|uid| columns.rows.get(uid).is_some_and(|row| row.link != Link::Connected && !row.alias)).collect()
+            uids.into_iter()
+                .filter(|uid| {
+                    columns
+                        .rows
+                        .get(uid)
+                        .is_some_and(|row| row.link != Link::Connected && !row.alias)
+                })
+                .collect()
         };
         self.link_all(back, Link::Connected, "heard again").await;
     }
@@ -361,16 +452,22 @@ impl Partition {
     /// A connection ended. Only a clean end says that the agent has left.
     pub async fn closed(&self, uid: Uid, connection: u64, clean: bool) {
         // A newer connection may own the agent already.
-        let owns = self.core().connection(uid).is_none_or(|owner| owner == connection);
+        let owns = self
+            .core()
+            .connection(uid)
+            .is_none_or(|owner| owner == connection);
         if clean && owns {
-            self.link(uid, Link::Left, "connection closed by the agent").await;
+            self.link(uid, Link::Left, "connection closed by the agent")
+                .await;
         }
     }
 
     /// Many at a time, so that they share their fsyncs.
     async fn link_all(&self, uids: Vec<Uid>, link: Link, detail: &str) {
         use futures::StreamExt;
-        futures::stream::iter(uids).for_each_concurrent(256, |uid| self.link(uid, link, detail)).await;
+        futures::stream::iter(uids)
+            .for_each_concurrent(256, |uid| self.link(uid, link, detail))
+            .await;
     }
 
     async fn link(&self, uid: Uid, link: Link, detail: &str) {
@@ -381,7 +478,8 @@ impl Partition {
         };
         let changed = self
             .change(uid, |agent| {
-                let heard_meanwhile = link == Link::Lost && !self.core().is_lost(uid, self.monotonic_ms());
+                let heard_meanwhile =
+                    link == Link::Lost && !self.core().is_lost(uid, self.monotonic_ms());
                 if agent.link() == link || heard_meanwhile {
                     return None;
                 }
@@ -396,16 +494,33 @@ impl Partition {
     }
 
     /// Changes a record by itself, e.g. a label. `None` from the closure: leave it. Answers whether it was changed.
-    pub async fn change(&self, uid: Uid, change: impl Fn(&mut store::Agent) -> Option<store::Transition>) -> Result<bool, Error> {
+    pub async fn change(
+        &self,
+        uid: Uid,
+        change: impl Fn(&mut store::Agent) -> Option<store::Transition>,
+    ) -> Result<bool, Error> {
         self.change_with(uid, vec![], change).await
     }
 
     /// As [`Partition::change`], with entries for the audit chain.
-    pub async fn change_with(&self, uid: Uid, acts: Vec<store::Act>, change: impl Fn(&mut store::Agent) -> Option<store::Transition>) -> Result<bool, Error> {
+    pub async fn change_with(
+        &self,
+        uid: Uid,
+        acts: Vec<store::Act>,
+        change: impl Fn(&mut store::Agent) -> Option<store::Transition>,
+    ) -> Result<bool, Error> {
         for _ in 0..TRIES {
-            let Some((version, mut agent)) = self.stored(uid)? else { return Ok(false) };
-            let Some(transition) = change(&mut agent) else { return Ok(false) };
-            let history = put_any(table::HISTORY, history_key(uid, transition.at_ms, 200), &transition);
+            let Some((version, mut agent)) = self.stored(uid)? else {
+                return Ok(false);
+            };
+            let Some(transition) = change(&mut agent) else {
+                return Ok(false);
+            };
+            let history = put_any(
+                table::HISTORY,
+                history_key(uid, transition.at_ms, 200),
+                &transition,
+            );
             let writes = vec![put(table::AGENT, *uid.as_bytes(), version, &agent), history];
             match self.ledger.propose(entry(writes, acts.clone())).await {
                 Ok(_) => return Ok(true),
@@ -422,7 +537,10 @@ impl Partition {
         self.link_all(lost, Link::Lost, "silent").await;
         for uid in late {
             let _turn = self.turn(uid).lock().await;
-            let report = Report { instance_uid: uid.as_bytes().to_vec().into(), ..Report::default() };
+            let report = Report {
+                instance_uid: uid.as_bytes().to_vec().into(),
+                ..Report::default()
+            };
             if let Err(error) = self.evaluate(uid, &report, None, None, false, false).await {
                 tracing::warn!(%uid, error = %chain(&error), "an offer's time has passed and that was not stored");
             }
@@ -435,14 +553,33 @@ impl Partition {
             let columns = self.index.read();
             let late = |row: &&Row| {
                 let offer = row.offer(wall);
-                offer.is_some_and(|o| fleet::offer::on_time(&o, millis(self.config.offer_timeout)).is_some())
+                offer.is_some_and(|o| {
+                    fleet::offer::on_time(&o, millis(self.config.offer_timeout)).is_some()
+                })
             };
-            let connected = columns.rows.values().filter(|row| row.link == Link::Connected && !row.alias);
-            (connected.map(|row| row.uid).collect(), columns.rows.values().filter(late).map(|row| row.uid).collect())
+            let connected = columns
+                .rows
+                .values()
+                .filter(|row| row.link == Link::Connected && !row.alias);
+            (
+                connected.map(|row| row.uid).collect(),
+                columns
+                    .rows
+                    .values()
+                    .filter(late)
+                    .map(|row| row.uid)
+                    .collect(),
+            )
         };
         let now = self.monotonic_ms();
         let core = self.core();
-        (connected.into_iter().filter(|uid| core.is_lost(*uid, now)).collect(), late)
+        (
+            connected
+                .into_iter()
+                .filter(|uid| core.is_lost(*uid, now))
+                .collect(),
+            late,
+        )
     }
 
     // ---- the program ----
@@ -450,7 +587,10 @@ impl Partition {
     /// Takes the control group's newest program; agents that it has something for are named to their gateways.
     pub fn take_program(&self) {
         let (before, program) = {
-            let _one = self.taking.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let _one = self
+                .taking
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner);
             let before = self.program();
             let newest = self.control.read().program_version;
             if newest <= before.epoch.0 {
@@ -470,15 +610,25 @@ impl Partition {
         let kind = notice::Kind::Pending.into();
         let notices: Vec<Notice> = {
             let columns = self.index.read();
-            let due = columns.rows.values().filter(|row| is_due(&columns, program, row));
-            due.map(|row| Notice { instance_uid: row.uid.as_bytes().to_vec().into(), kind }).collect()
+            let due = columns
+                .rows
+                .values()
+                .filter(|row| is_due(&columns, program, row));
+            due.map(|row| Notice {
+                instance_uid: row.uid.as_bytes().to_vec().into(),
+                kind,
+            })
+            .collect()
         };
         self.notify(notices);
     }
 
     /// One notice to the gateways.
     pub fn tell(&self, uid: Uid, kind: notice::Kind) {
-        self.notify(vec![Notice { instance_uid: uid.as_bytes().to_vec().into(), kind: kind.into() }]);
+        self.notify(vec![Notice {
+            instance_uid: uid.as_bytes().to_vec().into(),
+            kind: kind.into(),
+        }]);
     }
 
     fn notify(&self, notices: Vec<Notice>) {
@@ -491,7 +641,8 @@ impl Partition {
     /// The program was confirmed with the control group by a read sent at `sent`.
     pub fn confirm(&self, sent: Instant) {
         let at = millis(sent.saturating_duration_since(self.started)).max(1);
-        self.confirmed_ms.fetch_max(at, std::sync::atomic::Ordering::SeqCst);
+        self.confirmed_ms
+            .fetch_max(at, std::sync::atomic::Ordering::SeqCst);
     }
 
     fn has_lease(&self) -> bool {
@@ -503,7 +654,10 @@ impl Partition {
     /// grants that are out have run out.
     pub async fn raise_floor(&self, epoch: u64) -> Result<(), ProposeError> {
         self.take_program();
-        let entry = store::Entry { raise_floor: epoch, ..entry(vec![], vec![]) };
+        let entry = store::Entry {
+            raise_floor: epoch,
+            ..entry(vec![], vec![])
+        };
         self.ledger.propose(entry).await?;
         let last = self.last_grant_ms.load(std::sync::atomic::Ordering::SeqCst);
         let over = last + millis(GRANT_LIFE);
@@ -532,7 +686,13 @@ impl Partition {
             .collect();
         for (i, chunk) in numbers.chunks(10_000).enumerate() {
             let key = u32::try_from(i).unwrap_or(u32::MAX).to_be_bytes();
-            let write = put_any(table::NUMBERS, key, &store::Numbers { numbers: chunk.to_vec() });
+            let write = put_any(
+                table::NUMBERS,
+                key,
+                &store::Numbers {
+                    numbers: chunk.to_vec(),
+                },
+            );
             if let Err(error) = self.ledger.propose(entry(vec![write], vec![])).await {
                 tracing::warn!(error = %chain(&error), "conversations were not written down: agents will be asked for full state");
                 return;
@@ -542,14 +702,25 @@ impl Partition {
 
     /// Reads what a clean stop wrote down, and removes it: it is true once.
     pub async fn read_numbers(&self) -> Result<(), raft::Fatal> {
-        let found: Vec<(Vec<u8>, u64, store::Numbers)> = self.ledger.view()?.scan(table::NUMBERS, &[]).collect::<Result<_, _>>()?;
+        let found: Vec<(Vec<u8>, u64, store::Numbers)> = self
+            .ledger
+            .view()?
+            .scan(table::NUMBERS, &[])
+            .collect::<Result<_, _>>()?;
         let now = self.monotonic_ms();
         for number in found.iter().flat_map(|(_, _, numbers)| &numbers.numbers) {
-            if let (Ok(uid), Ok(digest)) = (Uid::from_wire(&number.uid), number.digest.as_slice().try_into()) {
-                self.core().handled(uid, number.number, digest, 0, false, now);
+            if let (Ok(uid), Ok(digest)) = (
+                Uid::from_wire(&number.uid),
+                number.digest.as_slice().try_into(),
+            ) {
+                self.core()
+                    .handled(uid, number.number, digest, 0, false, now);
             }
         }
-        let writes: Vec<_> = found.into_iter().map(|(key, ..)| ledger::delete_any(table::NUMBERS, key)).collect();
+        let writes: Vec<_> = found
+            .into_iter()
+            .map(|(key, ..)| ledger::delete_any(table::NUMBERS, key))
+            .collect();
         if !writes.is_empty()
             && let Err(error) = self.ledger.propose(entry(writes, vec![])).await
         {
@@ -562,11 +733,15 @@ impl Partition {
     pub async fn prune_history(&self) -> Result<usize, raft::Fatal> {
         let before = now_ms().saturating_sub(millis(self.config.history));
         let view = self.ledger.view()?;
-        let old = view.scan::<store::Transition>(table::HISTORY, &[]).filter_map(|row| match row {
-            Ok((key, _, transition)) if transition.at_ms < before => Some(Ok(ledger::delete_any(table::HISTORY, key))),
-            Ok(_) => None,
-            Err(error) => Some(Err(error)),
-        });
+        let old = view
+            .scan::<store::Transition>(table::HISTORY, &[])
+            .filter_map(|row| match row {
+                Ok((key, _, transition)) if transition.at_ms < before => {
+                    Some(Ok(ledger::delete_any(table::HISTORY, key)))
+                }
+                Ok(_) => None,
+                Err(error) => Some(Err(error)),
+            });
         let writes: Vec<_> = old.take(10_000).collect::<Result<_, _>>()?;
         let count = writes.len();
         if count > 0
@@ -590,7 +765,15 @@ fn without_offer(mut evaluation: evaluate::Evaluation) -> evaluate::Evaluation {
 fn check_token(uid: Uid, agent: &store::Agent, report: &Report) -> Result<(), Error> {
     let (enrolled, token) = (agent.token.clone(), report.token.clone());
     let same = enrolled == token || enrolled.is_empty() || report.message.is_none();
-    if same { Ok(()) } else { Err(Error::Token { uid, enrolled, token }) }
+    if same {
+        Ok(())
+    } else {
+        Err(Error::Token {
+            uid,
+            enrolled,
+            token,
+        })
+    }
 }
 
 /// Would this row be sent something at its next message?
@@ -639,13 +822,22 @@ pub struct OwnedPlace {
 impl OwnedPlace {
     /// As the domain takes it.
     pub fn borrow(&self) -> Place<'_> {
-        Place { rollout: &self.rollout, role: &self.role, wave: self.wave }
+        Place {
+            rollout: &self.rollout,
+            role: &self.role,
+            wave: self.wave,
+        }
     }
 }
 
 /// The agent's place in a rollout that the program names.
 pub fn place_of(columns: &Columns, program: &Program, uid: Uid) -> Option<OwnedPlace> {
-    columns.listed.get(&uid)?.iter().rev().find_map(|id| place_in(columns, program, uid, id))
+    columns
+        .listed
+        .get(&uid)?
+        .iter()
+        .rev()
+        .find_map(|id| place_in(columns, program, uid, id))
 }
 
 /// The agent's place in this rollout, if the program names it.
@@ -653,18 +845,32 @@ fn place_in(columns: &Columns, program: &Program, uid: Uid, id: &str) -> Option<
     let (family, rollout) = program.rollout(id)?;
     let member = columns.lists.get(id)?.get(&uid)?;
     let role = family.roles(rollout.to).get(member.role as usize)?;
-    Some(OwnedPlace { rollout: id.to_owned(), role: role.name.clone(), wave: member.wave })
+    Some(OwnedPlace {
+        rollout: id.to_owned(),
+        role: role.name.clone(),
+        wave: member.wave,
+    })
 }
 
 /// The config map of a role at a revision; revision 0: the baseline of the rollout's target.
-fn delivered_config(documents: &Documents, family: &str, role: &str, revision: u64, rollout: &str) -> Option<ConfigMap> {
+fn delivered_config(
+    documents: &Documents,
+    family: &str,
+    role: &str,
+    revision: u64,
+    rollout: &str,
+) -> Option<ConfigMap> {
     let (number, baseline) = match revision {
         0 => (documents.rollouts.get(rollout)?.value.to, true),
         number => (number, false),
     };
     let revision = documents.revision(family, number)?;
     let role = revision.value.roles.iter().find(|r| r.name == role)?;
-    let map = if baseline { crate::control::role(role)?.baseline() } else { config_map(&role.config) };
+    let map = if baseline {
+        crate::control::role(role)?.baseline()
+    } else {
+        config_map(&role.config)
+    };
     Some(map)
 }
 
@@ -674,7 +880,13 @@ fn desired_config(documents: &Documents, desired: &Desired) -> Option<ConfigMap>
         Reason::RolledBack { rollout } => rollout.as_str(),
         _ => "",
     };
-    delivered_config(documents, family, role, desired.revision.map_or(0, |r| r.0), rollout)
+    delivered_config(
+        documents,
+        family,
+        role,
+        desired.revision.map_or(0, |r| r.0),
+        rollout,
+    )
 }
 
 /// A new uid of version 7 in the slot of the old one, so that record, alias and retry answer are one entry.
@@ -718,7 +930,9 @@ pub fn state_of(row: &Row, desired: &Desired) -> &'static str {
         };
     };
     if desired.delivery.is_some_and(|hash| hash != delivery.hash) {
-        let refused = desired.delivery.is_some_and(|hash| row.refused.contains(&hash));
+        let refused = desired
+            .delivery
+            .is_some_and(|hash| row.refused.contains(&hash));
         return match (refused, desired.offerable) {
             (true, _) => "refused",
             (false, true) => "pending pickup",
