@@ -17,7 +17,7 @@ PROGRAMS = -p muster -p muster-loadtest
 # Seconds per fuzz target.
 SECONDS_EACH := $(if $(SECONDS),$(SECONDS),20)
 
-.PHONY: help setup build run test lint interop fuzz bench
+.PHONY: help setup target build run test lint interop fuzz bench
 
 help: ## list these commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-9s %s\n", $$1, $$2 }'
@@ -25,8 +25,10 @@ help: ## list these commands
 setup: ## install or name what building needs
 	@scripts/setup build
 
-build: setup ## build muster and muster-loadtest
-	@scripts/first-build
+target: setup
+	@scripts/target
+
+build: target ## build muster and muster-loadtest
 	@cargo build $(PROGRAMS)
 
 run: build ## demo: a server, 50 simulated supervisors, one rollout; Ctrl-C ends it
@@ -40,12 +42,12 @@ interop: build ## the real OpAMP supervisor, a real collector and the Python cli
 	@tests/interop/build
 	@cargo test -p system-tests --features interop --test interop
 
-lint: setup ## formatting, clippy, licences, and the rules of scripts/check
+lint: target ## formatting, clippy, licences, and the rules of scripts/check
 	@scripts/lint
 
 fuzz: ## fuzz what strangers can reach, SECONDS=20 for each target
 	@scripts/fuzz "$(SECONDS_EACH)"
 
-bench: setup ## check-ins and registrations per second, memory per agent; writes bench-results.json
+bench: target ## check-ins and registrations per second, memory per agent; writes bench-results.json
 	@scripts/setup bench
 	@scripts/bench

@@ -487,7 +487,7 @@ impl AgentService for Api {
         let filter = Filter::new(&request.selector, &request.text, &request.state)?;
         let mut agents = self.matching(&filter);
         if !request.rollout.is_empty() {
-            let members = self.bucketed(&request.rollout, &request.bucket)?;
+            let members = self.bucketed(&request.rollout, &request.bucket.replace('_', " "))?;
             agents.retain(|agent| {
                 agent
                     .uid

@@ -223,8 +223,9 @@ impl Row {
     }
 }
 
-/// Kept of an error text in memory; the record has more.
-const ERROR_BYTES: usize = 256;
+/// Kept of an error text in memory; the record has more. A collector says what is wrong at the end of a chain of 300
+/// bytes and more.
+const ERROR_BYTES: usize = 512;
 
 fn short(text: &str) -> &str {
     &text[..text.floor_char_boundary(ERROR_BYTES)]

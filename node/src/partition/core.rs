@@ -86,7 +86,8 @@ impl Core {
         }
     }
 
-    /// Whether this is the latest that is known.
+    /// Whether this is the latest that is known, and news: gateways name an agent for each message, also for the goodbye
+    /// that was handled already.
     fn note(
         &mut self,
         uid: Uid,
@@ -95,6 +96,7 @@ impl Core {
         connection: u64,
         seen_ms: u64,
     ) -> bool {
+        let before = self.last(uid);
         let live = self.live.entry(uid).or_insert(Live {
             number,
             digest,
@@ -109,7 +111,7 @@ impl Core {
             (live.number, live.digest, live.seen_ms, live.connection) =
                 (number, digest, seen_ms, connection);
         }
-        latest
+        latest && before != Some((number, digest))
     }
 
     /// Does this message tell that two agents use one uid? Numbers that go back, from another connection, without a
@@ -222,6 +224,14 @@ mod tests {
             [],
             "an agent that has left since is not back"
         );
+        let goodbye = Presence {
+            instance_uid: vec![1; 16].into(),
+            number: 8,
+            digest: vec![8; 16].into(),
+            age_ms: 0,
+            connection: 1,
+        };
+        assert_eq!(core.heard(&[goodbye], 6_000), [], "nor by its goodbye");
         assert_eq!(core.last(uid(1)), Some((8, [8; 16])));
     }
 

@@ -197,9 +197,12 @@ fn stand(
     let taken_back = place
         .as_ref()
         .is_some_and(|p| program_rollout.is_some_and(|r| r.takes_back(p)));
-    let open = place
-        .as_ref()
-        .is_some_and(|p| program_rollout.is_some_and(|r| r.is_open(p)));
+    // A completed rollout has opened every wave; the program names it no more, and people still ask who was missing.
+    let completed = rollout.state() == store::RolloutState::Completed;
+    let open = completed
+        || place
+            .as_ref()
+            .is_some_and(|p| program_rollout.is_some_and(|r| r.is_open(p)));
     let delivery = row.delivery.as_ref();
     let touched = delivery.is_some_and(|d| *d.rollout == *rollout.id);
     // A rollback that stands still has still given back what it gave back.
