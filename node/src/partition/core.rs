@@ -18,6 +18,8 @@ struct Live {
     /// Monotonic.
     seen_ms: u64,
     connection: u64,
+    /// The connection has not been told to have ended.
+    open: bool,
     full_asked_ms: Option<u64>,
     /// Backward jumps from another connection, and when the first was.
     backs: u8,
@@ -102,6 +104,7 @@ impl Core {
             digest,
             seen_ms,
             connection,
+            open: true,
             full_asked_ms: None,
             backs: 0,
             back_ms: 0,
@@ -110,6 +113,7 @@ impl Core {
         if latest {
             (live.number, live.digest, live.seen_ms, live.connection) =
                 (number, digest, seen_ms, connection);
+            live.open = true;
         }
         latest && before != Some((number, digest))
     }
@@ -141,6 +145,22 @@ impl Core {
     /// Last number and digest heard.
     pub fn last(&self, uid: Uid) -> Option<(u64, Digest)> {
         self.live.get(&uid).map(|live| (live.number, live.digest))
+    }
+
+    /// A connection ended, in whatever way.
+    pub fn closed(&mut self, uid: Uid, connection: u64) {
+        if let Some(live) = self
+            .live
+            .get_mut(&uid)
+            .filter(|live| live.connection == connection)
+        {
+            live.open = false;
+        }
+    }
+
+    /// Is the connection open that was heard last? It is the sign of life of agents that promise no heartbeats.
+    pub fn is_open(&self, uid: Uid) -> bool {
+        self.live.get(&uid).is_some_and(|live| live.open)
     }
 
     /// The connection that was heard last.

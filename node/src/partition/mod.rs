@@ -193,10 +193,19 @@ impl Partition {
     /// Those of these agents that were silent for two intervals: what is known of them proves nothing any more.
     fn stale(&self, uids: &[Uid]) -> std::collections::HashSet<Uid> {
         let limit = 2 * millis(self.config.agent_interval);
-        let ages = self.ages_ms(uids);
+        let quiet: Vec<bool> = {
+            let columns = self.index.read();
+            uids.iter()
+                .map(|uid| columns.rows.get(uid).is_some_and(is_quiet))
+                .collect()
+        };
+        let now = self.monotonic_ms();
+        let core = self.core();
         uids.iter()
-            .zip(ages)
-            .filter(|(_, age)| *age >= limit)
+            .zip(quiet)
+            .filter(|(uid, quiet)| {
+                core.age_ms(**uid, now) >= limit && !(*quiet && core.is_open(**uid))
+            })
             .map(|(uid, _)| *uid)
             .collect()
     }
@@ -452,10 +461,11 @@ impl Partition {
     /// A connection ended. Only a clean end says that the agent has left.
     pub async fn closed(&self, uid: Uid, connection: u64, clean: bool) {
         // A newer connection may own the agent already.
-        let owns = self
-            .core()
-            .connection(uid)
-            .is_none_or(|owner| owner == connection);
+        let owns = {
+            let mut core = self.core();
+            core.closed(uid, connection);
+            core.connection(uid).is_none_or(|owner| owner == connection)
+        };
         if clean && owns {
             self.link(uid, Link::Left, "connection closed by the agent")
                 .await;
@@ -549,7 +559,7 @@ impl Partition {
 
     fn overdue(&self) -> (Vec<Uid>, Vec<Uid>) {
         let wall = now_ms();
-        let (connected, late): (Vec<Uid>, Vec<Uid>) = {
+        let (connected, late): (Vec<(Uid, bool)>, Vec<Uid>) = {
             let columns = self.index.read();
             let late = |row: &&Row| {
                 let offer = row.offer(wall);
@@ -562,7 +572,7 @@ impl Partition {
                 .values()
                 .filter(|row| row.link == Link::Connected && !row.alias);
             (
-                connected.map(|row| row.uid).collect(),
+                connected.map(|row| (row.uid, is_quiet(row))).collect(),
                 columns
                     .rows
                     .values()
@@ -576,7 +586,8 @@ impl Partition {
         (
             connected
                 .into_iter()
-                .filter(|uid| core.is_lost(*uid, now))
+                .filter(|(uid, quiet)| core.is_lost(*uid, now) && !(*quiet && core.is_open(*uid)))
+                .map(|(uid, _)| uid)
                 .collect(),
             late,
         )
@@ -774,6 +785,11 @@ fn check_token(uid: Uid, agent: &store::Agent, report: &Report) -> Result<(), Er
             token,
         })
     }
+}
+
+/// An agent that promises no heartbeats: while its WebSocket stands, silence says nothing.
+fn is_quiet(row: &Row) -> bool {
+    row.websocket && !row.can(AgentCapabilities::ReportsHeartbeat)
 }
 
 /// Would this row be sent something at its next message?
