@@ -16,8 +16,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::observe;
 
-/// What a clean stop may take; service managers kill after 10 s and more.
-const STOP: Duration = Duration::from_secs(9);
+/// What closing the store may take; with the gateway's drain before it this stays below the 10 s after which service
+/// managers kill.
+const STOP: Duration = Duration::from_millis(3500);
 
 /// How often the gauges read the fleet.
 const GAUGES: Duration = Duration::from_secs(5);

@@ -23,6 +23,9 @@ use crate::session::exchange::Exchange;
 /// Unused sessions are looked for so often.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
 
+/// What the last word to the leaders may take at the end.
+const LAST_PRESENCE: Duration = Duration::from_secs(1);
+
 /// Makes gateways.
 #[derive(Debug)]
 pub struct Gateway;
@@ -97,10 +100,7 @@ impl<L: Link, A: Access> Bound<L, A> {
             edge,
         } = self;
         let stop = shared.kill.clone();
-        tokio::spawn(
-            stop.clone()
-                .run_until_cancelled_owned(presence(edge.clone())),
-        );
+        let presence = tokio::spawn(presence(edge.clone(), stop.clone()));
         tokio::spawn(
             stop.clone()
                 .run_until_cancelled_owned(notices(edge.clone())),
@@ -117,19 +117,22 @@ impl<L: Link, A: Access> Bound<L, A> {
         }
         shared.drain.cancel();
         shared.finish().await;
-        let batch = edge.exchange.sessions.presence(&edge.exchange.metrics);
-        let _late =
-            tokio::time::timeout(Duration::from_secs(1), edge.exchange.link.presence(batch)).await;
+        let _late = tokio::time::timeout(LAST_PRESENCE, presence).await;
     }
 }
 
-async fn presence<L: Link, A: Access>(edge: Arc<Edge<L, A>>) {
+/// Tells leaders who spoke, until `stop` and once more after it. A batch on its way is never dropped: it is all that
+/// is known of where its conversations stand.
+async fn presence<L: Link, A: Access>(edge: Arc<Edge<L, A>>, stop: CancellationToken) {
     let mut ticks = tokio::time::interval(edge.exchange.limits.presence_every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        ticks.tick().await;
+        let last = stop.run_until_cancelled(ticks.tick()).await.is_none();
         let batch = edge.exchange.sessions.presence(&edge.exchange.metrics);
         edge.exchange.link.presence(batch).await;
+        if last {
+            return;
+        }
     }
 }
 

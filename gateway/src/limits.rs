@@ -118,7 +118,7 @@ impl Default for Limits {
             report_timeout: Duration::from_secs(10),
             presence_every: Duration::from_millis(250),
             drain_spread: Duration::from_secs(3),
-            drain_timeout: Duration::from_secs(8),
+            drain_timeout: Duration::from_secs(5),
             certificate_poll: Duration::from_secs(5),
         }
     }

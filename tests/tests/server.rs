@@ -7,7 +7,7 @@ use muster_loadtest::fleet::Transport;
 use muster_loadtest::{Fleet, FleetConfig};
 use system_tests::api::Api;
 use system_tests::manifest::{config, family, role};
-use system_tests::raw::{Http, Script, Ws};
+use system_tests::raw::{FULL_STATE, Http, Script, Ws};
 use system_tests::server::{Server, free_address, get, serve_that_refuses};
 use system_tests::wait::{SOON, eventually, holds};
 use tonic::transport::Endpoint;
@@ -41,6 +41,27 @@ async fn sigterm_ends_it_clean_in_time_with_agents_connected() {
         fleet.stats().full_state_requests,
         0,
         "a clean stop loses no conversation"
+    );
+}
+
+#[tokio::test]
+async fn what_an_agent_says_before_it_sees_the_close_is_heard_by_a_clean_stop() {
+    let mut server = Server::start(&[]);
+    let mut agent = Script::new("hasty");
+    let mut ws = Ws::connect(server.opamp).await;
+    ws.ask(&agent.full()).await;
+    server.terminate();
+    assert_eq!(ws.closed().await, 1001);
+    ws.say(&agent.bare()).await;
+    ws.close().await;
+    server.stop();
+    server.again();
+    let mut ws = Ws::connect(server.opamp).await;
+    let answer = ws.ask(&agent.bare()).await;
+    assert_eq!(
+        answer.flags & FULL_STATE,
+        0,
+        "no message was lost, so nothing is asked for"
     );
 }
 

@@ -36,7 +36,7 @@ use crate::opamp::http::{Answer, overloaded, text};
 use crate::opamp::meter::Metered;
 use crate::opamp::reply::Reply;
 use crate::opamp::{Edge, frame, negotiate};
-use crate::session::exchange::{Exchange, First, Outcome, Refusal, Source};
+use crate::session::exchange::{Exchange, First, Later, Outcome, Refusal, Source};
 use crate::session::{Holder, Order};
 
 /// Orders that a connection may have waiting; beyond it the pending bit alone remains.
@@ -342,15 +342,20 @@ impl<'e, L: Link> Conversation<'e, L> {
                 }
                 self.agents.entry(uid).or_default();
                 self.exchange.hold(self.source, uid);
-                let (exchange, source) = (self.exchange, self.source);
-                let work = async move {
-                    let _share_of_the_budget = share;
-                    Done::Message(uid, exchange.finish(source, later).await)
-                };
-                self.busy.push(work.boxed());
+                self.report(later, share);
                 Ok(())
             }
         }
+    }
+
+    /// Goes on with a message beside the others; its bytes count until it is done.
+    fn report(&mut self, later: Later, share: Option<Share>) {
+        let (exchange, source, uid) = (self.exchange, self.source, later.uid());
+        let work = async move {
+            let _share_of_the_budget = share;
+            Done::Message(uid, exchange.finish(source, later).await)
+        };
+        self.busy.push(work.boxed());
     }
 
     async fn malformed(&mut self, reply: Reply) -> Result<(), End> {
@@ -477,7 +482,29 @@ impl<'e, L: Link> Conversation<'e, L> {
                 ) {
                     return;
                 }
-                let _late = timeout(LINGER, self.discard()).await;
+                if code == CloseCode::Away {
+                    let _late = timeout(LINGER, self.last_words()).await;
+                } else {
+                    let _late = timeout(LINGER, self.discard()).await;
+                }
+            }
+        }
+    }
+
+    /// Hears what the peer had sent before it saw our Close frame. Nothing can be answered any more, but a number
+    /// that was not heard is a lost message to whoever serves this agent next, and costs a full state.
+    async fn last_words(&mut self) {
+        while let Some(Ok(message)) = self.socket.next().await {
+            let share = self.socket.get_mut().message();
+            let Message::Binary(mut bytes) = message else {
+                continue;
+            };
+            let Ok(header) = frame::strip(&bytes) else {
+                continue;
+            };
+            let bytes = bytes.split_off(header);
+            if let First::Later(later) = self.exchange.hear(self.source, bytes) {
+                self.report(later, share);
             }
         }
     }
