@@ -890,13 +890,14 @@ async fn an_offer_whose_grant_has_run_out_is_not_written_and_is_asked_for_again(
             .remote_config
             .is_some()
     );
-    assert!(
-        link.reports.lock().unwrap()[1]
-            .session
-            .as_ref()
-            .unwrap()
-            .pending
+    let reports = link.reports.lock().unwrap();
+    let unsent = reports[1].unsent.as_ref();
+    assert_eq!(
+        unsent.map(|unsent| unsent.config_hash.len()),
+        Some(32),
+        "the leader is told what was not written"
     );
+    assert!(reports[2].session.as_ref().unwrap().pending);
 }
 
 // design 4

@@ -115,7 +115,9 @@ async fn post<L: Link, A: Access>(
         }
     };
     compare_header(edge, &head.headers, outcome.uid);
-    exchange.at_write(&mut outcome);
+    if let Some(unwritten) = exchange.at_write(&mut outcome) {
+        exchange.give_back(&source, unwritten).await;
+    }
     let (Some(uid), first) = (outcome.uid, outcome.replies.into_iter().next()) else {
         return text(StatusCode::INTERNAL_SERVER_ERROR, "");
     };

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use prost::Message;
+use proto::edge::Unsent;
 use proto::opamp::server_error_response::Details;
 use proto::opamp::{RetryInfo, ServerErrorResponse, ServerErrorResponseType, ServerToAgent};
 use proto::uid::Uid;
@@ -31,8 +32,8 @@ const PLAIN: [u8; 21] = {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reply {
     bytes: Bytes,
-    /// Carries something that the agent is to act upon, which may be withdrawn.
-    offer: bool,
+    /// What the agent is to act upon, which may be withdrawn: as it is given back if it is not written.
+    offer: Option<Box<Unsent>>,
 }
 
 // === impl Reply ===
@@ -44,7 +45,7 @@ impl Reply {
         bytes[3..19].copy_from_slice(uid.as_bytes());
         Reply {
             bytes: Bytes::copy_from_slice(&bytes),
-            offer: false,
+            offer: None,
         }
     }
 
@@ -100,13 +101,22 @@ impl Reply {
         let mut bytes = Vec::with_capacity(1 + answer.encoded_len());
         bytes.push(0);
         answer.encode_raw(&mut bytes);
-        let offer = answer.remote_config.is_some()
+        let offer = || {
+            let config = answer.remote_config.as_ref();
+            Box::new(Unsent {
+                config_hash: config
+                    .map(|config| config.config_hash.clone().into())
+                    .unwrap_or_default(),
+                restart: answer.command.is_some(),
+            })
+        };
+        let is_offer = answer.remote_config.is_some()
             || answer.connection_settings.is_some()
             || answer.packages_available.is_some()
             || answer.command.is_some();
         Reply {
             bytes: bytes.into(),
-            offer,
+            offer: is_offer.then(offer),
         }
     }
 
@@ -126,9 +136,14 @@ impl Reply {
         self.bytes.len() - 1
     }
 
+    /// What has to be given back to the leader if it is not written.
+    pub fn to_give_back(&self) -> Option<&Unsent> {
+        self.offer.as_deref()
+    }
+
     /// Does it carry an offer?
     pub fn is_offer(&self) -> bool {
-        self.offer
+        self.offer.is_some()
     }
 
     /// Is it the plain one?

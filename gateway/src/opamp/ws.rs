@@ -228,12 +228,20 @@ impl<'e, L: Link> Conversation<'e, L> {
         let clean = matches!(end, End::Peer(Some(CloseCode::Normal)));
         self.farewell(end).await;
         let busy = std::mem::take(&mut self.busy);
-        let rest = busy.for_each(|done| {
-            if let Done::Message(uid, Ok(outcome)) = done {
-                *self.agents.entry(uid).or_default() |= outcome.left;
+        let rest = async {
+            let mut busy = busy;
+            while let Some(done) = busy.next().await {
+                let (Done::Message(_, Ok(outcome)) | Done::Pull(Some(outcome))) = done else {
+                    continue;
+                };
+                if let Some(uid) = outcome.uid {
+                    *self.agents.entry(uid).or_default() |= outcome.left;
+                }
+                if let Some(unwritten) = outcome.unwritten() {
+                    self.exchange.give_back(self.source, unwritten).await;
+                }
             }
-            futures::future::ready(())
-        });
+        };
         let _late = timeout(LAST_REPORTS, rest).await;
         for (uid, left) in &self.agents {
             self.exchange.sessions.release(uid, self.source.connection);
@@ -382,7 +390,15 @@ impl<'e, L: Link> Conversation<'e, L> {
             self.meet(moved);
         }
         for at in 0..outcome.replies.len() {
-            self.exchange.at_write(&mut outcome);
+            if let Some(unwritten) = self.exchange.at_write(&mut outcome) {
+                let (exchange, source) = (self.exchange, self.source);
+                let again = async move {
+                    let uid = unwritten.uid;
+                    exchange.give_back(source, unwritten).await;
+                    Done::Pull(exchange.pull(source, uid).await)
+                };
+                self.busy.push(again.boxed());
+            }
             self.write(outcome.replies[at].clone()).await?;
         }
         if outcome.disconnect {

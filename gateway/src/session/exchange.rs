@@ -348,30 +348,69 @@ impl<L: Link> Exchange<L> {
             token: source.token.clone(),
             connection: source.connection,
             gateway: self.gateway.clone(),
+            unsent: None,
         }
     }
 
-    /// The last check before the write: an offer whose grant has run out becomes a plain reply, and is asked
-    /// for again.
-    pub fn at_write(&self, outcome: &mut Outcome) {
+    /// The last check before the write: an offer whose grant has run out becomes a plain reply. What is answered has
+    /// to be given back.
+    #[must_use]
+    pub fn at_write(&self, outcome: &mut Outcome) -> Option<Unwritten> {
         let (Some(grant), Some(uid)) = (outcome.grant, outcome.uid) else {
-            return;
+            return None;
         };
         if Instant::now() < grant {
-            return;
+            return None;
         }
+        let unwritten = outcome.unwritten();
         for reply in outcome.replies.iter_mut().filter(|reply| reply.is_offer()) {
             *reply = Reply::plain(&uid);
             self.metrics.grants_expired.inc();
-            let uid = outcome.moved.unwrap_or(uid);
-            self.sessions.shard(&uid).table.set_pending(&uid);
+        }
+        unwritten
+    }
+
+    /// Tells the leader what was not written, so that it is offered again and nobody waits for its answer.
+    pub async fn give_back(&self, source: &Source, unwritten: Unwritten) {
+        let Unwritten { uid, unsent } = unwritten;
+        self.sessions.shard(&uid).table.set_pending(&uid);
+        let report = edge::Report {
+            unsent: Some(unsent),
+            ..self.blank(source, &uid, None)
+        };
+        if let Err(refusal) = self.report(report).await {
+            tracing::debug!(%uid, ?refusal, "an offer that was not written stays open until its time has passed");
         }
     }
+}
+
+/// An offer that a leader authorised and that never reached the wire.
+#[derive(Debug)]
+pub struct Unwritten {
+    /// Whose, as the leader knows it now.
+    pub uid: Uid,
+    unsent: edge::Unsent,
 }
 
 // === impl Outcome ===
 
 impl Outcome {
+    /// What the leader has to be told if nothing of this is written.
+    pub fn unwritten(&self) -> Option<Unwritten> {
+        let uid = self.moved.or(self.uid)?;
+        let mut offers = self.replies.iter().filter_map(Reply::to_give_back);
+        let first = offers.next()?.clone();
+        let unsent = offers.fold(first, |all, one| edge::Unsent {
+            config_hash: if all.config_hash.is_empty() {
+                one.config_hash.clone()
+            } else {
+                all.config_hash
+            },
+            restart: all.restart || one.restart,
+        });
+        Some(Unwritten { uid, unsent })
+    }
+
     /// Nothing but replies.
     pub fn of(uid: Uid, replies: Vec<Reply>) -> Self {
         Outcome {

@@ -14,6 +14,7 @@ use proto::sequence::{Digest as MessageDigest, Verdict, is_fresh, judge};
 use proto::store::{self, Act, DeliveryState, Link, Match, Write};
 use proto::uid::Uid;
 
+use super::body::{Redacted, Remembered};
 use super::merge::{Merged, attribute, cut, merge, transition};
 use crate::inventory::{BRIDGE, is_healthy, reported, state, stored_state};
 use crate::ledger::{act, put, put_any, table};
@@ -44,6 +45,8 @@ pub struct Context<'a> {
     pub config: &'a dyn Fn(&store::Delivery) -> Option<ConfigMap>,
     /// Config map of what is desired.
     pub desired_config: &'a dyn Fn(&Desired) -> Option<ConfigMap>,
+    /// Bodies that are kept already.
+    pub remembered: &'a Remembered,
     /// Is the component list with this hash kept?
     pub knows_components: &'a dyn Fn(&[u8]) -> bool,
     /// Unanswered offers of this age are closed.
@@ -60,6 +63,8 @@ pub struct Context<'a> {
 pub struct Evaluation {
     /// Stored before anything is answered; none: nothing changed.
     pub entry: Option<store::Entry>,
+    /// To be remembered of its bodies once it is stored.
+    pub learned: Vec<(Digest, Redacted)>,
     /// The answers, in order.
     pub replies: Vec<ServerToAgent>,
     /// An offer is among them.
@@ -236,7 +241,13 @@ impl<'a> Turn<'a> {
             Transport::Websocket => "websocket".to_owned(),
             _ => "http".to_owned(),
         };
-        self.merged = merge(&mut self.agent, self.uid, message, ctx.now_ms);
+        self.merged = merge(
+            &mut self.agent,
+            self.uid,
+            message,
+            ctx.remembered,
+            ctx.now_ms,
+        );
         self.connect();
         if ctx.duplicate && !self.agent.duplicate {
             self.agent.duplicate = true;
@@ -635,6 +646,7 @@ impl<'a> Turn<'a> {
         }
         Evaluation {
             entry: self.entry(offers),
+            learned: std::mem::take(&mut self.merged.learned),
             replies,
             offers,
             pending: false,

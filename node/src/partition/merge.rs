@@ -1,12 +1,13 @@
 //! What a message changes in an agent's record. Absent means unchanged; timestamps and order are no change.
 
+use fleet::digest::Digest;
 use fleet::redact::redact_text;
 use prost::Message;
 use proto::opamp::{self, AgentToServer, any_value};
 use proto::store::{self, Attribute, ConfigState, Transition, Write};
 use proto::uid::Uid;
 
-use super::body;
+use super::body::{self, Redacted, Remembered};
 
 /// Limits of what is kept of a description.
 const ATTRIBUTES_MAX: usize = 128;
@@ -23,6 +24,8 @@ pub const ERROR_BYTES_MAX: usize = 8 * 1024;
 pub struct Merged {
     /// Bodies to keep.
     pub bodies: Vec<Write>,
+    /// To be remembered once they are.
+    pub learned: Vec<(Digest, Redacted)>,
     /// For the history.
     pub transitions: Vec<Transition>,
     /// The message carried a config status.
@@ -36,7 +39,13 @@ pub struct Merged {
 }
 
 /// Merges a message into the record.
-pub fn merge(agent: &mut store::Agent, uid: Uid, message: &AgentToServer, now_ms: u64) -> Merged {
+pub fn merge(
+    agent: &mut store::Agent,
+    uid: Uid,
+    message: &AgentToServer,
+    remembered: &Remembered,
+    now_ms: u64,
+) -> Merged {
     let mut merged = Merged::default();
     if message.capabilities != 0 {
         agent.capabilities = message.capabilities;
@@ -45,7 +54,7 @@ pub fn merge(agent: &mut store::Agent, uid: Uid, message: &AgentToServer, now_ms
         describe(agent, description, now_ms, &mut merged);
     }
     if let Some(health) = &message.health {
-        feel(agent, health, now_ms, &mut merged);
+        feel(agent, health, remembered, now_ms, &mut merged);
     }
     if let Some(status) = &message.remote_config_status {
         status_of(agent, status, now_ms, &mut merged);
@@ -55,10 +64,10 @@ pub fn merge(agent: &mut store::Agent, uid: Uid, message: &AgentToServer, now_ms
         .as_ref()
         .and_then(|e| e.config_map.as_ref())
     {
-        run(agent, uid, effective, now_ms, &mut merged);
+        run(agent, uid, effective, remembered, now_ms, &mut merged);
     }
     if let Some(components) = &message.available_components {
-        list(agent, components, &mut merged);
+        list(agent, components, remembered, &mut merged);
     }
     if let Some(custom) = &message.custom_capabilities {
         agent.custom_capabilities = custom
@@ -85,6 +94,7 @@ fn shed(agent: &mut store::Agent, merged: &mut Merged) {
         return;
     }
     merged.bodies.clear();
+    merged.learned.clear();
     for file in agent
         .effective
         .iter_mut()
@@ -158,6 +168,7 @@ fn describe(
 fn feel(
     agent: &mut store::Agent,
     health: &opamp::ComponentHealth,
+    remembered: &Remembered,
     now_ms: u64,
     merged: &mut Merged,
 ) {
@@ -196,7 +207,7 @@ fn feel(
     };
     let kept = !tree.is_empty() && tree.len() <= body::KEPT_BYTES_MAX;
     if kept {
-        merged.bodies.push(body::write(&tree));
+        merged.bodies.extend(remembered.write(&tree));
     }
     agent.health = Some(store::HealthState {
         healthy: health.healthy,
@@ -263,6 +274,7 @@ fn run(
     agent: &mut store::Agent,
     uid: Uid,
     map: &opamp::AgentConfigMap,
+    remembered: &Remembered,
     now_ms: u64,
     merged: &mut Merged,
 ) {
@@ -272,24 +284,17 @@ fn run(
         attribute(agent, "service.instance.id"),
         attribute(agent, "host.name"),
     ];
-    let (files, writes): (Vec<_>, Vec<_>) = map
-        .config_map
-        .iter()
-        .take(ATTRIBUTES_MAX)
-        .map(|(name, object)| body::effective_file(name, &object.body, &own))
-        .unzip();
-    merged.bodies.extend(writes.into_iter().flatten());
-    let bodies: std::collections::BTreeMap<String, fleet::value::Value> = map
-        .config_map
-        .iter()
-        .filter_map(|(name, object)| {
-            Some((
-                name.clone(),
-                proto::yaml::parse(std::str::from_utf8(&object.body).ok()?).ok()?,
-            ))
-        })
-        .collect();
-    merged.effective = fleet::merge::merge(&bodies).ok();
+    let mut files = Vec::new();
+    for (name, object) in map.config_map.iter().take(ATTRIBUTES_MAX) {
+        let effective = body::effective_file(name, &object.body, &own, remembered);
+        files.push(effective.file);
+        merged.bodies.extend(effective.write);
+        merged.learned.extend(effective.learned);
+    }
+    // Compared with what was delivered, and parsed for nothing else.
+    if agent.delivery.is_some() {
+        merged.effective = document(map);
+    }
     let same = agent
         .effective
         .as_ref()
@@ -309,7 +314,21 @@ fn run(
     }
 }
 
-fn list(agent: &mut store::Agent, components: &opamp::AvailableComponents, merged: &mut Merged) {
+/// The merged document of a config map.
+fn document(map: &opamp::AgentConfigMap) -> Option<fleet::value::Value> {
+    let parsed = map.config_map.iter().filter_map(|(name, object)| {
+        let text = std::str::from_utf8(&object.body).ok()?;
+        Some((name.clone(), proto::yaml::parse(text).ok()?))
+    });
+    fleet::merge::merge(&parsed.collect()).ok()
+}
+
+fn list(
+    agent: &mut store::Agent,
+    components: &opamp::AvailableComponents,
+    remembered: &Remembered,
+    merged: &mut Merged,
+) {
     let mut list = store::ComponentList {
         hash: cut_bytes(&components.hash),
         body: Vec::new(),
@@ -326,7 +345,7 @@ fn list(agent: &mut store::Agent, components: &opamp::AvailableComponents, merge
         let bytes = components.encode_to_vec();
         if bytes.len() <= body::KEPT_BYTES_MAX {
             list.body = body::address(&bytes).as_bytes().to_vec();
-            merged.bodies.push(body::write(&bytes));
+            merged.bodies.extend(remembered.write(&bytes));
         }
     }
     agent.components = Some(list);

@@ -17,7 +17,7 @@ use fleet::digest::Digest;
 use fleet::family::ConfigMap;
 use fleet::offer::{Decision, Situation, decide};
 use fleet::program::{Desired, Place, Program, Reason, Subject, desired};
-use proto::edge::{Answer, Notice, Presence, Report, Session, Transport, notice};
+use proto::edge::{Answer, Notice, Presence, Report, Session, Transport, Unsent, notice};
 use proto::opamp::AgentCapabilities;
 use proto::sequence::is_fresh;
 use proto::store::{self, DeliveryState, Link};
@@ -137,6 +137,7 @@ pub struct Partition {
     /// When the program was last confirmed with the control group; in milliseconds since `started`, 0 = never.
     confirmed_ms: std::sync::atomic::AtomicU64,
     last_grant_ms: std::sync::atomic::AtomicU64,
+    bodies: body::Remembered,
     notices: broadcast::Sender<Arc<Vec<Notice>>>,
     turns: Box<[tokio::sync::Mutex<()>]>,
 }
@@ -168,6 +169,7 @@ impl Partition {
             taking: std::sync::Mutex::default(),
             confirmed_ms: 0.into(),
             last_grant_ms: 0.into(),
+            bodies: body::Remembered::default(),
             notices,
             turns: (0..TURNS).map(|_| tokio::sync::Mutex::new(())).collect(),
         }
@@ -235,6 +237,10 @@ impl Partition {
     pub async fn report(&self, report: Report) -> Result<Answer, Error> {
         let uid = Uid::from_wire(&report.instance_uid)?;
         let _turn = self.turn(uid).lock().await;
+        if let Some(unsent) = &report.unsent {
+            self.take_back(uid, unsent).await?;
+            return Ok(Answer::default());
+        }
         let now = self.monotonic_ms();
         let digest = report.digest.as_ref().try_into().unwrap_or_default();
         let (heard, asked_ago, duplicate) = {
@@ -323,7 +329,7 @@ impl Partition {
                 None
             };
             let place = place_of(&self.index.read(), &program, uid);
-            let evaluation = {
+            let mut evaluation = {
                 let config = |delivery: &store::Delivery| {
                     let reason_rollout = delivery.rollout.as_str();
                     delivered_config(
@@ -346,6 +352,7 @@ impl Partition {
                     full_asked_ms_ago,
                     config: &config,
                     desired_config: &desired_config,
+                    remembered: &self.bodies,
                     knows_components: &|hash| self.index.read().components.contains_key(hash),
                     offer_timeout_ms: millis(self.config.offer_timeout),
                     now_ms: now_ms(),
@@ -364,7 +371,7 @@ impl Partition {
                 self.last_grant_ms
                     .fetch_max(self.monotonic_ms(), std::sync::atomic::Ordering::SeqCst);
             }
-            let Some(entry) = evaluation.entry.clone() else {
+            let Some(entry) = evaluation.entry.take() else {
                 // A retry repeats an offer without an entry that the group could fence: look at the floor here.
                 if evaluation.offers && self.index.read().floor > program.epoch.0 && tries < TRIES {
                     self.take_program();
@@ -372,7 +379,12 @@ impl Partition {
                 }
                 return Ok(evaluation);
             };
-            match self.ledger.propose(entry).await {
+            let bodies: Vec<_> = body::kept_by(&entry.writes).collect();
+            let stored = self.ledger.propose(entry).await;
+            if stored.is_ok() {
+                self.bodies.stored(bodies, &evaluation.learned);
+            }
+            match stored {
                 // Checked before proposing and again after commit: a lease that ran out in between authorises nothing.
                 Ok(_) if evaluation.offers && !self.has_lease() => {
                     self.withdraw(uid).await?;
@@ -399,18 +411,23 @@ impl Partition {
     /// Writes down that the offer just granted was not sent.
     async fn withdraw(&self, uid: Uid) -> Result<bool, Error> {
         self.change(uid, |agent| {
-            let delivery = agent
-                .delivery
-                .as_mut()
-                .filter(|d| d.state() == DeliveryState::Offered)?;
-            delivery.state = DeliveryState::Withdrawn.into();
-            Some(merge::transition(
-                now_ms(),
-                "withdrawn",
-                "offered",
-                "withdrawn",
-                "the program lease ran out",
-            ))
+            withdraw(agent, |_| true, "the program lease ran out")
+        })
+        .await
+    }
+
+    /// A gateway did not write what was granted: it was not offered, and is due again.
+    async fn take_back(&self, uid: Uid, unsent: &Unsent) -> Result<bool, Error> {
+        self.change(uid, |agent| {
+            let restart = unsent.restart && !agent.restart_pending;
+            agent.restart_pending |= unsent.restart;
+            let withdrawn = withdraw(
+                agent,
+                |hash| *hash == unsent.config_hash,
+                "its gateway did not write it in time",
+            );
+            let again = || merge::transition(now_ms(), "restart not sent", "", "", "");
+            withdrawn.or_else(|| restart.then(again))
         })
         .await
     }
@@ -762,6 +779,27 @@ impl Partition {
         }
         Ok(count)
     }
+}
+
+/// Takes an offer back that is known not to have reached the agent. None: there is none like it.
+fn withdraw(
+    agent: &mut store::Agent,
+    is_it: impl Fn(&[u8]) -> bool,
+    why: &str,
+) -> Option<store::Transition> {
+    let delivery = agent
+        .delivery
+        .as_mut()
+        .filter(|d| d.state() == DeliveryState::Offered && is_it(&d.hash))?;
+    delivery.state = DeliveryState::Withdrawn.into();
+    delivery.offers = delivery.offers.saturating_sub(1);
+    Some(merge::transition(
+        now_ms(),
+        "withdrawn",
+        "offered",
+        "withdrawn",
+        why,
+    ))
 }
 
 fn without_offer(mut evaluation: evaluate::Evaluation) -> evaluate::Evaluation {
