@@ -1,5 +1,6 @@
 //! What the server shows of itself: structured logs, and traces and metrics over OTLP when an endpoint is given.
 
+use std::io::IsTerminal;
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -16,6 +17,8 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use crate::operator::output::colours_on;
+
 /// How log lines look.
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 pub enum Format {
@@ -31,12 +34,15 @@ pub struct Telemetry {
     metrics: Option<SdkMeterProvider>,
 }
 
-/// Logs go to stderr; RUST_LOG chooses what. With an endpoint, spans and metrics go there, too.
+/// Logs go to stderr, in colours on a terminal only; RUST_LOG chooses what. With an endpoint, spans and metrics go there, too.
 pub fn start(format: Format, otlp: Option<&str>) -> anyhow::Result<Telemetry> {
     let filter = EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| EnvFilter::new("info,openraft=warn,opentelemetry=warn"));
-    let text = matches!(format, Format::Text)
-        .then(|| tracing_subscriber::fmt::layer().with_writer(std::io::stderr));
+    let text = matches!(format, Format::Text).then(|| {
+        tracing_subscriber::fmt::layer()
+            .with_ansi(colours_on(std::io::stderr().is_terminal()))
+            .with_writer(std::io::stderr)
+    });
     let json = matches!(format, Format::Json).then(|| {
         tracing_subscriber::fmt::layer()
             .json()

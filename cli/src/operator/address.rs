@@ -56,7 +56,15 @@ fn roots(ca_file: Option<&Path>) -> Result<String, Failure> {
         .map(Path::to_owned)
         .or(from_environment.map(PathBuf::from))
     {
-        return read(&path, "CA file");
+        let pem = read(&path, "CA file")?;
+        return match pem.contains("-----BEGIN CERTIFICATE-----") {
+            true => Ok(pem),
+            false => Err(Failure::usage(format!(
+                "the CA file {} has no certificate",
+                path.display()
+            ))
+            .hint("give a PEM file with a BEGIN CERTIFICATE line")),
+        };
     }
     let named = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
     let found = named

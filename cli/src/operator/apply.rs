@@ -6,7 +6,7 @@ use clap::Args;
 use proto::api;
 
 use crate::exit::Failure;
-use crate::operator::client::{Client, call, idempotency_key};
+use crate::operator::client::{Client, idempotency_key};
 use crate::operator::output::{Output, talk};
 use crate::render::applied as render;
 
@@ -52,10 +52,11 @@ pub async fn run(
         dry_run,
         note,
     };
-    let answer = call("apply the manifests", async || {
-        client.families().apply(request.clone()).await
-    })
-    .await?;
+    let answer = client
+        .call("apply the manifests", async || {
+            client.families().apply(request.clone()).await
+        })
+        .await?;
     out.show(&answer, render::applied)?;
     if dry_run {
         talk("dry run: nothing was stored");

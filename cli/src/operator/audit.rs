@@ -7,9 +7,11 @@ use indicatif::ProgressBar;
 use proto::api;
 
 use crate::exit::{Code, Failure};
-use crate::operator::client::{Client, call};
+use crate::operator::client::Client;
+use crate::operator::names;
 use crate::operator::output::{Output, now_ms};
 use crate::render::admin as render;
+use crate::render::names::Names;
 use crate::render::text::plural;
 
 #[derive(Subcommand)]
@@ -34,6 +36,9 @@ pub enum Command {
         since: Option<Since>,
     },
     /// Recompute every hash chain from its beginning; exit code 8 if one is broken
+    #[command(
+        after_help = "Examples:\n  muster audit verify\n  muster audit verify -o json | jq -r '.[] | [.group, .entries, .head] | @tsv' > heads.tsv"
+    )]
     Verify,
 }
 
@@ -58,17 +63,30 @@ pub async fn run(command: Command, client: &Client, out: Output) -> Result<(), F
                 Some(Since::Ago(ago)) => now_ms().saturating_sub(millis(ago)),
                 Some(Since::At(at_ms)) => at_ms,
             };
+            let narrowed = !object.is_empty() || !actor.is_empty() || since.is_some();
             let request = api::ListAuditRequest {
                 limit,
                 object,
                 actor,
                 since_ms,
             };
-            let answer = call("list the audit log", async || {
-                client.admin().list_audit(request.clone()).await
+            let answer = client
+                .call("list the audit log", async || {
+                    client.admin().list_audit(request.clone()).await
+                })
+                .await?;
+            let mut known = Names::default();
+            if !out.for_programs() {
+                let agents = answer.entries.iter().filter_map(render::agent_of);
+                names::learn(&mut known, agents, client).await;
+            }
+            out.show_named(&answer, known, |answer, look| {
+                if answer.entries.is_empty() {
+                    render::no_entries(narrowed).to_owned()
+                } else {
+                    render::audit(answer, look)
+                }
             })
-            .await?;
-            out.show(&answer, render::audit)
         }
         Command::Verify => verify(client, out).await,
     }
@@ -78,18 +96,19 @@ async fn verify(client: &Client, out: Output) -> Result<(), Failure> {
     let doing = "verify the audit log";
     let bar = ProgressBar::new_spinner().with_message("recomputing the hash chains");
     bar.enable_steady_tick(Duration::from_millis(100));
-    let mut stream = call(doing, async || {
-        client
-            .admin()
-            .verify_audit(api::VerifyAuditRequest {})
-            .await
-    })
-    .await?;
+    let mut stream = client
+        .call(doing, async || {
+            client
+                .admin()
+                .verify_audit(api::VerifyAuditRequest {})
+                .await
+        })
+        .await?;
     let mut groups = Vec::new();
     while let Some(group) = stream
         .message()
         .await
-        .map_err(|status| Failure::from_status(doing, &status))?
+        .map_err(|status| client.failure(doing, &status))?
     {
         bar.set_message(format!(
             "{} verified",

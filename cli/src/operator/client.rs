@@ -15,9 +15,10 @@ use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
 use crate::args::Connection;
-use crate::exit::{Code, Failure};
-use crate::operator::address::{causes, endpoint, is_loopback, read};
+use crate::exit::Failure;
+use crate::operator::address::{endpoint, is_loopback, read};
 use crate::operator::output::talk;
+use crate::operator::trouble::{refused, unreachable};
 
 /// Waits before a call is made again; about the time in which a partition finds a new leader.
 const RETRIES: [Duration; 3] = [
@@ -31,6 +32,7 @@ type Service = InterceptedService<Channel, Credentials>;
 
 /// One connection, used by all services.
 pub struct Client {
+    server: String,
     channel: Channel,
     credentials: Credentials,
 }
@@ -60,9 +62,28 @@ impl Client {
             .await
             .map_err(|error| unreachable(&connection.server, &error))?;
         Ok(Client {
+            server: connection.server.clone(),
             channel,
             credentials,
         })
+    }
+
+    /// Makes a call, again while the server is for a moment unable to answer. `doing` completes "cannot …".
+    pub async fn call<T>(
+        &self,
+        doing: &str,
+        call: impl AsyncFnMut() -> Result<Response<T>, Status>,
+    ) -> Result<T, Failure> {
+        patiently(call)
+            .await
+            .map(Response::into_inner)
+            .map_err(|status| self.failure(doing, &status))
+    }
+
+    /// What the server answered while this client tried to `doing`.
+    pub fn failure(&self, doing: &str, status: &Status) -> Failure {
+        let with_token = self.credentials.authorization.is_some();
+        refused(doing, status, &self.server, with_token)
     }
 
     pub fn agents(&self) -> AgentServiceClient<Service> {
@@ -128,40 +149,24 @@ impl Interceptor for Credentials {
     }
 }
 
-/// Makes a call, again while the server is for a moment unable to answer. `doing` completes "cannot …".
-pub async fn call<T>(
-    doing: &str,
+/// Makes a call, again while the server is for a moment unable to answer.
+async fn patiently<T>(
     mut call: impl AsyncFnMut() -> Result<Response<T>, Status>,
-) -> Result<T, Failure> {
+) -> Result<Response<T>, Status> {
     for pause in RETRIES {
         match call().await {
             Err(status) if status.code() == tonic::Code::Unavailable => {
                 tokio::time::sleep(pause).await
             }
-            ended => {
-                return ended
-                    .map(Response::into_inner)
-                    .map_err(|status| Failure::from_status(doing, &status));
-            }
+            ended => return ended,
         }
     }
-    call()
-        .await
-        .map(Response::into_inner)
-        .map_err(|status| Failure::from_status(doing, &status))
+    call().await
 }
 
 /// A key under which the server does a change once.
 pub fn idempotency_key() -> String {
     uuid::Uuid::now_v7().to_string()
-}
-
-fn unreachable(server: &str, error: &dyn std::error::Error) -> Failure {
-    Failure::new(
-        Code::Unreachable,
-        format!("cannot reach the server at {server}: {}", causes(error)),
-    )
-    .hint("is `muster serve` running there? --server or MUSTER_SERVER name another address")
 }
 
 #[cfg(test)]
@@ -170,6 +175,7 @@ mod tests {
 
     use super::*;
     use crate::args::Cli;
+    use crate::exit::Code;
 
     fn connection(options: &str) -> Connection {
         let line = format!("muster {options} agents list");
@@ -196,7 +202,7 @@ mod tests {
     #[tokio::test]
     async fn unable_server_is_asked_again_and_a_refusal_is_final() {
         let mut calls = 0;
-        let answer = call("read x", async || {
+        let answer = patiently(async || {
             calls += 1;
             if calls == 1 {
                 Err(Status::unavailable("no leader"))
@@ -204,14 +210,17 @@ mod tests {
                 Ok(Response::new(7))
             }
         });
-        assert_eq!(answer.await.unwrap(), 7);
+        assert_eq!(answer.await.unwrap().into_inner(), 7);
         let mut calls = 0;
-        let refused: Result<(), _> = call("read x", async || {
+        let refused: Result<Response<()>, _> = patiently(async || {
             calls += 1;
             Err(Status::not_found("no x"))
         })
         .await;
-        assert_eq!((refused.unwrap_err().code(), calls), (Code::NotFound, 1));
+        assert_eq!(
+            (refused.unwrap_err().code(), calls),
+            (tonic::Code::NotFound, 1)
+        );
     }
 
     #[tokio::test]

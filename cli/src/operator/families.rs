@@ -4,14 +4,17 @@ use clap::Subcommand;
 use proto::api;
 
 use crate::exit::Failure;
-use crate::operator::client::{Client, call};
+use crate::operator::client::Client;
 use crate::operator::output::Output;
 use crate::render::families as render;
 
 #[derive(Subcommand)]
 pub enum Command {
     /// List families with their stable and target revisions
-    #[command(visible_alias = "ls")]
+    #[command(
+        visible_alias = "ls",
+        after_help = "Examples:\n  muster families list\n  muster families list -o json | jq -r '.families[] | select(.failed > 0).name'"
+    )]
     List,
     /// Show one family: roles, selectors, revisions
     #[command(
@@ -47,13 +50,14 @@ pub enum Command {
 pub async fn run(command: Command, client: &Client, out: Output) -> Result<(), Failure> {
     match command {
         Command::List => {
-            let answer = call("list families", async || {
-                client
-                    .families()
-                    .list_families(api::ListFamiliesRequest {})
-                    .await
-            })
-            .await?;
+            let answer = client
+                .call("list families", async || {
+                    client
+                        .families()
+                        .list_families(api::ListFamiliesRequest {})
+                        .await
+                })
+                .await?;
             out.show(&answer, render::list)
         }
         Command::Get {
@@ -66,19 +70,21 @@ pub async fn run(command: Command, client: &Client, out: Output) -> Result<(), F
                 name: family,
                 revision,
             };
-            let answer = call(&doing, async || {
-                client.families().get_family(request.clone()).await
-            })
-            .await?;
+            let answer = client
+                .call(&doing, async || {
+                    client.families().get_family(request.clone()).await
+                })
+                .await?;
             out.show(&answer, |answer, look| render::detail(answer, config, look))
         }
         Command::Diff { family, from, to } => {
             let doing = format!("compare revisions of family {family}");
             let request = api::DiffRevisionsRequest { family, from, to };
-            let answer = call(&doing, async || {
-                client.families().diff_revisions(request.clone()).await
-            })
-            .await?;
+            let answer = client
+                .call(&doing, async || {
+                    client.families().diff_revisions(request.clone()).await
+                })
+                .await?;
             out.show(&answer, render::diff)
         }
     }

@@ -10,6 +10,7 @@ use proto::api::Manifest;
 use serde_json::Value;
 
 use crate::exit::Failure;
+use crate::render::text::clean_lines;
 
 /// Largest file that is read; configs of collectors are a hundredth of it.
 const FILE_BYTES_MAX: u64 = 4 << 20;
@@ -124,12 +125,8 @@ fn inside(manifest: &str, directory: &Path, name: &str) -> Result<PathBuf, Failu
 }
 
 fn references(path: &str, yaml: &str) -> Result<Vec<String>, Failure> {
-    let documents: Vec<Value> = serde_saphyr::from_multiple(yaml).map_err(|error| {
-        Failure::usage(format!(
-            "{path} is not YAML: {}",
-            crate::render::text::clean_lines(&error.to_string())
-        ))
-    })?;
+    let documents: Vec<Value> =
+        serde_saphyr::from_multiple(yaml).map_err(|error| not_yaml(path, &error.to_string()))?;
     let mut names = Vec::new();
     // A collector config may hold such a key with another meaning; only manifests name files.
     for document in documents
@@ -141,6 +138,21 @@ fn references(path: &str, yaml: &str) -> Result<Vec<String>, Failure> {
     names.sort();
     names.dedup();
     Ok(names)
+}
+
+/// The parser's words: what and where in the first line, a picture of the place below.
+fn not_yaml(path: &str, error: &str) -> Failure {
+    let error = clean_lines(error);
+    let mut lines = error.lines().map(str::trim_end);
+    let what = lines.next().unwrap_or_default();
+    let what = what.strip_prefix("error: ").unwrap_or(what);
+    let failure = Failure::usage(format!("{path} is not YAML: {what}"));
+    let picture: Vec<&str> = lines.filter(|line| !line.contains("-->")).collect();
+    if picture.is_empty() {
+        failure
+    } else {
+        failure.hint(picture.join("\n"))
+    }
 }
 
 fn collect(value: &Value, names: &mut Vec<String>) {
@@ -275,7 +287,7 @@ mod tests {
         assert!(missing.to_string().contains("`none.yaml`"), "{missing}");
         let broken = read_all(&[directory.path().join("g.yaml")]).unwrap_err();
         assert!(
-            broken.to_string().contains("g.yaml is not YAML"),
+            broken.to_string().contains("g.yaml is not YAML: line 1"),
             "{broken}"
         );
     }

@@ -9,12 +9,14 @@ pub mod audit;
 pub mod client;
 pub mod families;
 pub mod manifests;
+pub mod names;
 pub mod output;
 pub mod preview;
 pub mod rollout;
 pub mod start;
 pub mod supervisor;
 pub mod tokens;
+pub mod trouble;
 pub mod watch;
 
 use clap::{CommandFactory, Subcommand};
@@ -28,23 +30,42 @@ use output::Output;
 #[derive(Subcommand)]
 pub enum Operator {
     /// Look at agents, label them, restart their collectors
-    #[command(subcommand, visible_alias = "agent")]
+    #[command(
+        subcommand,
+        visible_alias = "agent",
+        after_help = "Examples:\n  muster agents list -l 'role = agent' --state failed\n  muster agents get web-1\n  muster agents count --by service.version"
+    )]
     Agents(agents::Command),
     /// Store manifests of families and plans; nothing is delivered
     Apply(apply::ApplyArgs),
     /// Look at families and their revisions
-    #[command(subcommand, visible_alias = "family")]
+    #[command(
+        subcommand,
+        visible_alias = "family",
+        after_help = "Examples:\n  muster families list\n  muster families diff pii-redaction"
+    )]
     Families(families::Command),
     /// Show exactly what activating a revision would do
     Preview(preview::PreviewArgs),
     /// Start a rollout, watch it, stop it
-    #[command(subcommand, visible_alias = "rollouts")]
+    #[command(
+        subcommand,
+        visible_alias = "rollouts",
+        after_help = "Examples:\n  muster rollout start pii-redaction --plan careful --wait\n  muster rollout watch pii-redaction\n  muster rollout halt pii-redaction --reason INC-4711"
+    )]
     Rollout(rollout::Command),
     /// Make and revoke tokens of agents and operators
-    #[command(subcommand, visible_alias = "token")]
+    #[command(
+        subcommand,
+        visible_alias = "token",
+        after_help = "Examples:\n  muster tokens create prod-edge --label env=prod --expires-in 90d > token\n  muster tokens create ci --kind operator --role editor"
+    )]
     Tokens(tokens::Command),
     /// Who changed what, and the proof that nothing was removed
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  muster audit list --since 2h\n  muster audit verify"
+    )]
     Audit(audit::Command),
     /// Print a Supervisor config that is right for its version (offline)
     SupervisorConfig(supervisor::SupervisorArgs),
@@ -94,4 +115,29 @@ fn completion(shell: clap_complete::Shell, out: Output) -> Result<(), Failure> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "muster", &mut script);
     out.text(&String::from_utf8_lossy(&script))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(path: &str, command: &clap::Command) {
+        let help = command.clone().render_help().to_string();
+        assert!(
+            help.contains(&format!("\n  {path} ")) || help.contains(&format!("\n  {path}\n")),
+            "no example of `{path}` in its --help"
+        );
+        for below in command.get_subcommands() {
+            check(&format!("{path} {}", below.get_name()), below);
+        }
+    }
+
+    #[test]
+    fn help_of_every_operator_command_has_an_example_of_it() {
+        for command in Cli::command().get_subcommands() {
+            if command.get_name() != "serve" {
+                check(&format!("muster {}", command.get_name()), command);
+            }
+        }
+    }
 }

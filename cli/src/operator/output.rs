@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::exit::{Code, Failure};
 use crate::render::Look;
+use crate::render::names::Names;
 
 /// How data is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -57,8 +58,24 @@ impl Output {
         data: &T,
         text: impl FnOnce(&T, &Look) -> String,
     ) -> Result<(), Failure> {
+        self.show_named(data, Names::default(), text)
+    }
+
+    /// The same, where the text names agents.
+    pub fn show_named<T: Serialize>(
+        self,
+        data: &T,
+        names: Names,
+        text: impl FnOnce(&T, &Look) -> String,
+    ) -> Result<(), Failure> {
         match self.format {
-            Format::Table | Format::Wide => self.text(&text(data, &self.look())),
+            Format::Table | Format::Wide => {
+                let look = Look {
+                    names,
+                    ..self.look()
+                };
+                self.text(&text(data, &look))
+            }
             Format::Json => {
                 self.text(&serde_json::to_string_pretty(data).map_err(|e| unprintable(&e))?)
             }
@@ -88,14 +105,20 @@ impl Output {
     }
 
     fn look_on(self, terminal: bool) -> Look {
-        let set = |key: &str| std::env::var_os(key).is_some_and(|value| !value.is_empty());
-        let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
         Look {
-            colour: terminal && !dumb && !set("NO_COLOR"),
+            colour: colours_on(terminal),
             wide: self.format == Format::Wide,
             now_ms: now_ms(),
+            names: Names::default(),
         }
     }
+}
+
+/// Whether colours may be used: on a terminal that has them, unless the person wants none (no-color.org).
+pub fn colours_on(terminal: bool) -> bool {
+    let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+    terminal && !dumb && !unwanted
 }
 
 /// Says something to the person, on stderr.
@@ -151,4 +174,14 @@ pub fn now_ms() -> u64 {
 
 fn unprintable(error: &dyn Display) -> Failure {
     Failure::new(Code::Failed, format!("cannot print the answer: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_terminal_gets_no_colours() {
+        assert!(!colours_on(false));
+    }
 }

@@ -4,8 +4,10 @@ use clap::Args;
 use proto::api;
 
 use crate::exit::Failure;
-use crate::operator::client::{Client, call};
+use crate::operator::client::Client;
+use crate::operator::names;
 use crate::operator::output::{Output, talk};
+use crate::render::names::Names;
 use crate::render::preview as render;
 
 const EXAMPLES: &str = "\
@@ -40,7 +42,11 @@ pub async fn run(args: PreviewArgs, client: &Client, out: Output) -> Result<(), 
         plan: args.plan,
     };
     let preview = make(&request, client).await?;
-    out.show(&preview, |preview, look| {
+    let mut known = Names::default();
+    if !out.for_programs() {
+        names::learn(&mut known, render::examples(&preview), client).await;
+    }
+    out.show_named(&preview, known, |preview, look| {
         render::preview(preview, args.full, look)
     })?;
     if !out.for_programs() {
@@ -61,10 +67,11 @@ pub async fn make(
         .with_message(format!("previewing {}", request.family));
     spinner.enable_steady_tick(std::time::Duration::from_millis(100));
     let doing = format!("preview family {}", request.family);
-    let answer = call(&doing, async || {
-        client.families().preview(request.clone()).await
-    })
-    .await;
+    let answer = client
+        .call(&doing, async || {
+            client.families().preview(request.clone()).await
+        })
+        .await;
     spinner.finish_and_clear();
     answer
 }

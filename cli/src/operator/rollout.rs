@@ -6,9 +6,10 @@ use clap::{Args, Subcommand};
 use proto::api;
 
 use crate::exit::Failure;
-use crate::operator::client::{Client, call, idempotency_key};
+use crate::operator::client::{Client, idempotency_key};
 use crate::operator::output::Output;
-use crate::operator::{start, watch};
+use crate::operator::{names, start, watch};
+use crate::render::names::Names;
 use crate::render::rollout as render;
 
 const WATCH_EXAMPLES: &str = "\
@@ -26,7 +27,10 @@ pub enum Command {
     #[command(after_help = start::EXAMPLES)]
     Start(start::StartArgs),
     /// List rollouts, newest first
-    #[command(visible_alias = "ls")]
+    #[command(
+        visible_alias = "ls",
+        after_help = "Examples:\n  muster rollout list\n  muster rollout list --family pii-redaction --open"
+    )]
     List {
         /// Only those of this family
         #[arg(long, default_value = "", hide_default_value = true)]
@@ -36,6 +40,9 @@ pub enum Command {
         open: bool,
     },
     /// Show one rollout: waves, counts, errors
+    #[command(
+        after_help = "Examples:\n  muster rollout get pii-redaction\n  muster rollout get pii-redaction -o json | jq .total"
+    )]
     Get {
         /// Id, or a family for its newest
         rollout: String,
@@ -49,12 +56,22 @@ pub enum Command {
         until: Until,
     },
     /// Start no further offers, for now
+    #[command(
+        after_help = "Example:\n  muster rollout pause pii-redaction --reason 'deploy freeze until Monday'"
+    )]
     Pause(VerbArgs),
     /// Go on after a pause or a halt
+    #[command(
+        after_help = "Example:\n  muster rollout resume pii-redaction --reason 'the full disk on web-7 was the cause'"
+    )]
     Resume(VerbArgs),
     /// Stop: no further agent is offered the revision
+    #[command(after_help = "Example:\n  muster rollout halt pii-redaction --reason INC-4711")]
     Halt(VerbArgs),
     /// Give every agent that was offered the revision what it would have without
+    #[command(
+        after_help = "Examples:\n  muster rollout rollback pii-redaction --reason INC-4711\n  muster rollout watch pii-redaction             # follow it back"
+    )]
     Rollback(VerbArgs),
 }
 
@@ -95,13 +112,17 @@ pub async fn run(command: Command, client: &Client, out: Output) -> Result<(), F
                 family,
                 open_only: open,
             };
-            let answer = call("list rollouts", async || {
-                client.rollouts().list_rollouts(request.clone()).await
+            let answer = client
+                .call("list rollouts", async || {
+                    client.rollouts().list_rollouts(request.clone()).await
+                })
+                .await?;
+            out.show(&answer, |answer, look| match answer.rollouts.is_empty() {
+                true if open => "no open rollouts; `muster rollout list` shows all\n".to_owned(),
+                _ => render::list(answer, look),
             })
-            .await?;
-            out.show(&answer, render::list)
         }
-        Command::Get { rollout } => out.show(&read(client, &rollout).await?, render::detail),
+        Command::Get { rollout } => show(&read(client, &rollout).await?, client, out).await,
         Command::Watch { rollout, until } => {
             watch::run(read(client, &rollout).await?, until, client, out).await
         }
@@ -126,7 +147,7 @@ async fn verb(verb: Verb, args: VerbArgs, client: &Client, out: Output) -> Resul
         Verb::Rollback => "roll back",
     };
     let doing = format!("{name} rollout {}", args.rollout);
-    let answer = call(&doing, async || {
+    let answer = client.call(&doing, async || {
         let request = request.clone();
         match verb {
             Verb::Pause => client.rollouts().pause_rollout(request).await,
@@ -135,15 +156,26 @@ async fn verb(verb: Verb, args: VerbArgs, client: &Client, out: Output) -> Resul
             Verb::Rollback => client.rollouts().rollback_rollout(request).await,
         }
     });
-    out.show(&answer.await?, render::detail)
+    show(&answer.await?, client, out).await
 }
 
-async fn read(client: &Client, rollout: &str) -> Result<api::Rollout, Failure> {
+/// Prints it, its agents by their names.
+pub async fn show(rollout: &api::Rollout, client: &Client, out: Output) -> Result<(), Failure> {
+    let mut known = Names::default();
+    if !out.for_programs() {
+        names::learn(&mut known, render::examples(rollout), client).await;
+    }
+    out.show_named(rollout, known, render::detail)
+}
+
+/// The rollout of this id, or the newest of this family.
+pub async fn read(client: &Client, rollout: &str) -> Result<api::Rollout, Failure> {
     let request = api::GetRolloutRequest {
         id: rollout.to_owned(),
     };
-    call(&format!("read rollout {rollout}"), async || {
-        client.rollouts().get_rollout(request.clone()).await
-    })
-    .await
+    client
+        .call(&format!("read rollout {rollout}"), async || {
+            client.rollouts().get_rollout(request.clone()).await
+        })
+        .await
 }

@@ -1,17 +1,24 @@
 //! `muster rollout start`: always bound to a preview, the one that was named, or one that is made, printed and agreed
 //! to here.
 
+use std::time::Duration;
+
 use clap::Args;
 use proto::api;
+use tokio::time::Instant;
 
 use crate::exit::{Code, Failure};
-use crate::operator::client::{Client, call, idempotency_key};
+use crate::operator::client::{Client, idempotency_key};
 use crate::operator::output::{Output, can_ask, confirm, talk};
-use crate::operator::rollout::Until;
-use crate::operator::{preview, watch};
+use crate::operator::rollout::{self, Until};
+use crate::operator::{names, preview, watch};
 use crate::render::preview as render_preview;
 use crate::render::rollout as render;
 use crate::render::text::{clean, plural};
+
+/// How long the first picture waits for the lists of members.
+const PREPARATION: Duration = Duration::from_secs(5);
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 /// For `--help`.
 pub const EXAMPLES: &str = "\
@@ -90,20 +97,39 @@ pub async fn run(args: StartArgs, client: &Client, out: Output) -> Result<(), Fa
         reach,
         idempotency_key: idempotency_key(),
     };
-    let rollout = call(&doing, async || {
-        client.rollouts().start_rollout(request.clone()).await
-    })
-    .await?;
+    let rollout = client
+        .call(&doing, async || {
+            client.rollouts().start_rollout(request.clone()).await
+        })
+        .await?;
     if wait {
         talk(format_args!("rollout {} started", clean(&rollout.id)));
         return watch::run(rollout, until, client, out).await;
     }
-    out.show(&rollout, render::detail)?;
+    if out.for_programs() {
+        out.show(&rollout, render::detail)?;
+    } else {
+        out.show(&under_way(rollout.clone(), client).await, render::detail)?;
+    }
     talk(format_args!(
         "follow it: muster rollout watch {}",
         clean(&rollout.id)
     ));
     Ok(())
+}
+
+/// The rollout with its lists of members, which are made right after it was opened; as it is where that takes long.
+async fn under_way(mut rollout: api::Rollout, client: &Client) -> api::Rollout {
+    let patience = Instant::now() + PREPARATION;
+    while rollout.state == "planned" && Instant::now() < patience {
+        tokio::time::sleep(LOOK_AGAIN).await;
+        match rollout::read(client, &rollout.id).await {
+            Ok(next) => rollout = next,
+            // It was started; whoever follows it sees the server's trouble.
+            Err(_) => break,
+        }
+    }
+    rollout
 }
 
 /// Makes a preview, shows it, and has it agreed to. Answers its id and its revision.
@@ -121,11 +147,9 @@ async fn agree(
         .hint("give --preview ID of a preview that was read, or --yes"));
     }
     let preview = preview::make(&request, client).await?;
-    talk(render_preview::preview(
-        &preview,
-        false,
-        &out.look_of_talk(),
-    ));
+    let mut look = out.look_of_talk();
+    names::learn(&mut look.names, render_preview::examples(&preview), client).await;
+    talk(render_preview::preview(&preview, false, &look));
     within_reach(&preview, reach, &request.plan)?;
     let members = plural(preview.members, "agent");
     confirm(

@@ -7,7 +7,7 @@ use clap::{Subcommand, ValueEnum};
 use proto::api;
 
 use crate::exit::Failure;
-use crate::operator::client::{Client, call, idempotency_key};
+use crate::operator::client::{Client, idempotency_key};
 use crate::operator::output::{Output, talk};
 use crate::render::admin as render;
 
@@ -39,9 +39,10 @@ pub enum Command {
         role: Option<Role>,
     },
     /// List tokens, without their secrets
-    #[command(visible_alias = "ls")]
+    #[command(visible_alias = "ls", after_help = "Example:\n  muster tokens list")]
     List,
     /// Make a token useless from now on
+    #[command(after_help = "Example:\n  muster tokens revoke prod-edge")]
     Revoke {
         /// Name of the token
         name: String,
@@ -74,10 +75,11 @@ pub async fn run(command: Command, client: &Client, out: Output) -> Result<(), F
         } => {
             let request = request(name, kind, labels, expires_in, role)?;
             let doing = format!("create token {}", request.name);
-            let answer = call(&doing, async || {
-                client.admin().create_token(request.clone()).await
-            })
-            .await?;
+            let answer = client
+                .call(&doing, async || {
+                    client.admin().create_token(request.clone()).await
+                })
+                .await?;
             talk(format_args!(
                 "token {} created; its secret is not shown again",
                 request.name
@@ -85,10 +87,11 @@ pub async fn run(command: Command, client: &Client, out: Output) -> Result<(), F
             out.show(&answer, |answer, _| answer.secret.clone())
         }
         Command::List => {
-            let answer = call("list tokens", async || {
-                client.admin().list_tokens(api::ListTokensRequest {}).await
-            })
-            .await?;
+            let answer = client
+                .call("list tokens", async || {
+                    client.admin().list_tokens(api::ListTokensRequest {}).await
+                })
+                .await?;
             out.show(&answer, render::tokens)
         }
         Command::Revoke { name } => {
@@ -97,10 +100,11 @@ pub async fn run(command: Command, client: &Client, out: Output) -> Result<(), F
                 name,
                 idempotency_key: idempotency_key(),
             };
-            let answer = call(&doing, async || {
-                client.admin().revoke_token(request.clone()).await
-            })
-            .await?;
+            let answer = client
+                .call(&doing, async || {
+                    client.admin().revoke_token(request.clone()).await
+                })
+                .await?;
             out.show(&answer, |token, _| format!("token {} revoked", token.name))
         }
     }

@@ -11,8 +11,9 @@ use tokio::time::Instant;
 
 use crate::exit::{Code, Failure};
 use crate::operator::client::Client;
+use crate::operator::names;
 use crate::operator::output::{Output, now_ms, talk};
-use crate::operator::rollout::Until;
+use crate::operator::rollout::{self, Until};
 use crate::render::rollout as render;
 use crate::render::text::{clean, timestamp};
 use crate::render::{Look, frame, progress};
@@ -22,24 +23,24 @@ const GONE_MAX: Duration = Duration::from_secs(60);
 /// Pause before the stream is opened again.
 const REOPEN: Duration = Duration::from_secs(1);
 
-/// Watches `rollout` until it ends, as `until` understands it.
+/// Follows `watched` until it ends, as `until` understands it.
 pub async fn run(
-    rollout: Rollout,
+    watched: Rollout,
     until: Until,
     client: &Client,
     out: Output,
 ) -> Result<(), Failure> {
-    let id = rollout.id.clone();
+    let id = watched.id.clone();
     let mut screen = Screen::new(out);
     let followed = tokio::select! {
-        ended = follow(rollout, until.follow, client, &mut screen) => ended,
+        ended = follow(watched, until.follow, client, &mut screen) => ended,
         () = after(until.timeout) => Err(left(&id, Code::NotCompleted, "has not ended in the time given")),
         _ = tokio::signal::ctrl_c() => Err(left(&id, Code::Interrupted, "is no longer watched")),
     };
     screen.close();
     let last = followed?;
     if matches!(screen, Screen::Live(..)) {
-        out.show(&last, render::detail)?;
+        rollout::show(&last, client, out).await?;
     }
     verdict(&last)
 }
@@ -52,7 +53,7 @@ async fn follow(
 ) -> Result<Rollout, Failure> {
     let doing = format!("watch rollout {}", now.id);
     let request = WatchRolloutRequest { id: now.id.clone() };
-    screen.update(&now)?;
+    screen.update(&now, client).await?;
     let mut answered = Instant::now();
     while !is_over(&now, through_halts) {
         let ended = match client.rollouts().watch_rollout(request.clone()).await {
@@ -62,7 +63,7 @@ async fn follow(
                     match stream.message().await {
                         Ok(Some(next)) => {
                             answered = Instant::now();
-                            screen.update(&next)?;
+                            screen.update(&next, client).await?;
                             now = next;
                             if is_over(&now, through_halts) {
                                 return Ok(now);
@@ -82,7 +83,7 @@ async fn follow(
             tonic::Code::Unavailable | tonic::Code::Unknown | tonic::Code::Cancelled
         );
         if !for_a_while || answered.elapsed() > GONE_MAX {
-            return Err(Failure::from_status(&doing, &ended));
+            return Err(client.failure(&doing, &ended));
         }
         screen.note("lost the server, trying again");
         tokio::time::sleep(REOPEN).await;
@@ -95,7 +96,11 @@ enum Screen {
     /// Redrawn in place, on stderr.
     Live(ProgressBar, Look),
     /// Lines for what changed, on stdout.
-    Lines(Output, Box<Option<Rollout>>),
+    Lines {
+        out: Output,
+        look: Look,
+        before: Box<Option<Rollout>>,
+    },
     /// One object for each update, on stdout.
     Items(Output),
 }
@@ -108,7 +113,11 @@ impl Screen {
             return Screen::Items(out);
         }
         if !(std::io::stdout().is_terminal() && std::io::stderr().is_terminal()) {
-            return Screen::Lines(out, Box::new(None));
+            return Screen::Lines {
+                out,
+                look: out.look(),
+                before: Box::new(None),
+            };
         }
         let bar = ProgressBar::new_spinner();
         bar.set_style(
@@ -118,16 +127,19 @@ impl Screen {
         Screen::Live(bar, out.look())
     }
 
-    fn update(&mut self, now: &Rollout) -> Result<(), Failure> {
+    async fn update(&mut self, now: &Rollout, client: &Client) -> Result<(), Failure> {
+        if let Screen::Live(_, look) | Screen::Lines { look, .. } = self {
+            names::learn(&mut look.names, render::examples(now), client).await;
+        }
         match self {
             Screen::Live(bar, look) => {
                 look.now_ms = now_ms();
                 bar.set_message(frame::frame(now, look));
                 Ok(())
             }
-            Screen::Lines(out, before) => {
+            Screen::Lines { out, look, before } => {
                 let stamp = timestamp(now_ms());
-                for line in progress::lines(before.as_ref().as_ref(), now) {
+                for line in progress::lines(before.as_ref().as_ref(), now, look) {
                     out.text(&format!("{stamp} {line}"))?;
                 }
                 **before = Some(now.clone());
@@ -140,7 +152,7 @@ impl Screen {
     fn note(&self, note: &str) {
         match self {
             Screen::Live(bar, _) => bar.println(note),
-            Screen::Lines(..) | Screen::Items(_) => talk(note),
+            Screen::Lines { .. } | Screen::Items(_) => talk(note),
         }
     }
 

@@ -3,13 +3,16 @@
 use proto::api;
 
 use crate::render::table::table;
-use crate::render::text::{clean, or_dash, short, thousands, timestamp};
+use crate::render::text::{clean, cut, or_dash, short, thousands, timestamp};
 use crate::render::{Look, Tone};
+
+/// Characters of a detail of an audit entry; -o wide cuts none.
+const DETAIL_WIDTH: usize = 100;
 
 /// The table of `tokens list`.
 pub fn tokens(answer: &api::ListTokensResponse, look: &Look) -> String {
     if answer.tokens.is_empty() {
-        return "no tokens\n".to_owned();
+        return "no tokens; `muster tokens create NAME` makes one\n".to_owned();
     }
     table(
         &[
@@ -36,11 +39,22 @@ pub fn tokens(answer: &api::ListTokensResponse, look: &Look) -> String {
     )
 }
 
-/// The table of `audit list`.
-pub fn audit(answer: &api::ListAuditResponse, _: &Look) -> String {
-    if answer.entries.is_empty() {
-        return "no entries\n".to_owned();
+/// The uid of the agent that an audit entry is about, if it is about one.
+pub fn agent_of(entry: &api::AuditEntry) -> Option<&str> {
+    entry.object.strip_prefix("agent/")
+}
+
+/// What is said where there are no entries.
+pub fn no_entries(narrowed: bool) -> &'static str {
+    if narrowed {
+        "no entries match; `muster audit list` shows the newest of all\n"
+    } else {
+        "no entries yet\n"
     }
+}
+
+/// The table of `audit list`. Agents stand by their names; wide shows uids and details whole.
+pub fn audit(answer: &api::ListAuditResponse, look: &Look) -> String {
     table(
         &["TIME", "ACTOR", "ACTION", "OBJECT", "DETAIL", "ENTRY"],
         answer.entries.iter().map(|entry| {
@@ -50,17 +64,21 @@ pub fn audit(answer: &api::ListAuditResponse, _: &Look) -> String {
                 entry.seq,
                 short(&entry.hash)
             );
-            let (actor, action, object) = (
-                or_dash(&entry.actor),
-                clean(&entry.action),
-                or_dash(&entry.object),
-            );
+            let object = match agent_of(entry) {
+                Some(uid) if !look.wide => format!("agent/{}", look.names.of(uid)),
+                _ => or_dash(&entry.object),
+            };
+            let detail = clean(&entry.detail);
             vec![
                 timestamp(entry.at_ms),
-                actor,
-                action,
+                or_dash(&entry.actor),
+                clean(&entry.action),
                 object,
-                clean(&entry.detail),
+                if look.wide {
+                    detail
+                } else {
+                    cut(&detail, DETAIL_WIDTH)
+                },
                 place,
             ]
         }),
@@ -133,6 +151,30 @@ mod tests {
         assert_eq!(
             text.lines().nth(1).unwrap(),
             "control     1,200   BROKEN: entry 7 was changed   ab12"
+        );
+    }
+
+    #[test]
+    fn agent_stands_by_its_name_in_the_audit_log_and_wide_by_its_uid() {
+        let uid = "019a0000-0000-72bb-bd85-b5b5176c3ee3";
+        let entry = api::AuditEntry {
+            object: format!("agent/{uid}"),
+            detail: "d".repeat(200),
+            ..Default::default()
+        };
+        let answer = api::ListAuditResponse {
+            entries: vec![entry],
+        };
+        let mut look = Look::default();
+        look.names.learn(uid.into(), "web-1".into());
+        let text = audit(&answer, &look);
+        assert!(text.contains("agent/web-1 (…176c3ee3)   ddd"), "{text}");
+        assert!(text.contains("d…"), "{text}");
+        look.wide = true;
+        let text = audit(&answer, &look);
+        assert!(
+            text.contains(uid) && text.contains(&"d".repeat(200)),
+            "{text}"
         );
     }
 

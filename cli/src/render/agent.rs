@@ -183,7 +183,7 @@ fn config(answer: &api::AgentDetail, look: &Look) -> String {
         lines.push(("Effective", clean(&d.effective)));
         lines.push(("Error", look.paint(Tone::Bad, &clean(&d.error))));
     }
-    if let Some(s) = &answer.status {
+    if let Some(s) = answer.status.as_ref().filter(|s| s.state != "unset") {
         let error = if s.error.is_empty() {
             String::new()
         } else {

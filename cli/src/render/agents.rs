@@ -1,24 +1,23 @@
-//! Lists of agents, their counts and their errors.
+//! Lists of agents.
 
 use comfy_table::Cell;
 use proto::api;
 
 use crate::render::table::table;
-use crate::render::text::{
-    age, clean, clean_lines, cut, indent, or_dash, plural, revision, such_as, thousands,
-};
+use crate::render::text::{age, clean, cut, or_dash, plural, revision, thousands};
 use crate::render::{Look, Tone};
 
-/// Characters of an error in a column.
+/// Characters of an error in a column, and of labels; -o wide cuts neither.
 const ERROR_WIDTH: usize = 80;
-/// Lines of an example of an error.
-const EXAMPLE_LINES: usize = 6;
+const LABELS_WIDTH: usize = 40;
 
-/// The table of `agents list`.
+/// The table of `agents list`. Labels and errors have a column where an agent has some.
 pub fn list(answer: &api::ListAgentsResponse, look: &Look) -> String {
-    if answer.agents.is_empty() {
-        return "no agents\n".to_owned();
-    }
+    let agents = &answer.agents;
+    let extra = Extra {
+        labels: look.wide || agents.iter().any(|agent| !agent.labels.is_empty()),
+        error: look.wide || agents.iter().any(|agent| !agent.error.is_empty()),
+    };
     let mut headers = vec![
         "NAME",
         "VERSION",
@@ -29,9 +28,20 @@ pub fn list(answer: &api::ListAgentsResponse, look: &Look) -> String {
         "LAST SEEN",
     ];
     if look.wide {
-        headers.extend(["UID", "SERVICE", "TRANSPORT", "CONDITIONS", "ERROR"]);
+        headers.extend(["UID", "SERVICE", "TRANSPORT", "CONDITIONS"]);
     }
-    table(&headers, answer.agents.iter().map(|agent| row(agent, look)))
+    headers.extend(extra.labels.then_some("LABELS"));
+    headers.extend(extra.error.then_some("ERROR"));
+    table(&headers, agents.iter().map(|agent| row(agent, extra, look)))
+}
+
+/// What is said where the list is empty.
+pub fn none(narrowed: bool) -> &'static str {
+    if narrowed {
+        "no agents match; `muster agents list` shows all, `muster agents count --by state` their states\n"
+    } else {
+        "no agents yet; `muster supervisor-config --version V` prints a config that connects one\n"
+    }
 }
 
 /// What the table does not show; goes to stderr.
@@ -52,54 +62,6 @@ pub fn list_note(answer: &api::ListAgentsResponse) -> Option<String> {
         ));
     }
     (!notes.is_empty()).then(|| notes.join("\n"))
-}
-
-/// The table of `agents count`.
-pub fn groups(answer: &api::GroupAgentsResponse, by: &str) -> String {
-    let header = clean(by).to_uppercase();
-    let rows = answer.groups.iter().map(|group| {
-        let value = if group.value.is_empty() {
-            "(none)".to_owned()
-        } else {
-            clean(&group.value)
-        };
-        vec![
-            value,
-            thousands(group.agents),
-            thousands(group.connected),
-            thousands(group.healthy),
-        ]
-    });
-    let total = vec![
-        "total".to_owned(),
-        thousands(answer.total),
-        String::new(),
-        String::new(),
-    ];
-    table(
-        &[&header, ">AGENTS", ">CONNECTED", ">HEALTHY"],
-        rows.chain([total]),
-    )
-}
-
-/// `agents errors`: each error once, with how many have it and one example in full.
-pub fn errors(answer: &api::ListErrorsResponse, look: &Look) -> String {
-    if answer.groups.is_empty() {
-        return "no errors\n".to_owned();
-    }
-    let mut text = String::new();
-    for group in &answer.groups {
-        let count = look.paint(Tone::Bad, &plural(group.agents, "agent"));
-        text += &format!(
-            "{count}: {}{}\n",
-            clean(&group.error),
-            such_as(&group.examples)
-        );
-        if !group.example_text.is_empty() && group.example_text != group.error {
-            text += &indent(&head(&clean_lines(&group.example_text), EXAMPLE_LINES), 4);
-        }
-    }
-    text
 }
 
 /// The health of an agent in a word, and its tone.
@@ -137,21 +99,14 @@ pub fn last_seen(agent: &api::Agent) -> String {
     }
 }
 
-/// The first `lines` lines, and how many more there are.
-pub fn head(text: &str, lines: usize) -> String {
-    let all = text.lines().count();
-    let mut head: String = text
-        .lines()
-        .take(lines)
-        .map(|line| format!("{line}\n"))
-        .collect();
-    if all > lines {
-        head += &format!("… {} more lines\n", thousands((all - lines) as u64));
-    }
-    head
+/// Columns that are not always there.
+#[derive(Clone, Copy)]
+struct Extra {
+    labels: bool,
+    error: bool,
 }
 
-fn row(agent: &api::Agent, look: &Look) -> Vec<Cell> {
+fn row(agent: &api::Agent, extra: Extra, look: &Look) -> Vec<Cell> {
     let platform = match (agent.os.as_str(), agent.arch.as_str()) {
         ("", "") => "-".to_owned(),
         (os, arch) => format!("{}/{}", or_dash(os), or_dash(arch)),
@@ -172,8 +127,19 @@ fn row(agent: &api::Agent, look: &Look) -> Vec<Cell> {
             or_dash(&agent.service).into(),
             or_dash(&agent.transport).into(),
             or_dash(&agent.conditions.join(", ")).into(),
-            cut(&or_dash(&agent.error), ERROR_WIDTH).into(),
         ]);
+    }
+    let fit = |text: String, width| if look.wide { text } else { cut(&text, width) };
+    if extra.labels {
+        let labels: Vec<String> = agent
+            .labels
+            .iter()
+            .map(|(k, v)| format!("{k}={v}"))
+            .collect();
+        row.push(fit(or_dash(&labels.join(",")), LABELS_WIDTH).into());
+    }
+    if extra.error {
+        row.push(fit(or_dash(&agent.error), ERROR_WIDTH).into());
     }
     row
 }
@@ -229,6 +195,30 @@ db-1    0.160.0   linux/amd64   -              unassigned   unhealthy (StatusFat
     }
 
     #[test]
+    fn labels_and_errors_have_a_column_where_an_agent_has_some() {
+        let labelled = api::Agent {
+            labels: [("env".to_owned(), "prod".to_owned())].into(),
+            error: "e".repeat(200),
+            ..agent()
+        };
+        let answer = api::ListAgentsResponse {
+            agents: vec![agent(), labelled],
+            ..Default::default()
+        };
+        let text = list(&answer, &Look::default());
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines[0].ends_with("LAST SEEN   LABELS     ERROR"), "{text}");
+        assert!(lines[1].ends_with("12s         -          -"), "{text}");
+        assert!(lines[2].contains("12s         env=prod   eee"), "{text}");
+        assert!(lines[2].ends_with("e…"), "{text}");
+        let wide = Look {
+            wide: true,
+            ..Default::default()
+        };
+        assert!(list(&answer, &wide).contains(&"e".repeat(200)));
+    }
+
+    #[test]
     fn wide_adds_uid_and_error() {
         let answer = api::ListAgentsResponse {
             agents: vec![agent()],
@@ -261,48 +251,5 @@ db-1    0.160.0   linux/amd64   -              unassigned   unhealthy (StatusFat
             "{note}"
         );
         assert!(note.contains("1 partition could not be asked"), "{note}");
-    }
-
-    #[test]
-    fn count_shows_agents_without_the_key_and_the_total() {
-        let group = |value: &str, agents| api::group_agents_response::Group {
-            value: value.into(),
-            agents,
-            connected: agents,
-            healthy: 1,
-        };
-        let answer = api::GroupAgentsResponse {
-            groups: vec![group("prod", 1_200), group("", 3)],
-            total: 1_203,
-        };
-        assert_eq!(
-            groups(&answer, "env"),
-            "\
-ENV      AGENTS   CONNECTED   HEALTHY
-prod      1,200       1,200         1
-(none)        3           3         1
-total     1,203
-"
-        );
-    }
-
-    #[test]
-    fn error_is_shown_once_with_its_count_and_an_example() {
-        let group = api::list_errors_response::Group {
-            error: "dial tcp ADDR: refused".into(),
-            agents: 12,
-            examples: vec!["u1".into()],
-            example_text: "dial tcp 10.0.0.1:4317: refused".into(),
-        };
-        let text = errors(
-            &api::ListErrorsResponse {
-                groups: vec![group],
-            },
-            &Look::default(),
-        );
-        assert_eq!(
-            text,
-            "12 agents: dial tcp ADDR: refused, e.g. u1\n    dial tcp 10.0.0.1:4317: refused\n"
-        );
     }
 }

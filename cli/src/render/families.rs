@@ -4,9 +4,12 @@ use proto::api;
 
 use crate::render::table::{facts, table};
 use crate::render::text::{
-    clean, clean_lines, indent, or_dash, plural, revision, short, thousands,
+    clean, clean_lines, cut, indent, or_dash, plural, revision, short, thousands,
 };
 use crate::render::{Look, Tone};
+
+/// Characters of one change; the text below has it whole.
+const CHANGE_WIDTH: usize = 160;
 
 /// The table of `families list`.
 pub fn list(answer: &api::ListFamiliesResponse, look: &Look) -> String {
@@ -85,7 +88,11 @@ pub fn detail(answer: &api::FamilyDetail, with_config: bool, look: &Look) -> Str
 
 /// `families diff`.
 pub fn diff(answer: &api::DiffRevisionsResponse, look: &Look) -> String {
-    let mut text = format!("{} → {}\n", revision(answer.from), revision(answer.to));
+    let from = match answer.from {
+        0 => "nothing".to_owned(),
+        from => revision(from),
+    };
+    let mut text = format!("{from} → {}\n", revision(answer.to));
     let roles: Vec<_> = answer
         .roles
         .iter()
@@ -103,7 +110,7 @@ pub fn diff(answer: &api::DiffRevisionsResponse, look: &Look) -> String {
             &role
                 .changes
                 .iter()
-                .map(|change| format!("{}\n", clean(change)))
+                .map(|change| format!("{}\n", cut(&clean(change), CHANGE_WIDTH)))
                 .collect::<String>(),
             2,
         );

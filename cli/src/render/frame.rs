@@ -3,8 +3,8 @@
 use proto::api::{Rollout, WaveRollout};
 
 use crate::render::counts::{Kind, bar, sum, words};
-use crate::render::rollout::{change, error};
-use crate::render::text::{age, clean, cut, plural, thousands};
+use crate::render::rollout::{change, error, other_waits, remark, wave_waits};
+use crate::render::text::{age, clean, plural, thousands};
 use crate::render::{Look, Tone};
 
 /// Characters of a bar.
@@ -26,28 +26,13 @@ pub fn frame(rollout: &Rollout, look: &Look) -> String {
             &format!("  rolling back: {}", clean(&rollout.rolling_back)),
         ));
     }
-    for role in &rollout.roles {
-        lines.push(format!(
-            "  {} {}, {}",
-            clean(&role.role),
-            look.state(&role.state),
-            plural(role.members, "agent")
-        ));
-        lines.extend(role.waves.iter().flat_map(|w| wave(w, look)));
+    if is_being_prepared(rollout) {
+        lines.push("  its lists of members are being made".to_owned());
+    } else {
+        lines.extend(figures(rollout, look));
     }
-    if let Some(total) = &rollout.total {
-        lines.push(format!(
-            "  total   {}  {}",
-            bar(total, BAR, look),
-            words(total, look)
-        ));
-    }
-    lines.extend(
-        rollout
-            .waiting
-            .iter()
-            .map(|what| format!("  waits for {}", clean(what))),
-    );
+    let waits = other_waits(rollout).into_iter();
+    lines.extend(waits.map(|what| format!("  waits for {}", clean(what))));
     if !rollout.errors.is_empty() {
         lines.push(look.paint(Tone::Title, "  errors"));
         lines.extend(
@@ -55,7 +40,7 @@ pub fn frame(rollout: &Rollout, look: &Look) -> String {
                 .errors
                 .iter()
                 .take(ERRORS)
-                .map(|group| format!("    {}", cut(&error(group), ERROR_WIDTH))),
+                .map(|group| format!("    {}", error(group, ERROR_WIDTH, look))),
         );
         let more = rollout.errors.len().saturating_sub(ERRORS);
         if more > 0 {
@@ -89,7 +74,35 @@ fn title(rollout: &Rollout, look: &Look) -> String {
     facts.join("  ")
 }
 
-fn wave(wave: &WaveRollout, look: &Look) -> Vec<String> {
+/// A rollout that was just started knows its members a moment later; until then every figure is 0.
+fn is_being_prepared(rollout: &Rollout) -> bool {
+    rollout.state == "planned" && rollout.total.unwrap_or_default().members == 0
+}
+
+fn figures(rollout: &Rollout, look: &Look) -> Vec<String> {
+    let mut lines = Vec::new();
+    for role in &rollout.roles {
+        lines.push(format!(
+            "  {} {}, {}",
+            clean(&role.role),
+            look.state(&role.state),
+            plural(role.members, "agent")
+        ));
+        for w in &role.waves {
+            lines.extend(wave(w, wave_waits(rollout, &role.role, w.number), look));
+        }
+    }
+    if let Some(total) = &rollout.total {
+        lines.push(format!(
+            "  total   {}  {}",
+            bar(total, BAR, look),
+            words(total, look)
+        ));
+    }
+    lines
+}
+
+fn wave(wave: &WaveRollout, waits: Option<&str>, look: &Look) -> Vec<String> {
     let counts = wave.counts.unwrap_or_default();
     let there = format!(
         "{}/{}",
@@ -112,13 +125,16 @@ fn wave(wave: &WaveRollout, look: &Look) -> Vec<String> {
         line += &format!("  {}", words(&counts, look));
     }
     let mut lines = vec![line];
-    let open = wave.state == "in flight" || wave.state == "soaking";
-    if open && !wave.verdict.is_empty() {
-        lines.push(look.paint(
-            Tone::Quiet,
-            &format!("           gate: {}", clean(&wave.verdict)),
-        ));
-    }
+    let below = match (wave.state.as_str(), remark(wave), waits) {
+        ("in flight", Some((tone, verdict)), _) => {
+            Some(look.paint(tone, &format!("gate: {verdict}")))
+        }
+        ("in flight", None, Some(waits)) => {
+            Some(look.paint(Tone::Quiet, &format!("waits: {}", clean(waits))))
+        }
+        _ => None,
+    };
+    lines.extend(below.map(|text| format!("           {text}")));
     lines
 }
 
@@ -152,7 +168,7 @@ pub mod tests {
             agents: 99,
             state: "in flight".into(),
             counts: Some(second),
-            verdict: "inconclusive: 50 of 99 answered".into(),
+            verdict: "inconclusive: 99 have to converge".into(),
             ..Default::default()
         };
         let rest = Counts {
@@ -189,7 +205,10 @@ pub mod tests {
                 waiting: 900,
                 ..Default::default()
             }),
-            waiting: vec!["49 agents of wave 2 to answer".into()],
+            waiting: vec![
+                "agent wave 2: 49 of 99 needed have converged, 49 on their way".into(),
+                "gateway, which goes before edge".into(),
+            ],
             started_ms: 60_000,
             created_ms: 50_000,
             errors: vec![ErrorGroup {
@@ -216,10 +235,10 @@ pub mod tests {
             "  agent running, 1,000 agents",
             "    wave 1 ████████████████████████  1/1  passed",
             "    wave 2 ███████████!▒▒▒▒▒▒▒▒▒▒▒▒  49/99  in flight  49 converged, 49 applying, 1 rejected",
-            "           gate: inconclusive: 50 of 99 answered",
+            "           waits: 49 of 99 needed have converged, 49 on their way",
             "    wave 3 ░░░░░░░░░░░░░░░░░░░░░░░░  0/900  waiting",
             "  total   █!▒░░░░░░░░░░░░░░░░░░░░░  50 converged, 49 applying, 1 rejected, 900 waiting",
-            "  waits for 49 agents of wave 2 to answer",
+            "  waits for gateway, which goes before edge",
             "  errors",
             "    1 agent rejected: unknown key `foo`, e.g. web-7",
         ];
@@ -234,6 +253,22 @@ pub mod tests {
         assert_eq!(lines.len(), expected.len(), "{text}");
         assert!(
             lines[3].ends_with("49/99  in flight  49 converged, 49 applying, 1 rejected"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn rollout_without_its_lists_says_so_instead_of_zeros() {
+        let mut planned = Rollout {
+            state: "planned".into(),
+            total: Some(Counts::default()),
+            ..running()
+        };
+        planned.waiting.clear();
+        planned.errors.clear();
+        let text = frame(&planned, &Look::default());
+        assert!(
+            text.ends_with("\n  its lists of members are being made"),
             "{text}"
         );
     }

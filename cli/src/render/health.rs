@@ -40,7 +40,7 @@ fn node(prefix: &str, name: &str, health: &api::Health, look: &Look) -> String {
     } else {
         (Tone::Bad, "unhealthy")
     };
-    let status = if health.status.is_empty() {
+    let status = if health.status.is_empty() || health.status == "StatusOK" {
         String::new()
     } else {
         format!(" {}", clean(&health.status))

@@ -7,7 +7,9 @@ pub mod applied;
 pub mod counts;
 pub mod families;
 pub mod frame;
+pub mod groups;
 pub mod health;
+pub mod names;
 pub mod preview;
 pub mod progress;
 pub mod rollout;
@@ -17,8 +19,10 @@ pub mod text;
 use clap::builder::styling::{AnsiColor, Style};
 use comfy_table::{Attribute, Cell, Color};
 
+use names::Names;
+
 /// What the text is made for.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Look {
     /// Colours may be used.
     pub colour: bool,
@@ -26,6 +30,8 @@ pub struct Look {
     pub wide: bool,
     /// Now, in ms since 1970: ages are counted from it.
     pub now_ms: u64,
+    /// Names of the agents that the answer speaks of by uid.
+    pub names: Names,
 }
 
 /// What a colour says.

@@ -2,10 +2,9 @@
 
 use proto::api;
 
-use crate::render::agents::head;
 use crate::render::applied::findings;
 use crate::render::families::unified;
-use crate::render::text::{clean, indent, plural, short, such_as, thousands};
+use crate::render::text::{clean, head, indent, plural, short, thousands};
 use crate::render::{Look, Tone};
 
 /// Lines of one diff, unless all are asked for.
@@ -40,7 +39,7 @@ pub fn preview(preview: &api::PreviewResponse, full: bool, look: &Look) -> Strin
             .roles
             .iter()
             .enumerate()
-            .map(|(index, r)| role(index + 1, r))
+            .map(|(index, r)| role(index + 1, r, look))
             .collect(),
     );
     section(
@@ -60,12 +59,21 @@ pub fn preview(preview: &api::PreviewResponse, full: bool, look: &Look) -> Strin
                     "{}: {}{}\n",
                     plural(l.agents, "agent"),
                     clean(&l.why),
-                    such_as(&l.examples)
+                    look.names.such_as(&l.examples)
                 )
             })
             .collect(),
     );
     text
+}
+
+/// The agents that a preview names as examples.
+pub fn examples(preview: &api::PreviewResponse) -> impl Iterator<Item = &str> {
+    let waves = preview.roles.iter().flat_map(|role| &role.waves);
+    let waves = waves.flat_map(|wave| &wave.examples);
+    let groups = preview.groups.iter().flat_map(|group| &group.examples);
+    let left_out = preview.left_out.iter().flat_map(|left| &left.examples);
+    waves.chain(groups).chain(left_out).map(String::as_str)
 }
 
 /// Whether starting needs `--reach`.
@@ -108,7 +116,7 @@ fn title(preview: &api::PreviewResponse, look: &Look) -> String {
     )
 }
 
-fn role(place: usize, role: &api::RolePreview) -> String {
+fn role(place: usize, role: &api::RolePreview, look: &Look) -> String {
     let matches = if role.matched == 1 {
         "matches"
     } else {
@@ -134,7 +142,7 @@ fn role(place: usize, role: &api::RolePreview) -> String {
         } else {
             format!(" ({})", clean(&wave.size))
         };
-        let examples = such_as(&wave.examples);
+        let examples = look.names.such_as(&wave.examples);
         text += &format!(
             "   wave {}: {}{size}{examples}{gate}\n",
             index + 1,
@@ -156,19 +164,29 @@ fn diff_group(group: &api::DiffGroup, lines: usize, look: &Look) -> String {
         ("are", "get")
     };
     if group.unchanged {
-        return format!("{who} {be} unchanged{}\n", such_as(&group.examples));
+        return format!(
+            "{who} {be} unchanged{}\n",
+            look.names.such_as(&group.examples)
+        );
     }
-    let against = if group.against.is_empty() {
-        String::new()
-    } else {
-        format!(" against {}", clean(&group.against))
-    };
     let diff = unified(&head(&group.diff, lines), look);
     format!(
-        "{who} {get} this diff{against}{}\n{}",
-        such_as(&group.examples),
+        "{who} {get} {}{}\n{}",
+        difference(&group.against),
+        look.names.such_as(&group.examples),
         indent(&diff, 4)
     )
+}
+
+/// What the lines below differ from: a revision (`pii/agent r3`), or words that say why there is none.
+fn difference(against: &str) -> String {
+    match against {
+        "" => "this diff".to_owned(),
+        words if words.contains(" before") || words.contains(" not ") => {
+            format!("this config ({})", clean(words))
+        }
+        revision => format!("this diff against {}", clean(revision)),
+    }
 }
 
 #[cfg(test)]
@@ -261,6 +279,15 @@ Left out
         assert!(at("match two roles\n  u1") < at("Order"));
         assert!(at("other families\n  u2 from base") < at("Order"));
         assert!(text.contains("needs --reach 9447"));
+    }
+
+    #[test]
+    fn first_config_is_no_diff_against_something() {
+        assert_eq!(
+            difference("nothing was delivered before"),
+            "this config (nothing was delivered before)"
+        );
+        assert_eq!(difference("pii/agent r3"), "this diff against pii/agent r3");
     }
 
     #[test]

@@ -4,11 +4,11 @@ use proto::api::{ErrorGroup, Rollout, WaveRollout};
 
 use crate::render::Look;
 use crate::render::counts::words;
-use crate::render::rollout::{change, error};
-use crate::render::text::{clean, plural};
+use crate::render::rollout::{change, error, other_waits, remark};
+use crate::render::text::{age, clean, plural};
 
 /// What changed from `before` to `now`; all that matters where there is no `before`.
-pub fn lines(before: Option<&Rollout>, now: &Rollout) -> Vec<String> {
+pub fn lines(before: Option<&Rollout>, now: &Rollout, look: &Look) -> Vec<String> {
     let mut lines = Vec::new();
     if before.is_none_or(|before| (&before.state, &before.cause) != (&now.state, &now.cause)) {
         lines.push(state(now));
@@ -27,13 +27,18 @@ pub fn lines(before: Option<&Rollout>, now: &Rollout) -> Vec<String> {
             lines.push(figures(&role.role, wave));
         }
     }
-    if before.is_none_or(|before| before.waiting != now.waiting) {
-        lines.extend(
-            now.waiting
-                .iter()
-                .map(|what| format!("waits for {}", clean(what))),
-        );
-    }
+    let told: Vec<String> = before
+        .map(other_waits)
+        .unwrap_or_default()
+        .iter()
+        .map(kind)
+        .collect();
+    let waits = other_waits(now).into_iter();
+    lines.extend(
+        waits
+            .filter(|what| !told.contains(&kind(what)))
+            .map(|what| format!("waits for {}", clean(what))),
+    );
     let known = |group: &ErrorGroup| {
         before.is_some_and(|before| {
             before
@@ -46,7 +51,7 @@ pub fn lines(before: Option<&Rollout>, now: &Rollout) -> Vec<String> {
         now.errors
             .iter()
             .filter(|group| !known(group))
-            .map(|group| format!("error: {}", error(group))),
+            .map(|group| format!("error: {}", error(group, usize::MAX, look))),
     );
     lines
 }
@@ -67,18 +72,25 @@ fn state(now: &Rollout) -> String {
 
 fn figures(role: &str, wave: &WaveRollout) -> String {
     let counts = wave.counts.unwrap_or_default();
-    let verdict = if wave.verdict.is_empty() {
-        String::new()
+    let soak = if wave.state == "soaking" && wave.soak_ms > 0 {
+        format!(" for {}", age(wave.soak_ms))
     } else {
-        format!(" (gate: {})", clean(&wave.verdict))
+        String::new()
     };
+    let remark = remark(wave).map(|(_, verdict)| format!(" (gate: {verdict})"));
     let (number, agents) = (wave.number, plural(wave.agents, "agent"));
     format!(
-        "{} wave {number} {}, {agents}: {}{verdict}",
+        "{} wave {number} {}{soak}, {agents}: {}{}",
         clean(role),
         clean(&wave.state),
-        words(&counts, &Look::default())
+        words(&counts, &Look::default()),
+        remark.unwrap_or_default()
     )
+}
+
+/// What is waited for, whatever its figures: a countdown is no news.
+fn kind(what: &&str) -> String {
+    what.chars().filter(|c| !c.is_ascii_digit()).collect()
 }
 
 /// A wave that has not begun is no news, and neither is the time it has soaked.
@@ -100,12 +112,12 @@ mod tests {
     #[test]
     fn first_look_tells_all_but_what_has_not_begun() {
         assert_eq!(
-            lines(None, &running()),
+            lines(None, &running(), &Look::default()),
             [
                 "pii r3 → r4 running",
                 "agent wave 1 passed, 1 agent: 1 converged",
-                "agent wave 2 in flight, 99 agents: 49 converged, 49 applying, 1 rejected (gate: inconclusive: 50 of 99 answered)",
-                "waits for 49 agents of wave 2 to answer",
+                "agent wave 2 in flight, 99 agents: 49 converged, 49 applying, 1 rejected",
+                "waits for gateway, which goes before edge",
                 "error: 1 agent rejected: unknown key `foo`, e.g. web-7",
             ]
         );
@@ -115,7 +127,42 @@ mod tests {
     fn nothing_is_said_where_nothing_changed() {
         let mut soaked = running();
         soaked.roles[0].waves[1].soaked_ms += 1_000;
-        assert_eq!(lines(Some(&running()), &soaked), Vec::<String>::new());
+        soaked.waiting[0] = "agent wave 2: 50 of 99 needed have converged, 48 on their way".into();
+        assert_eq!(
+            lines(Some(&running()), &soaked, &Look::default()),
+            Vec::<String>::new()
+        );
+    }
+
+    #[test]
+    fn countdown_is_no_news() {
+        let waits = |what: &str| Rollout {
+            waiting: vec![what.into()],
+            ..running()
+        };
+        let two = waits("agent: 2 have not gone back yet");
+        let one = waits("agent: 1 have not gone back yet");
+        assert!(lines(Some(&two), &one, &Look::default()).is_empty());
+        let person = waits("a person: resume");
+        assert_eq!(
+            lines(Some(&one), &person, &Look::default()),
+            ["waits for a person: resume"]
+        );
+    }
+
+    #[test]
+    fn soak_tells_its_length_once() {
+        let mut soaking = running();
+        let wave = &mut soaking.roles[0].waves[1];
+        wave.state = "soaking".into();
+        wave.verdict = "pass".into();
+        wave.soak_ms = 600_000;
+        let told = lines(Some(&running()), &soaking, &Look::default());
+        assert_eq!(told.len(), 1);
+        assert!(
+            told[0].starts_with("agent wave 2 soaking for 10m, 99 agents: "),
+            "{told:?}"
+        );
     }
 
     #[test]
@@ -126,7 +173,7 @@ mod tests {
             ..running()
         };
         assert_eq!(
-            lines(Some(&running()), &halted),
+            lines(Some(&running()), &halted, &Look::default()),
             ["pii r3 → r4 halted: 2 failures in wave 2"]
         );
     }
@@ -135,6 +182,6 @@ mod tests {
     fn error_that_more_agents_have_is_no_new_error() {
         let mut more = running();
         more.errors[0].agents = 5;
-        assert!(lines(Some(&running()), &more).is_empty());
+        assert!(lines(Some(&running()), &more, &Look::default()).is_empty());
     }
 }

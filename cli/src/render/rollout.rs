@@ -1,16 +1,16 @@
 //! A rollout at rest: the list, and one in full.
 
-use proto::api::{ErrorGroup, ListRolloutsResponse, Rollout};
+use proto::api::{ErrorGroup, ListRolloutsResponse, Rollout, WaveRollout};
 
 use crate::render::counts::{Kind, sum};
 use crate::render::table::table;
-use crate::render::text::{age, clean, or_dash, plural, revision, such_as, thousands, timestamp};
+use crate::render::text::{age, clean, cut, or_dash, plural, revision, thousands, timestamp};
 use crate::render::{Look, Tone, frame};
 
 /// The table of `rollout list`.
 pub fn list(answer: &ListRolloutsResponse, look: &Look) -> String {
     if answer.rollouts.is_empty() {
-        return "no rollouts\n".to_owned();
+        return "no rollouts; start one: muster rollout start FAMILY\n".to_owned();
     }
     let headers = [
         "ID",
@@ -74,19 +74,63 @@ pub fn change(rollout: &Rollout) -> String {
     }
 }
 
-/// One group of equal errors in a line.
-pub fn error(group: &ErrorGroup) -> String {
+/// One group of equal errors in a line, the error cut after `width` characters.
+pub fn error(group: &ErrorGroup, width: usize, look: &Look) -> String {
     format!(
         "{} {}: {}{}",
         plural(group.agents, "agent"),
         clean(&group.kind),
-        clean(&group.error),
-        such_as(&group.examples)
+        cut(&clean(&group.error), width),
+        look.names.such_as(&group.examples)
     )
+}
+
+/// The agents that a rollout's errors are shown with.
+pub fn examples(rollout: &Rollout) -> impl Iterator<Item = &str> {
+    let groups = rollout.errors.iter();
+    groups.flat_map(|group| group.examples.iter().map(String::as_str))
+}
+
+/// What the open wave of a role waits for. The server's words begin with its place.
+pub fn wave_waits<'a>(rollout: &'a Rollout, role: &str, number: u64) -> Option<&'a str> {
+    let place = wave_place(role, number);
+    let mut waiting = rollout.waiting.iter();
+    waiting.find_map(|what| what.strip_prefix(&place))
+}
+
+/// What the rollout waits for besides the members of its open waves.
+pub fn other_waits(rollout: &Rollout) -> Vec<&str> {
+    let places: Vec<String> = rollout
+        .roles
+        .iter()
+        .flat_map(|role| role.waves.iter().map(|w| wave_place(&role.role, w.number)))
+        .collect();
+    let of_a_wave = |what: &&str| places.iter().any(|place| what.starts_with(place));
+    let waiting = rollout.waiting.iter().map(String::as_str);
+    waiting.filter(|what| !of_a_wave(what)).collect()
+}
+
+/// What a gate says that is worth being told: that it cannot decide and will not by itself, or that it failed. That
+/// members are on their way, or have arrived, is seen in the figures.
+pub fn remark(wave: &WaveRollout) -> Option<(Tone, String)> {
+    let counts = wave.counts.unwrap_or_default();
+    let underway = sum(&counts, Kind::Moving) > 0;
+    let verdict = clean(&wave.verdict);
+    match verdict.split(':').next() {
+        Some("fail") => Some((Tone::Bad, verdict)),
+        Some("inconclusive") if !underway => Some((Tone::Moving, verdict)),
+        _ => None,
+    }
+}
+
+fn wave_place(role: &str, number: u64) -> String {
+    format!("{role} wave {number}: ")
 }
 
 #[cfg(test)]
 mod tests {
+    use proto::api::Counts;
+
     use super::*;
     use crate::render::frame::tests::running;
 
@@ -113,6 +157,39 @@ r1   pii      r3 → r4    careful   running     1,000          50        1   4m
 r1   pii      r4         careful   running     1,000          50        1   4m        alice
 "
         );
+    }
+
+    #[test]
+    fn gate_is_told_where_it_failed_or_will_not_decide_by_itself() {
+        let verdict = |verdict: &str, applying, converged| {
+            remark(&WaveRollout {
+                verdict: verdict.into(),
+                counts: Some(Counts {
+                    applying,
+                    converged,
+                    ..Default::default()
+                }),
+                ..Default::default()
+            })
+            .map(|(_, words)| words)
+        };
+        assert_eq!(verdict("inconclusive: 3 have to converge", 3, 0), None);
+        assert_eq!(verdict("pass", 0, 3), None);
+        for told in ["inconclusive: too few converged", "fail: 1 rejected"] {
+            assert_eq!(verdict(told, 0, 2).as_deref(), Some(told));
+        }
+    }
+
+    #[test]
+    fn waits_of_a_wave_are_told_apart_from_those_of_the_rollout() {
+        let mut rollout = running();
+        rollout.waiting = vec![
+            "agent wave 2: 1 on its way".into(),
+            "a person: resume".into(),
+        ];
+        assert_eq!(wave_waits(&rollout, "agent", 2), Some("1 on its way"));
+        assert_eq!(wave_waits(&rollout, "agent", 1), None);
+        assert_eq!(other_waits(&rollout), ["a person: resume"]);
     }
 
     #[test]

@@ -71,6 +71,18 @@ mod tests {
     }
 
     #[test]
+    fn characters_of_two_columns_do_not_shift_the_others() {
+        let rows = [
+            vec!["東京".to_owned(), "x".to_owned()],
+            vec!["ab".to_owned(), "y".to_owned()],
+        ];
+        assert_eq!(
+            table(&["HOST", "NEXT"], rows),
+            "HOST   NEXT\n東京   x\nab     y\n"
+        );
+    }
+
+    #[test]
     fn colours_do_not_shift_columns() {
         let look = Look {
             colour: true,

@@ -103,13 +103,18 @@ pub fn cut(text: &str, width: usize) -> String {
         .collect()
 }
 
-/// `, e.g. a, b`; nothing without examples.
-pub fn such_as(examples: &[String]) -> String {
-    if examples.is_empty() {
-        return String::new();
+/// The first `lines` lines, and how many more there are.
+pub fn head(text: &str, lines: usize) -> String {
+    let all = text.lines().count();
+    let mut head: String = text
+        .lines()
+        .take(lines)
+        .map(|line| format!("{line}\n"))
+        .collect();
+    if all > lines {
+        head += &format!("… {} more lines\n", thousands((all - lines) as u64));
     }
-    let examples: Vec<String> = examples.iter().map(|e| clean(e)).collect();
-    format!(", e.g. {}", examples.join(", "))
+    head
 }
 
 /// Every line moved to the right.

@@ -10,8 +10,8 @@ use proto::api;
 use super::args::Chosen;
 use super::uid;
 use crate::exit::{Code, Failure};
-use crate::operator::client::{Client, call, idempotency_key};
-use crate::operator::output::{Output, confirm};
+use crate::operator::client::{Client, idempotency_key};
+use crate::operator::output::{Output, confirm, talk};
 use crate::render::text::{clean, plural};
 
 pub async fn label(
@@ -36,10 +36,11 @@ pub async fn label(
         remove,
         idempotency_key: idempotency_key(),
     };
-    let answer = call("label agents", async || {
-        client.agents().label_agents(request.clone()).await
-    })
-    .await?;
+    let answer = client
+        .call("label agents", async || {
+            client.agents().label_agents(request.clone()).await
+        })
+        .await?;
     changed(&answer, "labelled", out)
 }
 
@@ -50,10 +51,11 @@ pub async fn restart(chosen: Chosen, client: &Client, out: Output) -> Result<(),
         selector,
         idempotency_key: idempotency_key(),
     };
-    let answer = call("restart agents", async || {
-        client.agents().restart_agents(request.clone()).await
-    })
-    .await?;
+    let answer = client
+        .call("restart agents", async || {
+            client.agents().restart_agents(request.clone()).await
+        })
+        .await?;
     changed(&answer, "ordered to restart:", out)
 }
 
@@ -69,11 +71,16 @@ pub async fn retry(chosen: Chosen, client: &Client, out: Output) -> Result<(), F
         selector,
         idempotency_key: idempotency_key(),
     };
-    let answer = call("retry agents", async || {
-        client.agents().retry_agents(request.clone()).await
-    })
-    .await?;
-    changed(&answer, "to be offered again:", out)
+    let answer = client
+        .call("retry agents", async || {
+            client.agents().retry_agents(request.clone()).await
+        })
+        .await?;
+    changed(&answer, "to be offered again:", out)?;
+    if answer.changed == 0 && !out.for_programs() {
+        talk("none of them refused a config, left one unanswered or is marked duplicate");
+    }
+    Ok(())
 }
 
 pub async fn forget(agents: &[String], client: &Client, out: Output) -> Result<(), Failure> {
@@ -84,10 +91,11 @@ pub async fn forget(agents: &[String], client: &Client, out: Output) -> Result<(
             idempotency_key: idempotency_key(),
         };
         let doing = format!("forget agent {}", request.uid);
-        let answer = call(&doing, async || {
-            client.agents().forget_agent(request.clone()).await
-        })
-        .await?;
+        let answer = client
+            .call(&doing, async || {
+                client.agents().forget_agent(request.clone()).await
+            })
+            .await?;
         sum.changed += answer.changed;
         sum.refused.extend(answer.refused);
     }
@@ -112,11 +120,12 @@ async fn choose(
             page_size: 1,
             ..Default::default()
         };
-        let total = call("count agents", async || {
-            client.agents().list_agents(request.clone()).await
-        })
-        .await?
-        .total;
+        let total = client
+            .call("count agents", async || {
+                client.agents().list_agents(request.clone()).await
+            })
+            .await?
+            .total;
         confirm(
             false,
             &format!(

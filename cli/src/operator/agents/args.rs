@@ -32,6 +32,9 @@ pub enum Command {
     )]
     Get(GetArgs),
     /// Show what happened to one agent, newest first
+    #[command(
+        after_help = "Examples:\n  muster agents history web-1\n  muster agents history 0192f3 --limit 10 -o json"
+    )]
     History {
         /// Uid, a prefix of it, or a name that only one agent has
         agent: String,
@@ -50,16 +53,28 @@ pub enum Command {
         selector: Option<String>,
     },
     /// Order supervisors to restart their collectors, once
+    #[command(
+        after_help = "Examples:\n  muster agents restart web-1 web-2\n  muster agents restart -l 'role = gateway, region = eu-1'"
+    )]
     Restart(Chosen),
     /// Remove the record of agents; one that is alive comes back as new
+    #[command(
+        after_help = "Examples:\n  muster agents forget old-web-1\n  muster agents forget $(muster agents list --state lost -o json | jq -r '.agents[].uid')"
+    )]
     Forget {
         /// Uid, a prefix of it, or a name that only one agent has
         #[arg(required = true)]
         agents: Vec<String>,
     },
     /// Let a refused or unanswered config be offered again
+    #[command(
+        after_help = "Examples:\n  muster agents retry web-1\n  muster agents retry -l 'region = eu-1' --yes"
+    )]
     Retry(Chosen),
     /// Identical errors over the fleet, most frequent first
+    #[command(
+        after_help = "Examples:\n  muster agents errors\n  muster agents errors -l 'role = agent, env = prod'"
+    )]
     Errors {
         /// Only agents that match
         #[arg(short = 'l', long, default_value = "", hide_default_value = true)]

@@ -6,10 +6,14 @@ mod args;
 use proto::api;
 
 use crate::exit::Failure;
-use crate::operator::client::{Client, call};
+use crate::operator::client::Client;
+use crate::operator::names;
 use crate::operator::output::{Output, talk};
 use crate::render::agent::{Part, detail, history};
 use crate::render::agents as render;
+use crate::render::groups;
+use crate::render::names::Names;
+use crate::render::text::clean;
 pub use args::Command;
 use args::{CountArgs, GetArgs, ListArgs};
 
@@ -29,10 +33,11 @@ pub async fn run(command: Command, client: &Client, out: Output) -> Result<(), F
                 limit,
             };
             let doing = format!("read the history of agent {agent}");
-            let answer = call(&doing, async || {
-                client.agents().agent_history(request.clone()).await
-            })
-            .await?;
+            let answer = client
+                .call(&doing, async || {
+                    client.agents().agent_history(request.clone()).await
+                })
+                .await?;
             out.show(&answer, |answer, look| history(&answer.transitions, look))
         }
         Command::Label { items, selector } => acts::label(items, selector, client, out).await,
@@ -41,11 +46,16 @@ pub async fn run(command: Command, client: &Client, out: Output) -> Result<(), F
         Command::Retry(chosen) => acts::retry(chosen, client, out).await,
         Command::Errors { selector } => {
             let request = api::ListErrorsRequest { selector };
-            let answer = call("list errors", async || {
-                client.agents().list_errors(request.clone()).await
-            })
-            .await?;
-            out.show(&answer, render::errors)
+            let answer = client
+                .call("list errors", async || {
+                    client.agents().list_errors(request.clone()).await
+                })
+                .await?;
+            let mut known = Names::default();
+            if !out.for_programs() {
+                names::learn(&mut known, groups::examples(&answer), client).await;
+            }
+            out.show_named(&answer, known, groups::errors)
         }
         Command::Count(CountArgs {
             by,
@@ -59,11 +69,19 @@ pub async fn run(command: Command, client: &Client, out: Output) -> Result<(), F
                 by,
                 state,
             };
-            let answer = call("count agents", async || {
-                client.agents().group_agents(request.clone()).await
-            })
-            .await?;
-            out.show(&answer, |answer, _| render::groups(answer, &request.by))
+            let answer = client
+                .call("count agents", async || {
+                    client.agents().group_agents(request.clone()).await
+                })
+                .await?;
+            out.show(&answer, |answer, _| groups::counts(answer, &request.by))?;
+            if !out.for_programs() && groups::without_values(&answer) {
+                let key = clean(&request.by);
+                talk(format_args!(
+                    "no agent has `{key}`; `muster agents get AGENT` shows the keys it has"
+                ));
+            }
+            Ok(())
         }
     }
 }
@@ -85,6 +103,9 @@ async fn list(args: ListArgs, client: &Client, out: Output) -> Result<(), Failur
         bucket,
         limit: _,
     } = args;
+    let narrowed = [&selector, &text, &state, &rollout]
+        .iter()
+        .any(|by| !by.is_empty());
     let page_size = u32::try_from(limit.min(PAGE.into())).unwrap_or(PAGE);
     let mut request = api::ListAgentsRequest {
         selector,
@@ -99,10 +120,11 @@ async fn list(args: ListArgs, client: &Client, out: Output) -> Result<(), Failur
     let mut all = api::ListAgentsResponse::default();
     let bar = indicatif::ProgressBar::no_length();
     loop {
-        let page = call("list agents", async || {
-            client.agents().list_agents(request.clone()).await
-        })
-        .await?;
+        let page = client
+            .call("list agents", async || {
+                client.agents().list_agents(request.clone()).await
+            })
+            .await?;
         all.total = page.total;
         all.unreadable_partitions = all.unreadable_partitions.max(page.unreadable_partitions);
         all.agents.extend(page.agents);
@@ -118,7 +140,13 @@ async fn list(args: ListArgs, client: &Client, out: Output) -> Result<(), Failur
     all.agents
         .truncate(usize::try_from(limit).unwrap_or(usize::MAX));
     all.next_page_token.clear();
-    out.show(&all, render::list)?;
+    out.show(&all, |all, look| {
+        if all.agents.is_empty() {
+            render::none(narrowed).to_owned()
+        } else {
+            render::list(all, look)
+        }
+    })?;
     if let Some(note) = render::list_note(&all) {
         talk(note);
     }
@@ -147,8 +175,9 @@ async fn read(client: &Client, agent: &str) -> Result<api::AgentDetail, Failure>
     let request = api::GetAgentRequest {
         uid: agent.to_owned(),
     };
-    call(&format!("read agent {agent}"), async || {
-        client.agents().get_agent(request.clone()).await
-    })
-    .await
+    client
+        .call(&format!("read agent {agent}"), async || {
+            client.agents().get_agent(request.clone()).await
+        })
+        .await
 }
