@@ -114,11 +114,11 @@ pub fn other_waits(rollout: &Rollout) -> Vec<&str> {
 /// members are on their way, or have arrived, is seen in the figures.
 pub fn remark(wave: &WaveRollout) -> Option<(Tone, String)> {
     let counts = wave.counts.unwrap_or_default();
-    let underway = sum(&counts, Kind::Moving) > 0;
+    let stuck = wave.state == "in flight" && sum(&counts, Kind::Moving) == 0;
     let verdict = clean(&wave.verdict);
     match verdict.split(':').next() {
-        Some("fail") => Some((Tone::Bad, verdict)),
-        Some("inconclusive") if !underway => Some((Tone::Moving, verdict)),
+        Some("fail") if wave.state != "returned" => Some((Tone::Bad, verdict)),
+        Some("inconclusive") if stuck => Some((Tone::Moving, verdict)),
         _ => None,
     }
 }
@@ -163,6 +163,7 @@ r1   pii      r4         careful   running     1,000          50        1   4m  
     fn gate_is_told_where_it_failed_or_will_not_decide_by_itself() {
         let verdict = |verdict: &str, applying, converged| {
             remark(&WaveRollout {
+                state: "in flight".into(),
                 verdict: verdict.into(),
                 counts: Some(Counts {
                     applying,
@@ -177,6 +178,12 @@ r1   pii      r4         careful   running     1,000          50        1   4m  
         assert_eq!(verdict("pass", 0, 3), None);
         for told in ["inconclusive: too few converged", "fail: 1 rejected"] {
             assert_eq!(verdict(told, 0, 2).as_deref(), Some(told));
+            let returned = WaveRollout {
+                state: "returned".into(),
+                verdict: told.into(),
+                ..Default::default()
+            };
+            assert_eq!(remark(&returned), None, "its gate is of no more interest");
         }
     }
 

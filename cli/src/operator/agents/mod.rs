@@ -3,6 +3,7 @@
 mod acts;
 mod args;
 
+use indicatif::{ProgressBar, ProgressStyle};
 use proto::api;
 
 use crate::exit::Failure;
@@ -118,7 +119,7 @@ async fn list(args: ListArgs, client: &Client, out: Output) -> Result<(), Failur
         bucket,
     };
     let mut all = api::ListAgentsResponse::default();
-    let bar = indicatif::ProgressBar::no_length();
+    let bar = pages();
     loop {
         let page = client
             .call("list agents", async || {
@@ -129,12 +130,12 @@ async fn list(args: ListArgs, client: &Client, out: Output) -> Result<(), Failur
         all.unreadable_partitions = all.unreadable_partitions.max(page.unreadable_partitions);
         all.agents.extend(page.agents);
         let read = u64::try_from(all.agents.len()).unwrap_or(u64::MAX);
-        bar.set_length(all.total.min(limit));
-        bar.set_position(read);
         request.page_token = page.next_page_token;
         if request.page_token.is_empty() || read >= limit {
             break;
         }
+        bar.set_length(all.total.min(limit));
+        bar.set_position(read);
     }
     bar.finish_and_clear();
     all.agents
@@ -151,6 +152,12 @@ async fn list(args: ListArgs, client: &Client, out: Output) -> Result<(), Failur
         talk(note);
     }
     Ok(())
+}
+
+/// Shown from the second page on; one page takes no time.
+fn pages() -> ProgressBar {
+    let style = ProgressStyle::with_template("reading agents {bar:30} {pos}/{len}");
+    ProgressBar::no_length().with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
 async fn get(args: GetArgs, client: &Client, out: Output) -> Result<(), Failure> {
