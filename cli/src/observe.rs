@@ -1,18 +1,16 @@
 //! What the server shows of itself: structured logs, and traces and metrics over OTLP when an endpoint is given.
 
+pub mod figures;
+
 use std::io::IsTerminal;
-use std::sync::Arc;
 
 use anyhow::Context;
-use node::Node;
-use opentelemetry::metrics::Gauge;
 use opentelemetry::trace::TracerProvider;
 use opentelemetry::{KeyValue, global};
 use opentelemetry_otlp::WithExportConfig;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::metrics::SdkMeterProvider;
 use opentelemetry_sdk::trace::SdkTracerProvider;
-use proto::store::Link;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -37,7 +35,7 @@ pub struct Telemetry {
 /// Logs go to stderr, in colours on a terminal only; RUST_LOG chooses what. With an endpoint, spans and metrics go there, too.
 pub fn start(format: Format, otlp: Option<&str>) -> anyhow::Result<Telemetry> {
     let filter = EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| EnvFilter::new("info,openraft=warn,opentelemetry=warn"));
+        .unwrap_or_else(|_| EnvFilter::new("info,openraft=error,opentelemetry=warn"));
     let text = matches!(format, Format::Text).then(|| {
         tracing_subscriber::fmt::layer()
             .with_ansi(colours_on(std::io::stderr().is_terminal()))
@@ -96,36 +94,6 @@ fn metrics(endpoint: &str, resource: Resource) -> anyhow::Result<SdkMeterProvide
         .with_periodic_exporter(exporter)
         .with_resource(resource)
         .build())
-}
-
-/// Records the fleet's figures; costs nothing without an endpoint.
-pub fn fleet(node: &Arc<Node>) {
-    static AGENTS: std::sync::OnceLock<Gauge<u64>> = std::sync::OnceLock::new();
-    let agents = AGENTS.get_or_init(|| {
-        let meter = global::meter("muster");
-        meter
-            .u64_gauge("muster.agents")
-            .with_description("Agents by link state")
-            .build()
-    });
-    for (word, link) in [
-        ("connected", Link::Connected),
-        ("lost", Link::Lost),
-        ("left", Link::Left),
-    ] {
-        let count = |p: &Arc<node::partition::Partition>| {
-            p.index()
-                .read()
-                .rows
-                .values()
-                .filter(|row| row.link == link && !row.alias)
-                .count() as u64
-        };
-        agents.record(
-            node.partitions.iter().map(count).sum(),
-            &[KeyValue::new("state", word)],
-        );
-    }
 }
 
 // === impl Telemetry ===

@@ -108,6 +108,10 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
 }
 
 async fn serve(args: ServeArgs, stop: CancellationToken) -> anyhow::Result<()> {
+    // What is wrong with the flags is said before anything is made on disk.
+    for address in [args.opamp_listen, args.api_listen] {
+        args.listener(address).check(args.require_tokens)?;
+    }
     let mut directory = std::fs::DirBuilder::new();
     // Configs stand in it as their authors wrote them: nobody else's to read.
     std::os::unix::fs::DirBuilderExt::mode(&mut directory, 0o700);
@@ -159,10 +163,12 @@ async fn listen(
     bound.metrics().register(&mut registry);
     let gauges = node::metrics::Metrics::register(&mut registry);
     let gauging = tokio::spawn(gauge(node.clone(), gauges, stop.clone()));
+    let registry = Arc::new(registry);
+    observe::figures::export(&registry);
     let services = gateway::api::Services {
         router: routes(node)?,
         open_paths: vec![],
-        registry: Arc::new(registry),
+        registry,
         ready: ready(node.clone()),
     };
     let api = gateway::api::bind(
@@ -192,7 +198,6 @@ async fn gauge(node: Arc<Node>, gauges: node::metrics::Metrics, stop: Cancellati
     let mut ticks = tokio::time::interval(GAUGES);
     while stop.run_until_cancelled(ticks.tick()).await.is_some() {
         gauges.refresh(&node);
-        observe::fleet(&node);
     }
 }
 

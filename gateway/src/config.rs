@@ -123,7 +123,7 @@ impl Listener {
     }
 
     /// A public address needs TLS and tokens, or the word of the person who starts it.
-    pub(crate) fn check(&self, tokens_required: bool) -> Result<(), StartError> {
+    pub fn check(&self, tokens_required: bool) -> Result<(), StartError> {
         if self.address.ip().is_loopback() || self.insecure_public {
             return Ok(());
         }

@@ -3,6 +3,7 @@
 //! `ledger` replicates documents; `control` and `inventory` are what their groups hold in memory; `partition` answers
 //! agents; `controller` moves rollouts; `api` answers operators. It never speaks OpAMP to a socket: that is `gateway`.
 
+mod clock;
 pub mod ledger;
 
 pub mod control;

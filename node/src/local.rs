@@ -181,10 +181,11 @@ impl Node {
             |node| async move { node.confirm().await },
         ));
         tasks.spawn(every(
-            Duration::from_secs(1),
+            crate::clock::FOLLOW,
             stop.clone(),
             self.clone(),
             |node| async move {
+                crate::clock::follow();
                 for partition in node.partitions.iter() {
                     partition.tick().await;
                 }
@@ -192,8 +193,8 @@ impl Node {
         ));
         tasks.spawn(every(Duration::from_secs(600), stop.clone(), self.clone(), |node| async move {
             for partition in node.partitions.iter() {
-                if let Err(error) = partition.prune_history().await {
-                    tracing::warn!(partition = partition.ledger.name(), error = %chain(&error), "history was not pruned");
+                if let Err(error) = partition.prune().await {
+                    tracing::warn!(partition = partition.ledger.name(), error = %chain(&error), "what is past its time was not removed; it is tried again");
                 }
             }
         }));

@@ -10,11 +10,12 @@ use fleet::digest::Digest;
 use fleet::family::{ConfigMap, Role, order};
 use fleet::rollout::PlanSpec;
 use fleet::waves::{self, Size};
+use prost::Message;
 use proto::api;
 use proto::store;
 use proto::uid::Uid;
 
-use crate::control::{Documents, config_map, plan_spec, role};
+use crate::control::{Documents, config_map, plan_spec, plan_to_store, role};
 use crate::controller::prepare::assign;
 use crate::ledger::{entry, now_ms, put, table};
 use crate::local::Node;
@@ -29,6 +30,15 @@ const CONFLICTS_SHOWN: usize = 20;
 
 /// No letters that look like digits.
 const ID_LETTERS: &[u8] = b"abcdefghijkmnpqrstuvwxyz23456789";
+
+/// Members in one document: 2 MiB of 4.
+const PART: usize = 100_000;
+
+/// Members in all previews that are kept, at most: 64 MiB of memory. The oldest previews go first.
+const KEPT_MEMBERS: usize = 4_000_000;
+
+/// Previews that are kept, at most.
+const KEPT: usize = 1_000;
 
 /// Previews are kept for a day.
 pub const KEPT_MS: u64 = 24 * 3600 * 1000;
@@ -108,6 +118,11 @@ pub fn make(node: &Arc<Node>, family: &str, revision: u64, plan: &str) -> Result
             plan_of(&documents, plan)?,
         )
     };
+    let plan_hash = Digest::of(
+        "muster.preview.plan.v1",
+        &[&plan_to_store("", &plan).encode_to_vec()],
+    );
+    let plan_hash = plan_hash.as_bytes().to_vec();
     let (candidates, unknown) =
         candidates(node, family, precedence, &stored).map_err(Error::Read)?;
     let roles: Vec<Role> = stored.roles.iter().filter_map(role).collect();
@@ -154,31 +169,76 @@ pub fn make(node: &Arc<Node>, family: &str, revision: u64, plan: &str) -> Result
         members: uids,
         takeovers: shown.takeovers.clone(),
         conflicts: shown.conflicts.clone(),
+        plan_hash,
+        parts: 0,
     };
     Ok(Preview { shown, kept })
 }
 
 /// Keeps a preview so that an activation can be bound to it; old ones go.
 pub async fn keep(node: &Arc<Node>, preview: &store::Preview) -> Result<(), Error> {
-    let mut writes = vec![put(table::PREVIEW, preview.id.as_str(), 0, preview)];
-    {
+    let old: Vec<store::Write> = {
         let documents = node.control.read();
-        let old = documents
-            .previews
-            .values()
-            .filter(|p| p.value.created_ms + KEPT_MS < now_ms());
-        writes.extend(old.map(|p| crate::ledger::delete_any(table::PREVIEW, p.value.id.as_str())));
+        let mut newest: Vec<_> = documents.previews.values().map(|p| &p.value).collect();
+        newest.sort_by_key(|p| std::cmp::Reverse(p.created_ms));
+        let mut members = preview.members.len();
+        let old = newest.into_iter().enumerate().filter(|(i, p)| {
+            members += p.members.len();
+            *i >= KEPT || members > KEPT_MEMBERS || p.created_ms + KEPT_MS < now_ms()
+        });
+        old.map(|(_, p)| crate::ledger::delete_any(table::PREVIEW, p.id.as_str()))
+            .collect()
+    };
+    let mut parts = preview.members.chunks(PART);
+    let first = store::Preview {
+        members: parts.next().unwrap_or_default().to_vec(),
+        parts: u32::try_from(parts.len()).unwrap_or(u32::MAX),
+        ..preview.clone()
+    };
+    let rest = parts.enumerate().map(|(i, members)| store::Preview {
+        id: part_id(&preview.id, i + 1),
+        created_ms: preview.created_ms,
+        members: members.to_vec(),
+        ..store::Preview::default()
+    });
+    // The document that names the parts comes last.
+    let documents: Vec<store::Preview> = rest.chain([first]).collect();
+    let mut writes = old;
+    for document in documents {
+        writes.push(put(table::PREVIEW, document.id.as_str(), 0, &document));
+        node.control_ledger
+            .propose(entry(std::mem::take(&mut writes), vec![]))
+            .await
+            .map_err(Error::Store)?;
     }
-    node.control_ledger
-        .propose(entry(writes, vec![]))
-        .await
-        .map(|_| ())
-        .map_err(Error::Store)
+    Ok(())
+}
+
+/// A kept preview with all its members; none: it is not there any more, or not whole.
+pub fn kept(documents: &Documents, id: &str) -> Option<store::Preview> {
+    let first = &documents
+        .previews
+        .get(id)
+        .filter(|_| !id.contains('/'))?
+        .value;
+    let mut whole = store::Preview::clone(first);
+    for part in 1..=whole.parts as usize {
+        let part = documents.previews.get(&part_id(id, part))?;
+        whole.members.extend_from_slice(&part.value.members);
+    }
+    Some(whole)
+}
+
+fn part_id(id: &str, part: usize) -> String {
+    format!("{id}/{part}")
 }
 
 /// Does the fleet still look as it did? If not, what is different, in words.
 pub fn differences(before: &store::Preview, now: &store::Preview) -> Vec<String> {
     let mut differences = Vec::new();
+    if before.plan_hash != now.plan_hash {
+        differences.push("the plan is another one".to_owned());
+    }
     if before.revision_hash != now.revision_hash {
         differences.push(format!(
             "the revision is another one (previewed {}, now {})",

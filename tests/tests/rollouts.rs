@@ -934,6 +934,14 @@ async fn a_start_is_refused_when_the_preview_no_longer_holds() {
         refused.stderr.contains("preview") && refused.stderr.contains('3'),
         "{refused:?}"
     );
+    let preview = cli.json(&["preview", "edge", "--plan", "quick"]);
+    let id = preview["id"].as_str().unwrap();
+    let other_plan = cli.run(&["rollout", "start", "edge", "--preview", id]);
+    assert_eq!(other_plan.code, 4, "{other_plan:?}");
+    assert!(
+        other_plan.stderr.contains("the plan is another one"),
+        "{other_plan:?}"
+    );
     let unknown = cli.run(&[
         "rollout",
         "start",

@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use muster_loadtest::fleet::Transport;
 use muster_loadtest::{Fleet, FleetConfig};
+use proto::api::{ListAgentsRequest, RestartAgentsRequest, StartRolloutRequest};
+use proto::opamp::AgentCapabilities;
 use system_tests::api::Api;
 use system_tests::manifest::{config, family, role};
-use system_tests::raw::{FULL_STATE, Http, Script, Ws};
+use system_tests::raw::{self, FULL_STATE, Http, Script, Ws};
 use system_tests::server::{Server, free_address, get, serve_that_refuses};
 use system_tests::wait::{SOON, eventually, holds};
 use tonic::transport::Endpoint;
@@ -330,6 +332,89 @@ async fn metrics_count_the_agents() {
     )
     .await;
     assert_eq!(get(server.api, "/healthz").unwrap().0, 200);
+}
+
+// === the operator API ===
+
+#[tokio::test]
+async fn a_call_repeated_with_its_key_happens_once() {
+    let server = Server::start(&[]);
+    let api = Api::new(server.api);
+    let restarts = AgentCapabilities::AcceptsRestartCommand as u64;
+    let mut agent = Script::new("a").capable(raw::MANAGED | restarts);
+    let mut http = Http::connect(server.opamp).await;
+    http.ask(&agent.full()).await;
+    let restart = RestartAgentsRequest {
+        uids: vec![agent.uid()],
+        idempotency_key: "k1".to_owned(),
+        ..Default::default()
+    };
+    let mut ordered = Vec::new();
+    for _ in 0..2 {
+        let changed = api.agents.clone().restart_agents(restart.clone()).await;
+        assert_eq!(changed.unwrap().into_inner().changed, 1);
+        ordered.push(http.ask(&agent.bare()).await.command.is_some());
+    }
+    assert_eq!(ordered, [true, false], "one order is one restart");
+
+    let manifest = family("f", 1, &[role("raw", "role = raw", &config("one"))]);
+    server.cli().apply(&server.write("f.yaml", &manifest));
+    let start = StartRolloutRequest {
+        family: "f".to_owned(),
+        idempotency_key: "k1".to_owned(),
+        ..Default::default()
+    };
+    let mut started = Vec::new();
+    for _ in 0..2 {
+        let rollout = api.rollouts.clone().start_rollout(start.clone()).await;
+        started.push(rollout.unwrap().into_inner().id);
+    }
+    assert_eq!(started[0], started[1], "one order is one rollout");
+    let other = StartRolloutRequest {
+        idempotency_key: "k2".to_owned(),
+        ..start
+    };
+    let refused = api.rollouts.clone().start_rollout(other).await.unwrap_err();
+    assert!(refused.message().contains(&started[0]), "{refused}");
+}
+
+#[tokio::test]
+async fn a_list_is_sorted_by_any_attribute_and_read_in_pages_that_join() {
+    let server = Server::start(&[]);
+    let api = Api::new(server.api);
+    let mut http = Http::connect(server.opamp).await;
+    for (name, rack) in [
+        ("a", "r3"),
+        ("b", "r1"),
+        ("c", "r5"),
+        ("d", "r2"),
+        ("e", "r4"),
+    ] {
+        http.ask(&Script::new(name).with("rack", rack).full()).await;
+    }
+    server.cli().ok(&["agents", "label", "d", "tier=gold"]);
+    let mut names = Vec::new();
+    let mut gold = Vec::new();
+    let mut request = ListAgentsRequest {
+        sort: "-rack".to_owned(),
+        page_size: 2,
+        ..Default::default()
+    };
+    loop {
+        let page = api.agents.clone().list_agents(request.clone()).await;
+        let page = page.unwrap().into_inner();
+        assert_eq!(page.total, 5);
+        for agent in page.agents {
+            gold.extend(agent.labels.get("tier").map(|_| agent.name.clone()));
+            names.push(agent.name);
+        }
+        if page.next_page_token.is_empty() {
+            break;
+        }
+        request.page_token = page.next_page_token;
+    }
+    assert_eq!(names, ["c", "e", "a", "d", "b"]);
+    assert_eq!(gold, ["d"], "a label is shown with the agent that has it");
 }
 
 // === manifests ===

@@ -39,8 +39,7 @@ impl Tokens {
             .values()
             .find(|t| t.value.secret_hash == hash)?;
         let token = found.value.clone();
-        let valid = token.revoked_ms == 0 && (token.expires_ms == 0 || token.expires_ms > now_ms());
-        (valid && token.kind == kind).then_some(token)
+        (is_valid(&token) && token.kind == kind).then_some(token)
     }
 }
 
@@ -77,6 +76,10 @@ impl Access for Tokens {
     }
 }
 
+fn is_valid(token: &store::Token) -> bool {
+    token.revoked_ms == 0 && (token.expires_ms == 0 || token.expires_ms > now_ms())
+}
+
 /// Tells the services who calls, in their words.
 pub async fn name_actor(mut request: axum::extract::Request) -> axum::extract::Request {
     if let Some(operator) = request.extensions().get::<Operator>().cloned() {
@@ -101,7 +104,7 @@ pub async fn first_admin(node: &Arc<Node>, data_dir: &Path) -> anyhow::Result<()
         let valid = documents
             .tokens
             .values()
-            .any(|t| t.value.role == "admin" && t.value.revoked_ms == 0);
+            .any(|t| t.value.role == "admin" && is_valid(&t.value));
         (documents.tokens.get(FIRST).map_or(0, |t| t.version), valid)
     };
     if has_admin {

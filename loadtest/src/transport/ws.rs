@@ -15,6 +15,9 @@ use super::{ANSWER_BYTES_MAX, Route, Stream, retry_after};
 use crate::agent::Event;
 use crate::driver::{Driver, Io};
 
+/// What the closing handshake may take.
+const CLOSE: std::time::Duration = std::time::Duration::from_secs(1);
+
 type Socket = WebSocketStream<Box<dyn Stream>>;
 
 /// What a dial gives: a socket, or why there is none.
@@ -117,11 +120,14 @@ impl Link {
                 code: CloseCode::Normal,
                 reason: "".into(),
             };
-            let _ = tokio::time::timeout(
-                std::time::Duration::from_secs(1),
-                (*socket).close(Some(goodbye)),
-            )
-            .await;
+            // Until the peer closes, too: a socket that is dropped with answers unread resets the connection, and the
+            // peer may never read what was said last.
+            let handshake = async {
+                (*socket).close(Some(goodbye)).await?;
+                while socket.next().await.transpose()?.is_some() {}
+                Ok::<(), tungstenite::Error>(())
+            };
+            let _ended_or_late = tokio::time::timeout(CLOSE, handshake).await;
         }
     }
 }

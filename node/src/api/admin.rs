@@ -8,7 +8,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::{Api, Rank, broken, not_stored};
-use crate::ledger::{Ledger, Mirror, act, entry, now_ms, put, table};
+use crate::ledger::{Ledger, Mirror, act, entry, now_ms, once, put, table};
 
 const AUDIT: usize = 100;
 const AUDIT_MAX: usize = 10_000;
@@ -240,7 +240,7 @@ impl AdminService for Api {
             String::new(),
         )];
         let entry = store::Entry {
-            idempotency_key: request.idempotency_key,
+            idempotency_key: once("token.revoke", &token.name, &request.idempotency_key),
             ..entry(
                 vec![put(
                     table::TOKEN,

@@ -11,7 +11,7 @@ use tonic::{Request, Response, Status};
 
 use super::{Api, Rank, not_stored};
 use crate::control::{Documents, plan_to_store, revision_key, role_to_store};
-use crate::ledger::{act, entry, now_ms, put, table};
+use crate::ledger::{act, entry, now_ms, once, put, table};
 use crate::manifest::{FamilySpec, Manifest, duration_text, parse, policy_text};
 use crate::partition::{merged_config, state_of};
 use crate::preview;
@@ -479,7 +479,7 @@ impl FamilyService for Api {
                 return Ok(done);
             }
             let entry = store::Entry {
-                idempotency_key: request.idempotency_key.clone(),
+                idempotency_key: once("apply", "", &request.idempotency_key),
                 ..entry(change.writes, change.acts)
             };
             match self.node.control_ledger.propose(entry).await {

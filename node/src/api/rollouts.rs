@@ -14,11 +14,11 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::families::on_stop_word;
-use super::{Api, Rank, not_stored};
+use super::{Api, Rank, broken, not_stored};
 use crate::control::{plan_to_store, rollout_state};
 use crate::controller::verbs::{Verb, VerbError, order};
 use crate::folding::error_groups;
-use crate::ledger::{act, entry, now_ms, put, table};
+use crate::ledger::{act, entry, now_ms, once, put, table};
 use crate::partition::MemberView;
 use crate::preview::{self, gate_text, plan_of, short_id};
 
@@ -175,12 +175,7 @@ impl Api {
                     request.preview, request.family
                 ))
             };
-            documents
-                .previews
-                .get(&request.preview)
-                .ok_or_else(gone)?
-                .value
-                .clone()
+            preview::kept(&documents, &request.preview).ok_or_else(gone)?
         };
         if before.family != request.family {
             return Err(Status::invalid_argument(format!(
@@ -191,7 +186,7 @@ impl Api {
         let differences = preview::differences(&before, &now.kept);
         if differences.is_empty() {
             return Ok(preview::Preview {
-                kept: store::Preview::clone(&before),
+                kept: before,
                 ..now
             });
         }
@@ -205,13 +200,16 @@ impl Api {
 
     fn check_reach(
         request: &api::StartRolloutRequest,
-        preview: &api::PreviewResponse,
+        bound: &preview::Preview,
     ) -> Result<(), Status> {
+        let preview = &bound.shown;
+        // The number that the person has seen: a few may have joined or left since.
+        let seen = bound.kept.members.len() as u64;
         let beyond = preview.members > preview.reach_limit || !preview.takeovers.is_empty();
-        if beyond && request.reach != preview.members {
+        if beyond && request.reach != seen {
             return Err(Status::failed_precondition(format!(
-                "this reaches {} agents, the family owns {}: if that is meant, say --reach {}",
-                preview.members, preview.owned, preview.members
+                "this reaches {seen} agents, the family owns {}: if that is meant, say --reach {seen}",
+                preview.owned
             )));
         }
         if !preview.conflicts.is_empty() {
@@ -315,11 +313,15 @@ impl Api {
             detail,
         )];
         let entry = store::Entry {
-            idempotency_key: request.idempotency_key.clone(),
+            idempotency_key: start_key(request),
             ..entry(writes, acts)
         };
         Ok((stored, entry, before))
     }
+}
+
+fn start_key(request: &api::StartRolloutRequest) -> String {
+    once("rollout.start", &request.family, &request.idempotency_key)
 }
 
 /// What a bucket is called.
@@ -490,8 +492,13 @@ impl RolloutService for Api {
     ) -> Result<Response<api::Rollout>, Status> {
         let actor = self.actor(&request, Rank::Approver)?;
         let request = request.into_inner();
+        let started = self.node.control_ledger.has_done(&start_key(&request));
+        if started.map_err(|error| broken(&error))? {
+            let started = self.stored_rollout(&request.family)?;
+            return Ok(Response::new(self.rollout_view(&started)));
+        }
         let preview = self.bind(&request).await?;
-        Self::check_reach(&request, &preview.shown)?;
+        Self::check_reach(&request, &preview)?;
         let (stored, entry, before) = self.opening(&request, &preview, &actor)?;
         self.node
             .control_ledger

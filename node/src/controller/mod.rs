@@ -148,7 +148,11 @@ impl Controller {
             // A pause of our own, e.g. a suspended machine, is no soak.
             (millis(elapsed.min(4 * LOOK)), rollout)
         };
-        let mut observed = observe(&self.node, &stored);
+        // A rollout that stands still decides nothing: its members need not be looked at.
+        let mut observed = match rollout.state {
+            State::Running | State::RollingBack => observe(&self.node, &stored),
+            _ => Observed::default(),
+        };
         // A partition that decides by an older program than this document sees its members as they were.
         if self
             .node

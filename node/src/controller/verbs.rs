@@ -7,7 +7,7 @@ use proto::store::{self, Entry};
 
 use super::{observe, set_state};
 use crate::control::rollout_state;
-use crate::ledger::{ProposeError, act, entry, put, table};
+use crate::ledger::{ProposeError, act, entry, once, put, table};
 use crate::local::Node;
 
 /// A person's order.
@@ -125,7 +125,7 @@ pub async fn order(
             detail,
         );
         let change = Entry {
-            idempotency_key: key.to_owned(),
+            idempotency_key: once(verb.action(), &stored.id, key),
             ..entry(
                 vec![put(table::ROLLOUT, stored.id.as_str(), version, &stored)],
                 vec![act],
@@ -175,7 +175,7 @@ async fn abort(
     );
     let write = put(table::ROLLOUT, stored.id.as_str(), version, &stored);
     let change = Entry {
-        idempotency_key: key.to_owned(),
+        idempotency_key: once("rollout.abort", &stored.id, key),
         ..entry(vec![write], vec![act])
     };
     let proposed = node.control_ledger.propose(change).await;

@@ -69,6 +69,8 @@ pub struct Row {
     pub version: u64,
     /// Sorted by key; labels and attributes in one, labels winning.
     facts: Box<[(Arc<str>, Arc<str>)]>,
+    /// Which of them are labels.
+    labels: Box<[u16]>,
     /// Enrolment token.
     pub token: Arc<str>,
     /// Capability mask.
@@ -133,6 +135,13 @@ impl Row {
                 .iter()
                 .map(|(k, v)| (k.as_str(), v.as_str())),
         );
+        let is_label = |key: &str| {
+            agent.operator_labels.contains_key(key) || agent.token_labels.contains_key(key)
+        };
+        let labels = facts.keys().enumerate().filter(|(_, key)| is_label(key));
+        let labels = labels
+            .filter_map(|(at, _)| u16::try_from(at).ok())
+            .collect();
         let facts = facts
             .into_iter()
             .map(|(k, v)| (interner.get(k), interner.get(v)))
@@ -143,6 +152,7 @@ impl Row {
             uid,
             version,
             facts,
+            labels,
             token: interner.get(&agent.token),
             capabilities: agent.capabilities,
             link: agent.link(),
@@ -176,6 +186,18 @@ impl Row {
     /// Every fact, by key.
     pub fn facts(&self) -> impl Iterator<Item = (&str, &str)> {
         self.facts.iter().map(|(k, v)| (&**k, &**v))
+    }
+
+    /// What the control plane set, by key.
+    pub fn labels(&self) -> impl Iterator<Item = (String, String)> + '_ {
+        let labels = self.labels.iter().map(|at| &self.facts[usize::from(*at)]);
+        labels.map(|(k, v)| (k.to_string(), v.to_string()))
+    }
+
+    /// A fact's text as it is shared.
+    pub fn shared(&self, key: &str) -> Option<Arc<str>> {
+        let at = self.facts.binary_search_by(|(k, _)| (**k).cmp(key)).ok()?;
+        Some(Arc::clone(&self.facts[at].1))
     }
 
     /// Owner: family and role of the last authorised offer.

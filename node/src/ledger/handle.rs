@@ -92,6 +92,19 @@ impl<M: Mirror> Ledger<M> {
             .collect()
     }
 
+    /// Was a change with this idempotency key stored lately?
+    pub fn has_done(&self, key: &str) -> Result<bool, Fatal> {
+        if key.is_empty() {
+            return Ok(false);
+        }
+        let Some(stored) = self.group.view()?.get(table::OUTCOME, key.as_bytes())? else {
+            return Ok(false);
+        };
+        let outcome = Outcome::decode(versioned(&stored)?.1)
+            .map_err(|e| Fatal::because("decode a stored outcome", e))?;
+        Ok(matches!(outcome.outcome, Some(outcome::Outcome::Stored(_))))
+    }
+
     fn outcome(&self, answer: Result<Vec<u8>, raft::ProposeError>) -> Result<u64, ProposeError> {
         let answer = answer.map_err(|source| ProposeError::Group {
             group: self.name.clone(),
@@ -199,12 +212,4 @@ fn audit_entry(bytes: &[u8]) -> Result<audit::Entry, Fatal> {
         digest: Digest::from_slice(&stored.hash).ok_or_else(damaged)?,
         record: record(stored.act.as_ref().ok_or_else(damaged)?),
     })
-}
-
-/// Wall time in milliseconds since 1970: for people, never for order.
-pub fn now_ms() -> u64 {
-    let since = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -6,7 +6,8 @@
 mod handle;
 mod machine;
 
-pub use handle::{Ledger, ProposeError, View, now_ms};
+pub use crate::clock::now_ms;
+pub use handle::{Ledger, ProposeError, View};
 pub use machine::{Machine, Mirror};
 
 use proto::store::{Act, Entry, Write};
@@ -49,6 +50,14 @@ pub mod table {
 pub type Key = (u8, Vec<u8>);
 
 // === builders of entries ===
+
+/// The key of one change of a call: a caller's key stands for one action on one object. Empty stays empty.
+pub fn once(action: &str, object: &str, key: &str) -> String {
+    if key.is_empty() {
+        return String::new();
+    }
+    format!("{action} {object} {key}")
+}
 
 /// An entry of these writes and acts, not fenced.
 pub fn entry(writes: Vec<Write>, acts: Vec<Act>) -> Entry {

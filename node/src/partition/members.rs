@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use fleet::bucket::{Bucket, Counts, Presence, Sighting, bucket};
 use fleet::family::delivery_hash;
-use fleet::offer::State;
+use fleet::offer::{Failure, State};
 use fleet::program::{Program, Reason, matching};
 use fleet::waves;
 use proto::opamp::AgentCapabilities;
@@ -128,53 +128,74 @@ impl Partition {
 
     /// Where every member stands, in uid order.
     pub fn members(&self, rollout: &store::Rollout) -> Vec<MemberView> {
+        let mut members = Vec::new();
+        self.each_member(rollout, |columns, uid, member, bucket| {
+            members.push(MemberView {
+                uid,
+                role: member.role,
+                wave: member.wave,
+                bucket,
+                error: error_of(columns, uid, bucket),
+            });
+        });
+        members
+    }
+
+    fn each_member(
+        &self,
+        rollout: &store::Rollout,
+        mut look: impl FnMut(&Columns, Uid, crate::inventory::Member, Bucket),
+    ) {
         let program = self.program();
         let uids: Vec<Uid> = {
             let columns = self.index.read();
             let Some(list) = columns.lists.get(&rollout.id) else {
-                return vec![];
+                return;
             };
             list.keys().copied().collect()
         };
         let stale = self.stale(&uids);
         let columns = self.index.read();
         let Some(list) = columns.lists.get(&rollout.id) else {
-            return vec![];
+            return;
         };
-        let view = |(uid, member): (&Uid, &crate::inventory::Member)| {
-            let (bucket, error) = stand(
-                &columns,
-                &program,
-                rollout,
-                *uid,
-                *member,
-                !stale.contains(uid),
-            );
-            MemberView {
-                uid: *uid,
-                role: member.role,
-                wave: member.wave,
-                bucket,
-                error,
-            }
-        };
-        list.iter().map(view).collect()
+        for (uid, member) in list {
+            let fresh = !stale.contains(uid);
+            let bucket = stand(&columns, &program, rollout, *uid, *member, fresh);
+            look(&columns, *uid, *member, bucket);
+        }
     }
 
     /// Counts by role index and wave.
     pub fn count(&self, rollout: &store::Rollout) -> BTreeMap<(u32, u32), Counts> {
         let mut counts: BTreeMap<(u32, u32), Counts> = BTreeMap::new();
-        for member in self.members(rollout) {
+        self.each_member(rollout, |_, _, member, bucket| {
             counts
                 .entry((member.role, member.wave))
                 .or_default()
-                .add(member.bucket);
-        }
+                .add(bucket);
+        });
         counts
     }
 }
 
-/// The one bucket a member is in, and the error that explains a failure.
+/// The error that explains a failure; empty for other buckets.
+fn error_of(columns: &Columns, uid: Uid, bucket: Bucket) -> String {
+    let row = columns.rows.get(&uid);
+    match bucket {
+        Bucket::Failed(Failure::Unhealthy) | Bucket::WasUnhealthy => {
+            row.map(|row| row.health_error.to_string())
+        }
+        Bucket::Failed(_) => {
+            let delivery = row.and_then(|row| row.delivery.as_ref());
+            delivery.map(|d| d.error.to_string())
+        }
+        _ => None,
+    }
+    .unwrap_or_default()
+}
+
+/// The one bucket a member is in.
 fn stand(
     columns: &Columns,
     program: &Program,
@@ -182,9 +203,9 @@ fn stand(
     uid: Uid,
     member: crate::inventory::Member,
     fresh: bool,
-) -> (Bucket, String) {
+) -> Bucket {
     let Some(row) = columns.rows.get(&uid) else {
-        return (Bucket::Deleted, String::new());
+        return Bucket::Deleted;
     };
     let now = now_ms();
     let place = place_in(columns, program, uid, &rollout.id);
@@ -245,15 +266,7 @@ fn stand(
         contradicts: delivery.is_some_and(|d| d.effective == Match::No),
         proves: delivery.is_some_and(|d| d.effective == Match::Yes),
     };
-    let bucket = bucket(&sighting);
-    let error = match bucket {
-        Bucket::Failed(fleet::offer::Failure::Unhealthy) | Bucket::WasUnhealthy => {
-            row.health_error.to_string()
-        }
-        Bucket::Failed(_) => delivery.map(|d| d.error.to_string()).unwrap_or_default(),
-        _ => String::new(),
-    };
-    (bucket, error)
+    bucket(&sighting)
 }
 
 fn candidate(

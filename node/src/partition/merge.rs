@@ -141,7 +141,7 @@ fn describe(
     let of = |pairs: &[opamp::KeyValue], identifying: bool| -> Vec<Attribute> {
         let attribute = |kv: &opamp::KeyValue| Attribute {
             key: cut(&kv.key, 256),
-            value: cut(&text(kv.value.as_ref()), TEXT_BYTES_MAX),
+            value: cut(&said(&kv.key, text(kv.value.as_ref())), TEXT_BYTES_MAX),
             identifying,
         };
         pairs
@@ -211,7 +211,7 @@ fn feel(
     }
     agent.health = Some(store::HealthState {
         healthy: health.healthy,
-        status: cut(&health.status, TEXT_BYTES_MAX),
+        status: redact_text(&cut(&health.status, TEXT_BYTES_MAX)),
         last_error: error,
         started_unix_nano,
         tree: if kept {
@@ -349,6 +349,15 @@ fn list(
         }
     }
     agent.components = Some(list);
+}
+
+/// A command line may hold a password. Other attributes are ids more often than secrets, and selectors need them.
+fn said(key: &str, value: String) -> String {
+    if key.starts_with("process.command") {
+        redact_text(&value)
+    } else {
+        value
+    }
 }
 
 /// Attribute values as text: what selectors compare.

@@ -38,6 +38,12 @@ pub const GRANT_LIFE: Duration = Duration::from_secs(2);
 /// A program confirmed with the control group may authorise offers for so long.
 pub const LEASE: Duration = Duration::from_secs(3);
 
+/// The refusals of a forgotten agent are kept for so long.
+const TOMBSTONE_LIFE: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// Documents of a table that are removed at a time.
+const PRUNED: usize = 10_000;
+
 /// Messages of one agent take turns; agents share so many queues.
 const TURNS: usize = 1024;
 
@@ -526,13 +532,14 @@ impl Partition {
         uid: Uid,
         change: impl Fn(&mut store::Agent) -> Option<store::Transition>,
     ) -> Result<bool, Error> {
-        self.change_with(uid, vec![], change).await
+        self.change_with(uid, String::new(), vec![], change).await
     }
 
-    /// As [`Partition::change`], with entries for the audit chain.
+    /// As [`Partition::change`], with entries for the audit chain, and once for a key that is not empty.
     pub async fn change_with(
         &self,
         uid: Uid,
+        key: String,
         acts: Vec<store::Act>,
         change: impl Fn(&mut store::Agent) -> Option<store::Transition>,
     ) -> Result<bool, Error> {
@@ -549,7 +556,11 @@ impl Partition {
                 &transition,
             );
             let writes = vec![put(table::AGENT, *uid.as_bytes(), version, &agent), history];
-            match self.ledger.propose(entry(writes, acts.clone())).await {
+            let change = store::Entry {
+                idempotency_key: key.clone(),
+                ..entry(writes, acts.clone())
+            };
+            match self.ledger.propose(change).await {
                 Ok(_) => return Ok(true),
                 Err(ProposeError::Conflict(_)) => {}
                 Err(source) => return Err(Error::Store { uid, source }),
@@ -757,28 +768,49 @@ impl Partition {
         Ok(())
     }
 
-    /// Removes transitions older than the setting says. Call it now and then.
-    pub async fn prune_history(&self) -> Result<usize, raft::Fatal> {
-        let before = now_ms().saturating_sub(millis(self.config.history));
-        let view = self.ledger.view()?;
-        let old = view
-            .scan::<store::Transition>(table::HISTORY, &[])
-            .filter_map(|row| match row {
-                Ok((key, _, transition)) if transition.at_ms < before => {
-                    Some(Ok(ledger::delete_any(table::HISTORY, key)))
-                }
-                Ok(_) => None,
-                Err(error) => Some(Err(error)),
-            });
-        let writes: Vec<_> = old.take(10_000).collect::<Result<_, _>>()?;
-        let count = writes.len();
-        if count > 0
+    /// Removes what is past its time: transitions, and the refusals of forgotten agents. Call it now and then.
+    pub async fn prune(&self) -> Result<(), raft::Fatal> {
+        let transitions_before = now_ms().saturating_sub(millis(self.config.history));
+        let tombstones_before = now_ms().saturating_sub(millis(TOMBSTONE_LIFE));
+        let ledger = self.ledger.clone();
+        // Reads whole tables: not on a thread that answers agents.
+        let find = move || -> Result<Vec<store::Write>, raft::Fatal> {
+            let view = ledger.view()?;
+            let mut writes = past::<store::Transition>(&view, table::HISTORY, |transition| {
+                transition.at_ms < transitions_before
+            })?;
+            writes.extend(past::<store::Agent>(&view, table::TOMBSTONE, |agent| {
+                agent.last_seen_ms < tombstones_before
+            })?);
+            Ok(writes)
+        };
+        let writes = tokio::task::spawn_blocking(find)
+            .await
+            .map_err(|error| raft::Fatal::because("look for what is past its time", error))??;
+        if !writes.is_empty()
             && let Err(error) = self.ledger.propose(entry(writes, vec![])).await
         {
-            tracing::warn!(error = %chain(&error), "old transitions were not removed");
+            tracing::warn!(error = %chain(&error), "what is past its time was not removed");
         }
-        Ok(count)
+        Ok(())
     }
+}
+
+/// Deletes of the documents of a table that are past their time; the rest of a large number goes next time.
+fn past<T: prost::Message + Default>(
+    view: &ledger::View,
+    table: u8,
+    is_past: impl Fn(&T) -> bool,
+) -> Result<Vec<store::Write>, raft::Fatal> {
+    let past = view
+        .scan::<T>(table, &[])
+        .filter_map(|document| match document {
+            Ok((key, _, document)) => {
+                is_past(&document).then(|| Ok(ledger::delete_any(table, key)))
+            }
+            Err(error) => Some(Err(error)),
+        });
+    past.take(PRUNED).collect()
 }
 
 /// Takes an offer back that is known not to have reached the agent. None: there is none like it.

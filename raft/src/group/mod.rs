@@ -234,6 +234,10 @@ impl<M: StateMachine> Group<M> {
     pub async fn shutdown(&self) {
         // The error is that the core panicked, which it has logged.
         let _ = self.shared.raft.shutdown().await;
+        // Who follows the leadership is told of the end before the task that tells it goes.
+        let mut leadership = self.leadership();
+        let told = leadership.wait_for(|now| now.role == Role::Stopped);
+        let _late = tokio::time::timeout(Duration::from_secs(1), told).await;
         self.shared.stop();
     }
 }

@@ -1,0 +1,324 @@
+//! The fleet as it is: questions about it, and what a person may do to an agent.
+
+mod query;
+mod show;
+
+use futures::StreamExt;
+use proto::api::agent_service_server::AgentService;
+use proto::api::{self, ChangedAgents};
+use proto::edge::notice;
+use proto::opamp::AgentCapabilities;
+use proto::store;
+use proto::uid::Uid;
+use tonic::{Request, Response, Status};
+
+use super::{Api, Rank, broken, not_stored};
+use crate::ledger::{act, delete_any, entry, now_ms, once, put_any, table};
+use crate::partition::{chain, merge};
+
+const HISTORY: usize = 100;
+
+/// Changes of agents that one call has under way.
+const CHANGES: usize = 256;
+
+impl Api {
+    /// Changes each of these agents; `Err` from the closure names why one is left as it is.
+    async fn change_each(
+        &self,
+        uids: &[Uid],
+        (action, key): (&str, &str),
+        acts: impl Fn(Uid) -> Vec<store::Act>,
+        change: impl Fn(&mut store::Agent) -> Result<Option<store::Transition>, String>,
+    ) -> ChangedAgents {
+        let mut answer = ChangedAgents::default();
+        let one = async |uid: Uid| {
+            let partition = self.node.partition(uid);
+            let stored = partition.agent(uid).map_err(|error| chain(&error))?;
+            let (_, mut agent) = stored.ok_or_else(|| "there is no such agent".to_owned())?;
+            change(&mut agent)?;
+            partition
+                .change_with(
+                    uid,
+                    once(action, &uid.to_string(), key),
+                    acts(uid),
+                    |agent| change(agent).ok().flatten(),
+                )
+                .await
+                .map_err(|error| chain(&error))
+        };
+        // Many at a time, so that they share their fsyncs; told in the order of the request.
+        let mut changes = futures::stream::iter(uids.to_vec())
+            .map(one)
+            .buffered(CHANGES);
+        let mut told = uids.iter();
+        while let (Some(changed), Some(uid)) = (changes.next().await, told.next()) {
+            match changed {
+                Ok(changed) => answer.changed += u64::from(changed),
+                Err(why) => answer.refused.push(format!("{uid}: {why}")),
+            }
+        }
+        answer
+    }
+}
+
+#[tonic::async_trait]
+impl AgentService for Api {
+    async fn list_agents(
+        &self,
+        request: Request<api::ListAgentsRequest>,
+    ) -> Result<Response<api::ListAgentsResponse>, Status> {
+        self.actor(&request, Rank::Viewer)?;
+        Ok(Response::new(self.page(request.get_ref())?))
+    }
+
+    async fn group_agents(
+        &self,
+        request: Request<api::GroupAgentsRequest>,
+    ) -> Result<Response<api::GroupAgentsResponse>, Status> {
+        self.actor(&request, Rank::Viewer)?;
+        Ok(Response::new(self.groups(request.get_ref())?))
+    }
+
+    async fn list_errors(
+        &self,
+        request: Request<api::ListErrorsRequest>,
+    ) -> Result<Response<api::ListErrorsResponse>, Status> {
+        self.actor(&request, Rank::Viewer)?;
+        Ok(Response::new(self.errors(&request.get_ref().selector)?))
+    }
+
+    async fn get_agent(
+        &self,
+        request: Request<api::GetAgentRequest>,
+    ) -> Result<Response<api::AgentDetail>, Status> {
+        self.actor(&request, Rank::Viewer)?;
+        let uid = self.find(&request.into_inner().uid)?;
+        let stored = self
+            .node
+            .partition(uid)
+            .agent(uid)
+            .map_err(|error| Status::internal(chain(&error)))?;
+        let (_, agent) = stored.ok_or_else(|| {
+            Status::not_found(format!(
+                "there is no agent {uid}: list them with `muster agents list`"
+            ))
+        })?;
+        Ok(Response::new(self.detail(uid, &agent)?))
+    }
+
+    async fn agent_history(
+        &self,
+        request: Request<api::AgentHistoryRequest>,
+    ) -> Result<Response<api::AgentHistoryResponse>, Status> {
+        self.actor(&request, Rank::Viewer)?;
+        let request = request.into_inner();
+        let uid = self.find(&request.uid)?;
+        let limit = if request.limit == 0 {
+            HISTORY
+        } else {
+            request.limit as usize
+        };
+        Ok(Response::new(api::AgentHistoryResponse {
+            uid: uid.to_string(),
+            transitions: self.history(uid, limit)?,
+        }))
+    }
+
+    async fn label_agents(
+        &self,
+        request: Request<api::LabelAgentsRequest>,
+    ) -> Result<Response<ChangedAgents>, Status> {
+        let actor = self.actor(&request, Rank::Editor)?;
+        let request = request.into_inner();
+        if request.set.is_empty() && request.remove.is_empty() {
+            return Err(Status::invalid_argument(
+                "no label is set or removed: give KEY=VALUE to set and KEY- to remove",
+            ));
+        }
+        let long = request
+            .set
+            .iter()
+            .find(|(k, v)| k.is_empty() || k.len() > 128 || v.len() > 256);
+        if let Some((key, _)) = long {
+            return Err(Status::invalid_argument(format!(
+                "label `{key}` is too long: keys have 1 to 128 bytes, values up to 256"
+            )));
+        }
+        let uids = self.chosen(&request.uids, &request.selector)?;
+        let set: Vec<String> = request
+            .set
+            .iter()
+            .map(|(k, v)| format!("{k}={v}"))
+            .collect();
+        let removed: Vec<String> = request.remove.iter().map(|k| format!("{k}-")).collect();
+        let text = [set, removed].concat().join(" ");
+        let acts = |uid: Uid| {
+            vec![act(
+                &actor,
+                "agent.label",
+                format!("agent/{uid}"),
+                text.clone(),
+            )]
+        };
+        let changed = self
+            .change_each(
+                &uids,
+                ("agent.label", &request.idempotency_key),
+                acts,
+                |agent| {
+                    let before = agent.operator_labels.clone();
+                    agent.operator_labels.extend(request.set.clone());
+                    agent
+                        .operator_labels
+                        .retain(|key, _| !request.remove.contains(key));
+                    if agent.operator_labels.len() > 64 {
+                        return Err("it would have more than 64 labels".to_owned());
+                    }
+                    let same = agent.operator_labels == before;
+                    Ok((!same).then(|| merge::transition(now_ms(), "labelled", "", &text, &actor)))
+                },
+            )
+            .await;
+        // An agent that nobody owned may have come under a family's claim.
+        for uid in uids {
+            self.node.partition(uid).tell(uid, notice::Kind::Pending);
+        }
+        Ok(Response::new(changed))
+    }
+
+    async fn restart_agents(
+        &self,
+        request: Request<api::RestartAgentsRequest>,
+    ) -> Result<Response<ChangedAgents>, Status> {
+        let actor = self.actor(&request, Rank::Approver)?;
+        let request = request.into_inner();
+        let uids = self.chosen(&request.uids, &request.selector)?;
+        let acts = |uid: Uid| {
+            vec![act(
+                &actor,
+                "agent.restart",
+                format!("agent/{uid}"),
+                String::new(),
+            )]
+        };
+        let changed = self
+            .change_each(&uids, ("agent.restart", &request.idempotency_key), acts, |agent| {
+                if agent.capabilities & AgentCapabilities::AcceptsRestartCommand as u64 == 0 {
+                    return Err("it does not accept restart commands: set accepts_restart_command in its supervisor".to_owned());
+                }
+                let already = std::mem::replace(&mut agent.restart_pending, true);
+                Ok((!already).then(|| merge::transition(now_ms(), "restart ordered", "", "", &actor)))
+            })
+            .await;
+        for uid in uids {
+            self.node.partition(uid).tell(uid, notice::Kind::Pending);
+        }
+        Ok(Response::new(changed))
+    }
+
+    async fn forget_agent(
+        &self,
+        request: Request<api::ForgetAgentRequest>,
+    ) -> Result<Response<ChangedAgents>, Status> {
+        let actor = self.actor(&request, Rank::Editor)?;
+        let request = request.into_inner();
+        let uid = self.find(&request.uid)?;
+        let partition = self.node.partition(uid);
+        let key = once("agent.forget", &uid.to_string(), &request.idempotency_key);
+        if partition
+            .ledger
+            .has_done(&key)
+            .map_err(|error| broken(&error))?
+        {
+            return Ok(Response::new(ChangedAgents {
+                changed: 1,
+                refused: vec![],
+            }));
+        }
+        let stored = partition
+            .agent(uid)
+            .map_err(|error| Status::internal(chain(&error)))?;
+        let (version, agent) =
+            stored.ok_or_else(|| Status::not_found(format!("there is no agent {uid}")))?;
+        let mut writes = vec![crate::ledger::delete(
+            table::AGENT,
+            *uid.as_bytes(),
+            version,
+        )];
+        if agent.refused.is_empty() {
+            writes.push(delete_any(table::TOMBSTONE, *uid.as_bytes()));
+        } else {
+            let tombstone = store::Agent {
+                uid: agent.uid,
+                refused: agent.refused,
+                last_seen_ms: now_ms(),
+                ..store::Agent::default()
+            };
+            writes.push(put_any(table::TOMBSTONE, *uid.as_bytes(), &tombstone));
+        }
+        let acts = vec![act(
+            &actor,
+            "agent.forget",
+            format!("agent/{uid}"),
+            String::new(),
+        )];
+        let entry = store::Entry {
+            idempotency_key: key,
+            ..entry(writes, acts)
+        };
+        partition
+            .ledger
+            .propose(entry)
+            .await
+            .map_err(|e| not_stored(&e))?;
+        partition.forget(uid);
+        Ok(Response::new(ChangedAgents {
+            changed: 1,
+            refused: vec![],
+        }))
+    }
+
+    async fn retry_agents(
+        &self,
+        request: Request<api::RetryAgentsRequest>,
+    ) -> Result<Response<ChangedAgents>, Status> {
+        let actor = self.actor(&request, Rank::Approver)?;
+        let request = request.into_inner();
+        let uids = self.chosen(&request.uids, &request.selector)?;
+        let acts = |uid: Uid| {
+            vec![act(
+                &actor,
+                "agent.retry",
+                format!("agent/{uid}"),
+                String::new(),
+            )]
+        };
+        let changed = self
+            .change_each(
+                &uids,
+                ("agent.retry", &request.idempotency_key),
+                acts,
+                |agent| {
+                    let refusals = agent.refused.len() + usize::from(agent.duplicate);
+                    agent.refused.clear();
+                    agent.duplicate = false;
+                    agent.reassigned_to.clear();
+                    let open = agent.delivery.as_ref().is_some_and(|d| {
+                        use store::DeliveryState::{Failed, NoAnswer, RolledBackByAgent};
+                        matches!(d.state(), Failed | NoAnswer | RolledBackByAgent)
+                    });
+                    if let Some(delivery) = agent.delivery.as_mut().filter(|_| open) {
+                        delivery.state = store::DeliveryState::Withdrawn.into();
+                        delivery.offers = 0;
+                    }
+                    Ok((refusals > 0 || open)
+                        .then(|| merge::transition(now_ms(), "retry ordered", "", "", &actor)))
+                },
+            )
+            .await;
+        for uid in uids {
+            self.node.partition(uid).tell(uid, notice::Kind::Pending);
+        }
+        Ok(Response::new(changed))
+    }
+}
