@@ -408,7 +408,9 @@ impl Maker<'_> {
                 shown.waves.push(api::WavePreview {
                     agents: end - before,
                     size: spec.map(|w| size_text(w.size)).unwrap_or_default(),
-                    gate: spec.map(gate_text).unwrap_or_default(),
+                    gate: spec
+                        .map(|spec| gate_text(spec, wave == 0))
+                        .unwrap_or_default(),
                     examples: examples(uids.map(|c| c.uid)),
                 });
                 before = *end;
@@ -588,9 +590,10 @@ pub fn size_text(size: Size) -> String {
 }
 
 /// A wave's gate in words.
-pub fn gate_text(wave: &fleet::rollout::WaveSpec) -> String {
+pub fn gate_text(wave: &fleet::rollout::WaveSpec, first: bool) -> String {
     let failures = match wave.gate.max_failures {
-        None => "1 failure in the first wave, 1 % later".to_owned(),
+        None if first => "1 failure".to_owned(),
+        None => "1% failures".to_owned(),
         Some(Size::Count(1)) => "1 failure".to_owned(),
         Some(size) => format!("{} failures", size_text(size)),
     };

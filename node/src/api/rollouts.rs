@@ -414,7 +414,7 @@ fn role_view(
             agents: (role.wave_ends[wave as usize] - start).max(counts.members()),
             state: state.to_owned(),
             counts: Some(counts_view(counts)),
-            gate: gate_text(&spec),
+            gate: gate_text(&spec, wave == 0),
             verdict: if wave < role.open_waves {
                 verdict_text(&verdict)
             } else {
@@ -429,9 +429,13 @@ fn role_view(
         });
     }
     let state = match (role.done, role.open_waves) {
+        _ if rollout.state == State::RolledBack && role.open_waves > 0 => "returned",
         (true, _) => "done",
+        (false, 0) if rollout.state.is_final() => "not begun",
         (false, 0) => "waiting",
-        (false, _) => "running",
+        (false, _) if rollout.state == State::RollingBack => "rolling back",
+        (false, _) if rollout.state == State::Running => "running",
+        (false, _) => "stopped",
     };
     api::RoleRollout {
         role: role.name.clone(),

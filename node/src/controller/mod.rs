@@ -397,7 +397,7 @@ fn perform(stored: &mut store::Rollout, step: &Step) -> (&'static str, String) {
             }
             (
                 "wave.open",
-                format!("{role} wave {}: {agents} agents", wave + 1),
+                format!("{role} wave {}: {}", wave + 1, number(agents, "agent")),
             )
         }
         Step::FinishRole { role } => {
@@ -465,6 +465,11 @@ fn perform(stored: &mut store::Rollout, step: &Step) -> (&'static str, String) {
             ("rollback.finish", next.name().to_owned())
         }
     }
+}
+
+/// `1 agent`, `7 agents`.
+fn number(count: u64, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 /// Moves a stored rollout; the table of moves is the domain's.

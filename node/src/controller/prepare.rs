@@ -71,7 +71,7 @@ pub(super) async fn prepare(
         "controller",
         "rollout.open",
         format!("rollout/{}", stored.id),
-        format!("{members} members"),
+        super::number(members, "member"),
     );
     node.control_ledger
         .propose(entry(

@@ -681,10 +681,11 @@ impl<'a> Turn<'a> {
         ));
         writes.append(&mut self.merged.bodies);
         if self.before.is_none() {
-            let detail = format!(
-                "token `{}`, {} from {}",
-                self.report.token, self.agent.transport, self.report.peer
-            );
+            let by = match self.report.token.as_str() {
+                "" => String::new(),
+                token => format!(", token `{token}`"),
+            };
+            let detail = format!("{} from {}{by}", self.agent.transport, self.report.peer);
             self.acts.push(act(
                 "agent",
                 "agent.register",

@@ -9,7 +9,8 @@ Examples:
   muster agents list --rollout pii-redaction --bucket rejected
   muster agents list --limit 0 -o json | jq -r '.agents[].uid'
 
-States: connected lost left unhealthy drifted unassigned failed, or a delivery state
+States: connected, lost, left, healthy, unhealthy, unassigned, pending pickup, applying,
+soaking, converged, failed, rolled back, refused, no answer, drifted
 (\"pending pickup\", applying, soaking, converged, ...).";
 
 const LABEL_EXAMPLES: &str = "\

@@ -16,6 +16,25 @@ use crate::folding::fold;
 use crate::inventory::Row;
 use crate::partition::{OwnedPlace, desired_of, place_of, state_of};
 
+/// Words of liveness, of health, and those of [`state_of`].
+const STATES: [&str; 15] = [
+    "connected",
+    "lost",
+    "left",
+    "healthy",
+    "unhealthy",
+    "unassigned",
+    "pending pickup",
+    "applying",
+    "soaking",
+    "converged",
+    "failed",
+    "rolled back",
+    "refused",
+    "no answer",
+    "drifted",
+];
+
 const PAGE: usize = 100;
 const PAGE_MAX: usize = 1000;
 const EXAMPLES: usize = 5;
@@ -29,6 +48,12 @@ pub(super) struct Filter {
 
 impl Filter {
     pub(super) fn new(selector_text: &str, text: &str, state: &str) -> Result<Self, Status> {
+        if !state.is_empty() && !STATES.contains(&state) {
+            return Err(Status::invalid_argument(format!(
+                "there is no state `{state}`: use one of {}",
+                STATES.join(", ")
+            )));
+        }
         Ok(Filter {
             selector: selector(selector_text)?,
             text: text.to_lowercase(),
