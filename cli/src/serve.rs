@@ -20,6 +20,12 @@ use crate::observe;
 /// managers kill.
 const STOP: Duration = Duration::from_millis(3500);
 
+/// Is this ready, and if not, why.
+type Ready = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
+
+/// How often the health service looks.
+const HEALTH: Duration = Duration::from_secs(1);
+
 /// How often the gauges read the fleet.
 const GAUGES: Duration = Duration::from_secs(5);
 
@@ -162,11 +168,13 @@ async fn listen(
     let mut registry = Registry::default();
     bound.metrics().register(&mut registry);
     let gauges = node::metrics::Metrics::register(&mut registry);
-    let gauging = tokio::spawn(gauge(node.clone(), gauges, stop.clone()));
     let registry = Arc::new(registry);
-    observe::figures::export(&registry);
+    let figures = observe::figures::Figures::new(registry.clone());
+    let gauging = tokio::spawn(gauge(node.clone(), gauges, figures, stop.clone()));
+    let (reporter, health) = tonic_health::server::health_reporter();
+    let reporting = tokio::spawn(report_health(reporter, ready(node.clone()), stop.clone()));
     let services = gateway::api::Services {
-        router: routes(node)?,
+        router: routes(node, health)?,
         open_paths: vec![],
         registry,
         ready: ready(node.clone()),
@@ -190,25 +198,54 @@ async fn listen(
     }
     tokio::join!(bound.run(stop.clone()), api.run(stop.clone()));
     stop.cancel();
-    let _ended = gauging.await;
+    let (_ended, _too) = tokio::join!(gauging, reporting);
     Ok(())
 }
 
-async fn gauge(node: Arc<Node>, gauges: node::metrics::Metrics, stop: CancellationToken) {
+/// Keeps what gRPC's health service says true: serving while this is ready, and no more once it drains.
+async fn report_health(
+    reporter: tonic_health::server::HealthReporter,
+    ready: Ready,
+    stop: CancellationToken,
+) {
+    use tonic_health::ServingStatus::{NotServing, Serving};
+    let mut ticks = tokio::time::interval(HEALTH);
+    loop {
+        let draining = stop.run_until_cancelled(ticks.tick()).await.is_none();
+        let serving = !draining && ready().is_ok();
+        let status = if serving { Serving } else { NotServing };
+        for service in [""].into_iter().chain(node::api::SERVICES) {
+            reporter.set_service_status(service, status).await;
+        }
+        if draining {
+            return;
+        }
+    }
+}
+
+async fn gauge(
+    node: Arc<Node>,
+    gauges: node::metrics::Metrics,
+    mut figures: observe::figures::Figures,
+    stop: CancellationToken,
+) {
     let mut ticks = tokio::time::interval(GAUGES);
     while stop.run_until_cancelled(ticks.tick()).await.is_some() {
         gauges.refresh(&node);
+        figures.refresh();
     }
 }
 
 /// Every gRPC service, with reflection and health.
-fn routes(node: &Arc<Node>) -> anyhow::Result<axum::Router> {
+fn routes<H: tonic_health::pb::health_server::Health>(
+    node: &Arc<Node>,
+    health: tonic_health::pb::health_server::HealthServer<H>,
+) -> anyhow::Result<axum::Router> {
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()
         .context("the API's descriptors")?;
-    let (_reporter, health) = tonic_health::server::health_reporter();
     let routes = node::api::Api::new(node.clone())
         .routes()
         .add_service(reflection)
@@ -219,7 +256,7 @@ fn routes(node: &Arc<Node>) -> anyhow::Result<axum::Router> {
         .layer(axum::middleware::map_request(access::name_actor)))
 }
 
-fn ready(node: Arc<Node>) -> Arc<dyn Fn() -> Result<(), String> + Send + Sync> {
+fn ready(node: Arc<Node>) -> Ready {
     Arc::new(move || {
         let stopped = |name: &str, status: raft::GroupStatus| match status.stopped {
             Some(why) => Err(format!("group {name} has stopped: {why}")),

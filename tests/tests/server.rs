@@ -1,17 +1,25 @@
 //! The process itself: start and stop, tokens, listeners, what machines read of it, what it refuses.
 #![allow(clippy::unwrap_used, reason = "the helpers of a test may fail it, too")]
 
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use muster_loadtest::fleet::Transport;
 use muster_loadtest::{Fleet, FleetConfig};
-use proto::api::{ListAgentsRequest, RestartAgentsRequest, StartRolloutRequest};
+use prost::Message;
+use proto::api::{
+    AgentHistoryRequest, ListAgentsRequest, ListAgentsResponse, RestartAgentsRequest,
+    StartRolloutRequest,
+};
 use proto::opamp::AgentCapabilities;
 use system_tests::api::Api;
 use system_tests::manifest::{config, family, role};
 use system_tests::raw::{self, FULL_STATE, Http, Script, Ws};
 use system_tests::server::{Server, free_address, get, serve_that_refuses};
 use system_tests::wait::{SOON, eventually, holds};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 use tonic::transport::Endpoint;
 
 // === start and stop ===
@@ -260,12 +268,13 @@ async fn grpc_clients_find_reflection_and_health() {
         .await
         .unwrap();
     let mut health = tonic_health::pb::health_client::HealthClient::new(channel.clone());
-    let answer = health
-        .check(tonic_health::pb::HealthCheckRequest::default())
-        .await
-        .unwrap()
-        .into_inner();
-    assert_eq!(answer.status(), ServingStatus::Serving);
+    for service in ["", "muster.v1.AgentService", "muster.v1.RolloutService"] {
+        let request = tonic_health::pb::HealthCheckRequest {
+            service: service.to_owned(),
+        };
+        let answer = health.check(request).await.unwrap().into_inner();
+        assert_eq!(answer.status(), ServingStatus::Serving, "{service}");
+    }
     let mut reflection =
         tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient::new(channel);
     let list = tonic_reflection::pb::v1::ServerReflectionRequest {
@@ -307,6 +316,77 @@ async fn grpc_clients_find_reflection_and_health() {
 
 fn tonic_stream<T: Send + 'static>(one: T) -> impl futures::Stream<Item = T> + Send + 'static {
     futures::stream::iter([one])
+}
+
+#[tokio::test]
+async fn a_browser_reads_the_fleet_over_grpc_web() {
+    let server = Server::start(&[]);
+    let mut http = Http::connect(server.opamp).await;
+    http.ask(&Script::new("seen-by-a-browser").full()).await;
+    let request = ListAgentsRequest::default().encode_to_vec();
+    let length = u32::try_from(request.len()).unwrap().to_be_bytes();
+    let frame = [&[0][..], &length, &request].concat();
+    // HTTP/1.0, so that the answer ends with the connection.
+    let head = format!(
+        "POST /muster.v1.AgentService/ListAgents HTTP/1.0\r\nHost: {}\r\nContent-Type: application/grpc-web+proto\r\n\
+         X-Grpc-Web: 1\r\nContent-Length: {}\r\n\r\n",
+        server.api,
+        frame.len()
+    );
+    let mut browser = TcpStream::connect(server.api).await.unwrap();
+    let sent = [head.as_bytes(), &frame].concat();
+    browser.write_all(&sent).await.unwrap();
+    let mut answer = Vec::new();
+    browser.read_to_end(&mut answer).await.unwrap();
+    let head = answer.windows(4).position(|w| w == b"\r\n\r\n").unwrap() + 4;
+    let body = &answer[head..];
+    let length = u32::from_be_bytes(body[1..5].try_into().unwrap()) as usize;
+    let list = ListAgentsResponse::decode(&body[5..5 + length]).unwrap();
+    assert_eq!(list.agents[0].name, "seen-by-a-browser");
+    let trailers = String::from_utf8_lossy(&body[5 + length..]);
+    assert!(trailers.contains("grpc-status:0"), "{trailers}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn spans_and_the_figures_of_metrics_go_to_the_otlp_endpoint() {
+    let seen = Arc::new(Mutex::new(BTreeMap::<String, Vec<u8>>::new()));
+    let sink = {
+        let seen = seen.clone();
+        axum::Router::new().fallback(async move |request: axum::extract::Request| {
+            let path = request.uri().path().to_owned();
+            let body = axum::body::to_bytes(request.into_body(), 1 << 20)
+                .await
+                .unwrap();
+            seen.lock()
+                .unwrap()
+                .entry(path)
+                .or_default()
+                .extend_from_slice(&body);
+            [("content-type", "application/grpc"), ("grpc-status", "0")]
+        })
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(axum::serve(listener, sink).into_future());
+    let mut server = Server::start(&["--otlp-endpoint", &endpoint]);
+    let mut http = Http::connect(server.opamp).await;
+    http.ask(&Script::new("a").full()).await;
+    // A stop sends what has not been sent.
+    server.stop();
+    let seen = seen.lock().unwrap();
+    let has = |service: &str, text: &str| {
+        let path = format!("/opentelemetry.proto.collector.{service}/Export");
+        let body = seen.get(&path).map(Vec::as_slice).unwrap_or_default();
+        body.windows(text.len())
+            .any(|window| window == text.as_bytes())
+    };
+    assert!(has("trace.v1.TraceService", "report"), "{:?}", seen.keys());
+    assert!(
+        has("metrics.v1.MetricsService", "muster_agents"),
+        "{:?}",
+        seen.keys()
+    );
+    assert!(has("metrics.v1.MetricsService", "muster_gateway_sessions"));
 }
 
 #[tokio::test]
@@ -415,6 +495,37 @@ async fn a_list_is_sorted_by_any_attribute_and_read_in_pages_that_join() {
     }
     assert_eq!(names, ["c", "e", "a", "d", "b"]);
     assert_eq!(gold, ["d"], "a label is shown with the agent that has it");
+}
+
+#[tokio::test]
+async fn an_agent_that_flaps_writes_no_more_than_its_budget() {
+    let server = Server::start(&[]);
+    let mut agent = Script::new("a");
+    let mut http = Http::connect(server.opamp).await;
+    http.ask(&agent.full()).await;
+    for i in 0..300 {
+        let mut message = agent.bare();
+        message.health = Some(proto::opamp::ComponentHealth {
+            healthy: i % 2 == 0,
+            ..raw::healthy()
+        });
+        let answer = http.ask(&message).await;
+        assert!(
+            answer.error_response.is_none(),
+            "it is answered all the same"
+        );
+    }
+    let history = AgentHistoryRequest {
+        uid: agent.uid(),
+        limit: 1_000,
+    };
+    let api = Api::new(server.api);
+    let history = api.agents.clone().agent_history(history).await.unwrap();
+    let written = history.into_inner().transitions.len();
+    assert!(
+        (30..100).contains(&written),
+        "{written} transitions of 300 changes"
+    );
 }
 
 // === manifests ===

@@ -1,5 +1,6 @@
 //! The figures of `/metrics`, sent over OTLP under the same names: one set of figures, wherever it is looked at.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -25,28 +26,45 @@ struct Scrape {
     last: Mutex<Option<(Instant, Arc<Vec<Sample>>)>>,
 }
 
-/// Makes an instrument of each figure that the registry has now. Costs nothing without an endpoint.
-pub fn export(registry: &Arc<Registry>) {
-    let scrape = Arc::new(Scrape {
-        registry: registry.clone(),
-        last: Mutex::default(),
-    });
-    let meter = global::meter("muster");
-    let mut text = String::new();
-    // Writing to a string does not fail.
-    let _infallible = encode(&mut text, registry);
-    for family in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
-        let Some((name, kind)) = family.split_once(' ') else {
-            continue;
-        };
-        match kind {
-            "gauge" => gauge(&meter, name, &scrape),
-            "counter" => counter(&meter, &format!("{name}_total"), &scrape),
-            "histogram" => {
-                counter(&meter, &format!("{name}_count"), &scrape);
-                counter(&meter, &format!("{name}_sum"), &scrape);
+/// What is sent.
+pub struct Figures {
+    scrape: Arc<Scrape>,
+    meter: Meter,
+    known: HashSet<String>,
+}
+
+impl Figures {
+    /// Over this registry. Costs next to nothing without an endpoint.
+    pub fn new(registry: Arc<Registry>) -> Self {
+        let last = Mutex::default();
+        Figures {
+            scrape: Arc::new(Scrape { registry, last }),
+            meter: global::meter("muster"),
+            known: HashSet::new(),
+        }
+    }
+
+    /// Makes an instrument of each figure that is new: those with labels appear with their first value.
+    pub fn refresh(&mut self) {
+        let mut text = String::new();
+        // Writing to a string does not fail.
+        let _infallible = encode(&mut text, &self.scrape.registry);
+        for family in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
+            let Some((name, kind)) = family.split_once(' ') else {
+                continue;
+            };
+            if !self.known.insert(name.to_owned()) {
+                continue;
             }
-            _ => {}
+            match kind {
+                "gauge" => gauge(&self.meter, name, &self.scrape),
+                "counter" => counter(&self.meter, &format!("{name}_total"), &self.scrape),
+                "histogram" => {
+                    counter(&self.meter, &format!("{name}_count"), &self.scrape);
+                    counter(&self.meter, &format!("{name}_sum"), &self.scrape);
+                }
+                _ => {}
+            }
         }
     }
 }

@@ -46,6 +46,14 @@ pub struct Api {
     node: Arc<Node>,
 }
 
+/// Full names of the services, for health checks.
+pub const SERVICES: [&str; 4] = [
+    "muster.v1.AgentService",
+    "muster.v1.FamilyService",
+    "muster.v1.RolloutService",
+    "muster.v1.AdminService",
+];
+
 /// Bytes of a request: manifests with their files.
 const REQUEST_BYTES_MAX: usize = 32 << 20;
 

@@ -173,10 +173,18 @@ async fn abort(
         format!("rollout/{}", stored.id),
         reason.to_owned(),
     );
-    let write = put(table::ROLLOUT, stored.id.as_str(), version, &stored);
+    let mut writes = vec![put(table::ROLLOUT, stored.id.as_str(), version, &stored)];
+    if let Some(family) = node.control.read().families.get(&stored.family) {
+        let next = store::Family {
+            target: family.value.stable,
+            ..store::Family::clone(&family.value)
+        };
+        let name = stored.family.as_str();
+        writes.push(put(table::FAMILY, name, family.version, &next));
+    }
     let change = Entry {
         idempotency_key: once("rollout.abort", &stored.id, key),
-        ..entry(vec![write], vec![act])
+        ..entry(writes, vec![act])
     };
     let proposed = node.control_ledger.propose(change).await;
     proposed.map_err(|source| VerbError::Store {

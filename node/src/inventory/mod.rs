@@ -2,7 +2,7 @@
 
 mod row;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, RwLock, RwLockReadGuard};
 
 use prost::Message;
@@ -141,15 +141,22 @@ impl Mirror for IndexMirror {
         for staged in self.staged.drain(..) {
             columns.take(staged);
         }
-        drop(columns);
         self.published += 1;
         if self.published.is_multiple_of(10_000) {
+            columns.forget_components();
+            drop(columns);
             self.interner.sweep();
         }
     }
 }
 
 impl Columns {
+    /// Component lists that no agent names any more. Whoever names one again is asked for it again.
+    fn forget_components(&mut self) {
+        let named: HashSet<&[u8]> = self.rows.values().map(|row| &*row.components).collect();
+        self.components.retain(|hash, _| named.contains(&**hash));
+    }
+
     fn take(&mut self, staged: Staged) {
         match staged {
             Staged::Agent(uid, Some(agent)) => {

@@ -26,6 +26,19 @@ struct Live {
     back_ms: u64,
 }
 
+/// An agent may change its record so often in a row, and once in [`WRITE_EVERY_MS`] in the long run.
+const WRITES: u32 = 30;
+const WRITE_EVERY_MS: u64 = 2_000;
+
+/// What an agent has left of its write budget. Only agents that wrote lately have one.
+#[derive(Clone, Copy, Debug)]
+struct Budget {
+    left: u32,
+    since_ms: u64,
+    /// Changes that were not written.
+    skipped: u64,
+}
+
 /// Timing of liveness.
 #[derive(Clone, Copy, Debug)]
 pub struct Timing {
@@ -39,6 +52,7 @@ pub struct Timing {
 pub struct Core {
     timing: Timing,
     live: HashMap<Uid, Live>,
+    budgets: HashMap<Uid, Budget>,
     /// Since then everybody known has a right to be heard again.
     grace_from_ms: u64,
 }
@@ -51,6 +65,7 @@ impl Core {
         Core {
             timing,
             live: HashMap::new(),
+            budgets: HashMap::new(),
             grace_from_ms: now_ms,
         }
     }
@@ -190,6 +205,46 @@ impl Core {
         self.age_ms(uid, now_ms) >= self.timing.lost_after_ms
     }
 
+    /// May a change that can wait be written? It can if the agent's state is asked for in full later.
+    pub fn may_write(&mut self, uid: Uid, now_ms: u64) -> bool {
+        let budget = self.budgets.entry(uid).or_insert(Budget {
+            left: WRITES,
+            since_ms: now_ms,
+            skipped: 0,
+        });
+        budget.refill(now_ms);
+        if budget.left == 0 {
+            budget.skipped += 1;
+            return false;
+        }
+        budget.left -= 1;
+        true
+    }
+
+    /// How many changes were skipped of an agent that may write again: once, for they are told and asked for now.
+    pub fn owed(&mut self, uid: Uid, now_ms: u64) -> Option<u64> {
+        let budget = self.budgets.get_mut(&uid)?;
+        budget.refill(now_ms);
+        // Not at the first write that is free: an agent that goes on would be asked at every other message.
+        let rested = budget.left >= WRITES / 2 && budget.skipped > 0;
+        rested.then(|| std::mem::take(&mut budget.skipped))
+    }
+
+    /// Were changes of this agent skipped that it has not been asked for? Its next message must come here.
+    pub fn is_owed(&self, uid: Uid) -> bool {
+        self.budgets
+            .get(&uid)
+            .is_some_and(|budget| budget.skipped > 0)
+    }
+
+    /// Forgets budgets that are whole again.
+    pub fn rest(&mut self, now_ms: u64) {
+        self.budgets.retain(|_, budget| {
+            budget.refill(now_ms);
+            budget.left < WRITES || budget.skipped > 0
+        });
+    }
+
     /// Everything heard, to be written down by a clean stop: uid, number, digest, age.
     pub fn conversations(&self, now_ms: u64) -> impl Iterator<Item = (Uid, u64, Digest, u64)> {
         self.live.iter().map(move |(uid, live)| {
@@ -205,6 +260,16 @@ impl Core {
     /// The agent's record is gone.
     pub fn forget(&mut self, uid: Uid) {
         self.live.remove(&uid);
+        self.budgets.remove(&uid);
+    }
+}
+
+impl Budget {
+    fn refill(&mut self, now_ms: u64) {
+        let earned = now_ms.saturating_sub(self.since_ms) / WRITE_EVERY_MS;
+        self.since_ms += earned * WRITE_EVERY_MS;
+        let earned = u32::try_from(earned).unwrap_or(WRITES);
+        self.left = self.left.saturating_add(earned).min(WRITES);
     }
 }
 
@@ -219,6 +284,20 @@ mod tests {
 
     fn uid(n: u8) -> Uid {
         Uid::from_wire(&[n; 16]).unwrap()
+    }
+
+    #[test]
+    fn an_agent_that_never_rests_writes_no_more_than_its_budget_and_owes_the_rest() {
+        let mut core = Core::new(TIMING, 0);
+        let written = (0..600).filter(|i| core.may_write(uid(1), i * 100)).count();
+        assert_eq!(written as u64, u64::from(WRITES) + 59_900 / WRITE_EVERY_MS);
+        assert!(core.may_write(uid(2), 60_000), "others are not disturbed");
+        assert_eq!(core.owed(uid(1), 60_000), None, "it has not rested");
+        let rested = 60_000 + u64::from(WRITES) * WRITE_EVERY_MS;
+        assert_eq!(core.owed(uid(1), rested), Some(600 - written as u64));
+        assert_eq!(core.owed(uid(1), rested), None, "it is told once");
+        core.rest(rested);
+        assert!(core.budgets.is_empty(), "nothing is kept of those who rest");
     }
 
     #[test]

@@ -39,6 +39,8 @@ pub struct Context<'a> {
     pub token_labels: &'a BTreeMap<String, String>,
     /// Last number and digest heard through presence.
     pub heard: Option<(u64, MessageDigest)>,
+    /// So many changes were not written, for its write budget was spent: its whole state is asked for now.
+    pub skipped: Option<u64>,
     /// Full state was asked for so long ago.
     pub full_asked_ms_ago: Option<u64>,
     /// Config map by delivery hash, if it is one of the program's.
@@ -63,6 +65,8 @@ pub struct Context<'a> {
 pub struct Evaluation {
     /// Stored before anything is answered; none: nothing changed.
     pub entry: Option<store::Entry>,
+    /// Only health, attributes or the effective config changed: it may be skipped, and asked for later.
+    pub can_wait: bool,
     /// To be remembered of its bodies once it is stored.
     pub learned: Vec<(Digest, Redacted)>,
     /// The answers, in order.
@@ -211,7 +215,11 @@ impl<'a> Turn<'a> {
             message.flags & proto::opamp::AgentToServerFlags::RequestInstanceUid as u64 != 0;
         if asks_uid {
             // Asking again is no reason for a second identity.
-            self.new_uid = Some(Uid::from_wire(&self.agent.alias_of).unwrap_or(ctx.new_uid));
+            let asked_before = Uid::from_wire(&self.agent.alias_of);
+            if asked_before.is_err() {
+                self.reassigned(ctx.new_uid);
+            }
+            self.new_uid = Some(asked_before.unwrap_or(ctx.new_uid));
         }
         if self.agent.duplicate {
             // Two agents speak with this uid: what either says is not the other's. `muster agents retry` ends it.
@@ -248,9 +256,28 @@ impl<'a> Turn<'a> {
             ctx.remembered,
             ctx.now_ms,
         );
+        if let Some(skipped) = ctx.skipped {
+            self.asks_full |= !self.full;
+            self.merged.transitions.push(transition(
+                ctx.now_ms,
+                "changes skipped",
+                "",
+                "",
+                &format!("{skipped} changes came faster than they are written down"),
+            ));
+        }
         self.connect();
         if ctx.duplicate && !self.agent.duplicate {
             self.agent.duplicate = true;
+            self.acts.push(act(
+                "partition",
+                "agent.duplicate",
+                format!("agent/{}", self.uid),
+                format!(
+                    "two agents speak with this uid; the later one from {}",
+                    self.report.peer
+                ),
+            ));
             self.merged.transitions.push(transition(
                 ctx.now_ms,
                 "duplicate uid",
@@ -261,9 +288,19 @@ impl<'a> Turn<'a> {
             if self.agent.reassigned_to.is_empty() {
                 self.agent.reassigned_to = ctx.new_uid.as_bytes().to_vec();
                 self.new_uid = Some(ctx.new_uid);
+                self.reassigned(ctx.new_uid);
             }
         }
         self.judge_delivery();
+    }
+
+    fn reassigned(&mut self, new_uid: Uid) {
+        self.acts.push(act(
+            "partition",
+            "agent.reassign",
+            format!("agent/{}", self.uid),
+            format!("is told to go by {new_uid}"),
+        ));
     }
 
     fn connect(&mut self) {
@@ -644,7 +681,20 @@ impl<'a> Turn<'a> {
                 ..base
             });
         }
+        let same_delivery = self.before.is_some_and(|before| {
+            before.delivery == self.agent.delivery
+                && before.restart_pending == self.agent.restart_pending
+        });
+        let can_wait = same_delivery
+            && !offers
+            && !self.asks_full
+            && !self.full
+            && !self.merged.status
+            && !self.merged.goodbye
+            && self.new_uid.is_none()
+            && self.acts.is_empty();
         Evaluation {
+            can_wait,
             entry: self.entry(offers),
             learned: std::mem::take(&mut self.merged.learned),
             replies,
@@ -696,7 +746,7 @@ impl<'a> Turn<'a> {
         for (i, transition) in self.merged.transitions.iter().enumerate() {
             writes.push(put_any(
                 table::HISTORY,
-                history_key(self.uid, transition.at_ms, i),
+                history_key(self.uid, transition.at_ms, self.version, i),
                 transition,
             ));
         }
@@ -708,10 +758,11 @@ impl<'a> Turn<'a> {
     }
 }
 
-/// Key of a transition: newest last.
-pub fn history_key(uid: Uid, at_ms: u64, i: usize) -> Vec<u8> {
+/// Key of a transition: newest last. The record's version before it tells two of one millisecond apart.
+pub fn history_key(uid: Uid, at_ms: u64, version: u64, i: usize) -> Vec<u8> {
     let mut key = uid.as_bytes().to_vec();
     key.extend_from_slice(&at_ms.to_be_bytes());
+    key.extend_from_slice(&version.to_be_bytes());
     key.push(u8::try_from(i).unwrap_or(u8::MAX));
     key
 }

@@ -128,6 +128,17 @@ impl Error {
     }
 }
 
+/// What the core knows of an agent that says something.
+#[derive(Default)]
+struct Known {
+    heard: Option<(u64, proto::sequence::Digest)>,
+    /// Full state was asked for so long ago.
+    asked_ago: Option<u64>,
+    duplicate: bool,
+    /// Changes that were not written.
+    skipped: Option<u64>,
+}
+
 /// One partition on this node.
 pub struct Partition {
     /// The group below.
@@ -249,16 +260,28 @@ impl Partition {
         }
         let now = self.monotonic_ms();
         let digest = report.digest.as_ref().try_into().unwrap_or_default();
-        let (heard, asked_ago, duplicate) = {
+        let (heard, asked_ago, duplicate, skipped) = {
             let mut core = self.core();
             let duplicate = report.message.as_ref().is_some_and(|m| {
                 core.sees_double(uid, m.sequence_num, report.connection, is_fresh(m), now)
             });
-            (core.last(uid), core.full_asked_ms_ago(uid, now), duplicate)
+            let spoke = report.message.is_some();
+            let skipped = if spoke { core.owed(uid, now) } else { None };
+            (
+                core.last(uid),
+                core.full_asked_ms_ago(uid, now),
+                duplicate,
+                skipped,
+            )
         };
-        let evaluation = self
-            .evaluate(uid, &report, heard, asked_ago, duplicate, true)
-            .await?;
+        let known = Known {
+            heard,
+            asked_ago,
+            duplicate,
+            skipped,
+        };
+        let mut evaluation = self.evaluate(uid, &report, known, true).await?;
+        evaluation.pending |= self.core().is_owed(uid);
         if let Some(message) = &report.message {
             self.core().handled(
                 uid,
@@ -311,9 +334,7 @@ impl Partition {
         &self,
         uid: Uid,
         report: &Report,
-        heard: Option<(u64, proto::sequence::Digest)>,
-        full_asked_ms_ago: Option<u64>,
-        duplicate: bool,
+        known: Known,
         may_offer: bool,
     ) -> Result<evaluate::Evaluation, Error> {
         let mut tries = 0;
@@ -354,8 +375,9 @@ impl Partition {
                     lease: may_offer && self.has_lease(),
                     replies: may_offer,
                     token_labels: &token_labels,
-                    heard,
-                    full_asked_ms_ago,
+                    heard: known.heard,
+                    skipped: known.skipped,
+                    full_asked_ms_ago: known.asked_ago,
                     config: &config,
                     desired_config: &desired_config,
                     remembered: &self.bodies,
@@ -363,7 +385,7 @@ impl Partition {
                     offer_timeout_ms: millis(self.config.offer_timeout),
                     now_ms: now_ms(),
                     new_uid: new_uid(uid),
-                    duplicate,
+                    duplicate: known.duplicate,
                 };
                 evaluate::evaluate(
                     uid,
@@ -376,6 +398,12 @@ impl Partition {
             if evaluation.offers {
                 self.last_grant_ms
                     .fetch_max(self.monotonic_ms(), std::sync::atomic::Ordering::SeqCst);
+            }
+            if evaluation.can_wait
+                && evaluation.entry.is_some()
+                && !self.core().may_write(uid, self.monotonic_ms())
+            {
+                evaluation.entry = None;
             }
             let Some(entry) = evaluation.entry.take() else {
                 // A retry repeats an offer without an entry that the group could fence: look at the floor here.
@@ -416,22 +444,20 @@ impl Partition {
 
     /// Writes down that the offer just granted was not sent.
     async fn withdraw(&self, uid: Uid) -> Result<bool, Error> {
-        self.change(uid, |agent| {
-            withdraw(agent, |_| true, "the program lease ran out")
+        let why = "the program lease ran out";
+        self.change_with(uid, String::new(), vec![withdrawn(uid, why)], |agent| {
+            withdraw(agent, |_| true, why)
         })
         .await
     }
 
     /// A gateway did not write what was granted: it was not offered, and is due again.
     async fn take_back(&self, uid: Uid, unsent: &Unsent) -> Result<bool, Error> {
-        self.change(uid, |agent| {
+        let why = "its gateway did not write it in time";
+        self.change_with(uid, String::new(), vec![withdrawn(uid, why)], |agent| {
             let restart = unsent.restart && !agent.restart_pending;
             agent.restart_pending |= unsent.restart;
-            let withdrawn = withdraw(
-                agent,
-                |hash| *hash == unsent.config_hash,
-                "its gateway did not write it in time",
-            );
+            let withdrawn = withdraw(agent, |hash| *hash == unsent.config_hash, why);
             let again = || merge::transition(now_ms(), "restart not sent", "", "", "");
             withdrawn.or_else(|| restart.then(again))
         })
@@ -552,7 +578,7 @@ impl Partition {
             };
             let history = put_any(
                 table::HISTORY,
-                history_key(uid, transition.at_ms, 200),
+                history_key(uid, transition.at_ms, version, 0),
                 &transition,
             );
             let writes = vec![put(table::AGENT, *uid.as_bytes(), version, &agent), history];
@@ -571,6 +597,7 @@ impl Partition {
 
     /// Looks for silent agents and for offers whose time has passed. Call it every second.
     pub async fn tick(&self) {
+        self.core().rest(self.monotonic_ms());
         let (lost, late) = self.overdue();
         self.link_all(lost, Link::Lost, "silent").await;
         for uid in late {
@@ -579,7 +606,7 @@ impl Partition {
                 instance_uid: uid.as_bytes().to_vec().into(),
                 ..Report::default()
             };
-            if let Err(error) = self.evaluate(uid, &report, None, None, false, false).await {
+            if let Err(error) = self.evaluate(uid, &report, Known::default(), false).await {
                 tracing::warn!(%uid, error = %chain(&error), "an offer's time has passed and that was not stored");
             }
         }
@@ -811,6 +838,11 @@ fn past<T: prost::Message + Default>(
             Err(error) => Some(Err(error)),
         });
     past.take(PRUNED).collect()
+}
+
+fn withdrawn(uid: Uid, why: &str) -> store::Act {
+    let object = format!("agent/{uid}");
+    ledger::act("partition", "offer.withdraw", object, why.to_owned())
 }
 
 /// Takes an offer back that is known not to have reached the agent. None: there is none like it.
