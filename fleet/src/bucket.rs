@@ -1,6 +1,7 @@
 //! Where a member of a rollout stands. Every member is in exactly one bucket, so that the figures add up.
 
 use crate::digest::Digest;
+use crate::membership::Exclusion;
 use crate::offer::{Failure, Reported, State, failure_of};
 
 /// An agent that was healthy before its offer has so long to become healthy again before it counts as failed.
@@ -35,14 +36,16 @@ pub enum Bucket {
     Deleted,
     /// Failed with this config before this rollout.
     Refused,
-    /// Cannot be configured now: duplicate uid, relabelled, re-owned, does not accept.
+    /// Cannot be configured now, or belongs here no more: see [`crate::membership::Exclusion`].
     Excluded,
     /// Rolled back, and proven to be.
     Returned,
+    /// Held at another revision by a pin.
+    Pinned,
 }
 
-/// Every bucket, in order.
-pub const ALL: [Bucket; 20] = [
+/// Every bucket. Stored counts are in this order: new ones go to the end.
+pub const ALL: [Bucket; 22] = [
     Bucket::Waiting,
     Bucket::PendingPickup,
     Bucket::Applying,
@@ -63,6 +66,8 @@ pub const ALL: [Bucket; 20] = [
     Bucket::Refused,
     Bucket::Excluded,
     Bucket::Returned,
+    Bucket::Pinned,
+    Bucket::Failed(Failure::FlowLost),
 ];
 
 /// Is the agent there?
@@ -95,8 +100,10 @@ pub struct Sighting<'a> {
     pub taken_back: bool,
     /// It was heard within two intervals.
     pub fresh: bool,
-    /// It cannot be configured now, or no longer belongs here.
-    pub excluded: bool,
+    /// Why it cannot be configured now, or no longer belongs here.
+    pub excluded: Option<Exclusion>,
+    /// A pin holds it at another revision.
+    pub pinned: bool,
     /// It refused the goal before.
     pub refuses: bool,
     /// It reports config statuses.
@@ -117,6 +124,8 @@ pub struct Sighting<'a> {
     pub contradicts: bool,
     /// The effective config proves what was sent.
     pub proves: bool,
+    /// Its own telemetry left before the offer and leaves no more. False where nobody looks.
+    pub flow_lost: bool,
 }
 
 /// The one bucket this member is in.
@@ -128,7 +137,7 @@ pub fn bucket(s: &Sighting<'_>) -> Bucket {
     if s.taken_back && s.touched {
         return match progress(s, at_goal) {
             Bucket::Converged => Bucket::Returned,
-            Bucket::PendingPickup if s.excluded => Bucket::Excluded,
+            Bucket::PendingPickup if s.excluded.is_some() => Bucket::Excluded,
             Bucket::PendingPickup if s.refuses => Bucket::Refused,
             other => other,
         };
@@ -139,7 +148,10 @@ pub fn bucket(s: &Sighting<'_>) -> Bucket {
     if !s.touched && s.covered {
         return Bucket::Waiting;
     }
-    if s.excluded {
+    if s.pinned && !s.touched {
+        return Bucket::Pinned;
+    }
+    if s.excluded.is_some() {
         return Bucket::Excluded;
     }
     if !s.open && !s.touched {
@@ -189,6 +201,9 @@ fn applied(s: &Sighting<'_>) -> Bucket {
             (false, true) => Bucket::WasUnhealthy,
         };
     }
+    if s.flow_lost {
+        return Bucket::Failed(Failure::FlowLost);
+    }
     let names_it =
         s.reported.map(|(hash, status)| (Some(hash), status)) == Some((s.goal, Reported::Applied));
     if names_it && s.fresh && !s.contradicts {
@@ -210,6 +225,48 @@ fn unverified(s: &Sighting<'_>) -> Bucket {
 /// Members by bucket.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts([u64; ALL.len()]);
+
+// === impl Bucket ===
+
+impl Bucket {
+    /// What a member in it is called everywhere.
+    pub fn name(self) -> &'static str {
+        match self {
+            Bucket::Waiting => "waiting",
+            Bucket::PendingPickup => "pending pickup",
+            Bucket::Applying => "applying",
+            Bucket::Soaking => "soaking",
+            Bucket::Converged => "converged",
+            Bucket::Unchanged => "unchanged",
+            Bucket::Failed(failure) => failure.name(),
+            Bucket::WasUnhealthy => "was unhealthy",
+            Bucket::NotReached => "not reached",
+            Bucket::Unverifiable => "unverifiable",
+            Bucket::Left => "left",
+            Bucket::Deleted => "deleted",
+            Bucket::Refused => "refused",
+            Bucket::Excluded => "excluded",
+            Bucket::Returned => "returned",
+            Bucket::Pinned => "pinned",
+        }
+    }
+
+    /// Does a rollout complete without such a member? *Was unhealthy* and *unverifiable* are counted apart like *not
+    /// reached*: who was broken before, or cannot say what it runs, would otherwise keep every rollout open for ever.
+    pub fn is_named_exception(self) -> bool {
+        matches!(
+            self,
+            Bucket::WasUnhealthy
+                | Bucket::NotReached
+                | Bucket::Unverifiable
+                | Bucket::Left
+                | Bucket::Deleted
+                | Bucket::Refused
+                | Bucket::Excluded
+                | Bucket::Pinned
+        )
+    }
+}
 
 // === impl Counts ===
 
@@ -250,6 +307,17 @@ impl Counts {
         }
     }
 
+    /// Members that have converged, failed, or are a named exception: for whom there is nothing more to wait for.
+    pub fn outcomes(&self) -> u64 {
+        let open = [
+            Bucket::Waiting,
+            Bucket::PendingPickup,
+            Bucket::Applying,
+            Bucket::Soaking,
+        ];
+        self.members() - open.iter().map(|bucket| self.of(*bucket)).sum::<u64>()
+    }
+
     /// Failed members of any kind.
     pub fn failures(&self) -> u64 {
         ALL.iter()
@@ -281,6 +349,7 @@ impl Counts {
             Bucket::Refused,
             Bucket::Excluded,
             Bucket::Returned,
+            Bucket::Pinned,
         ];
         self.members()
             - exceptions
@@ -310,7 +379,8 @@ mod tests {
             covered: false,
             taken_back: false,
             fresh: true,
-            excluded: false,
+            excluded: None,
+            pinned: false,
             refuses: false,
             reports_status: true,
             goal: Some(goal),
@@ -321,6 +391,7 @@ mod tests {
             was_healthy: true,
             contradicts: false,
             proves: true,
+            flow_lost: false,
         }
     }
 
@@ -437,6 +508,29 @@ mod tests {
             }),
             Bucket::Returned
         );
+    }
+
+    #[test]
+    fn a_member_without_flow_has_failed_and_a_pinned_one_is_named() {
+        let mute = Sighting {
+            flow_lost: true,
+            ..converged()
+        };
+        assert_eq!(bucket(&mute), Bucket::Failed(Failure::FlowLost));
+        let pinned = Sighting {
+            pinned: true,
+            touched: false,
+            ..converged()
+        };
+        assert_eq!(bucket(&pinned), Bucket::Pinned);
+        assert!(Bucket::Pinned.is_named_exception());
+        assert!(!Bucket::Failed(Failure::Crashed).is_named_exception());
+    }
+
+    #[test]
+    fn every_bucket_has_one_word_and_one_place() {
+        let names: std::collections::BTreeSet<_> = ALL.iter().map(|bucket| bucket.name()).collect();
+        assert_eq!(names.len(), ALL.len());
     }
 
     #[test]

@@ -19,6 +19,7 @@ pub mod offer;
 pub mod program;
 
 pub mod bucket;
+pub mod membership;
 pub mod rollout;
 pub mod waves;
 

@@ -58,6 +58,8 @@ pub struct Situation<'a> {
     pub desired: Option<Digest>,
     /// May it be sent now? See [`crate::program::Desired::offerable`].
     pub offerable: bool,
+    /// Is there room in the quota of its failure domain? True for what needs none: see [`crate::budget::needs_room`].
+    pub has_room: bool,
     /// Last authorised offer.
     pub last: Option<Offer>,
     /// Last reported hash and status.
@@ -92,6 +94,8 @@ pub enum Why {
     NothingDesired,
     /// Its rollout stands still.
     StandsStill,
+    /// As many agents of its failure domain are in flight or unhealthy as may be.
+    NoRoom,
     /// It does not take remote configuration.
     DoesNotAccept,
     /// It stands for many collectors.
@@ -131,19 +135,26 @@ pub fn decide(s: &Situation<'_>) -> Decision {
                 Decision::Nothing(Why::Settled)
             }
             State::NoAnswer | State::Withdrawn if runs_it => Decision::Adopt(desired),
-            _ if !s.offerable => Decision::Nothing(Why::StandsStill),
-            State::NoAnswer if last.grants < 2 && s.proves_not_received => Decision::Offer(desired),
-            State::NoAnswer => Decision::Nothing(Why::Settled),
-            State::Withdrawn => Decision::Offer(desired),
+            State::NoAnswer if last.grants < 2 && s.proves_not_received => s.offer(desired),
+            State::NoAnswer if s.offerable => Decision::Nothing(Why::Settled),
+            State::NoAnswer | State::Withdrawn => s.offer(desired),
         },
         // What it says it runs is from before an offer that may still reach it: only a new offer settles that.
-        Some(last) if last.hash != desired && is_unsettled(last.state) => match s.offerable {
-            true => Decision::Offer(desired),
-            false => Decision::Nothing(Why::StandsStill),
-        },
+        Some(last) if is_unsettled(last.state) => s.offer(desired),
         _ if runs_it => Decision::Adopt(desired),
-        _ if !s.offerable => Decision::Nothing(Why::StandsStill),
-        _ => Decision::Offer(desired),
+        _ => s.offer(desired),
+    }
+}
+
+// === impl Situation ===
+
+impl Situation<'_> {
+    fn offer(&self, hash: Digest) -> Decision {
+        match (self.offerable, self.has_room) {
+            (false, _) => Decision::Nothing(Why::StandsStill),
+            (true, false) => Decision::Nothing(Why::NoRoom),
+            (true, true) => Decision::Offer(hash),
+        }
     }
 }
 
@@ -198,6 +209,8 @@ pub enum Failure {
     NoAnswer,
     /// Silent after its offer.
     Vanished,
+    /// Its own telemetry left before the offer and leaves no more.
+    FlowLost,
 }
 
 impl Failure {
@@ -210,6 +223,7 @@ impl Failure {
             Failure::Unhealthy => "unhealthy",
             Failure::NoAnswer => "no answer",
             Failure::Vanished => "vanished",
+            Failure::FlowLost => "flow lost",
         }
     }
 }
@@ -243,6 +257,7 @@ mod tests {
         Situation {
             desired: Some(hash(desired)),
             offerable: true,
+            has_room: true,
             last: last.map(|(n, state)| Offer {
                 hash: hash(n),
                 state,
@@ -309,6 +324,20 @@ mod tests {
             };
             assert_eq!(decide(&still), Decision::Nothing(Why::StandsStill));
         }
+    }
+
+    #[test]
+    fn nothing_is_sent_beyond_the_quota() {
+        let full = Situation {
+            has_room: false,
+            ..situation(1, None)
+        };
+        assert_eq!(decide(&full), Decision::Nothing(Why::NoRoom));
+        let runs = Situation {
+            reported: Some((hash(1), Reported::Applied)),
+            ..full
+        };
+        assert_eq!(decide(&runs), Decision::Adopt(hash(1)));
     }
 
     #[test]
