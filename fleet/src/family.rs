@@ -203,6 +203,11 @@ pub fn delivery_hash(config: &ConfigMap) -> Digest {
     Digest::of("muster.delivery.v1", &parts)
 }
 
+/// The delivery that stops a collector: the empty map, sent only when a person ordered it.
+pub fn stop_delivery() -> Digest {
+    delivery_hash(&ConfigMap::new())
+}
+
 /// Hash over everything that decides a revision's outcome: precedence, and all roles with selectors, order and configs.
 pub fn revision_hash(precedence: i64, roles: &[Role], policies: &[String]) -> Digest {
     let mut parts: Vec<Vec<u8>> = vec![precedence.to_be_bytes().to_vec()];

@@ -18,7 +18,10 @@ pub mod value;
 pub mod offer;
 pub mod program;
 
+pub mod governance;
+
 pub mod bucket;
+pub mod budget;
 pub mod membership;
 pub mod rollout;
 pub mod waves;

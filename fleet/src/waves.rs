@@ -1,8 +1,13 @@
 //! Which member goes in which wave: decided once, over all partitions' lists together, exactly.
+//!
+//! A wave may be for a selector or a zone only: it then takes members that match, in their order, until its cumulative
+//! size is reached or no more match. Who is left over goes in a later wave; the last is for everyone, whatever it says.
 
 use std::collections::BTreeMap;
 
 use crate::digest::Digest;
+use crate::rollout::WaveSpec;
+use crate::selector::Facts;
 
 /// How far a wave reaches: so much of the role's members has been in a wave when it ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -25,7 +30,27 @@ pub struct Candidate {
     pub stratum: String,
     /// Connected when the list was made; canaries are taken from these while there are any.
     pub reachable: bool,
+    /// An open wave of the rollout that this one continues has it already: it goes first again.
+    pub ahead: bool,
 }
+
+/// A role's members by wave.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Assigned {
+    /// Where each wave ends, cumulative; waves without members are left out.
+    pub ends: Vec<u64>,
+    /// Which wave of the plan each of them is, from 0. The implicit last one counts as the plan's last.
+    pub specs: Vec<u32>,
+    /// Wave of each candidate, in the order in which they were given.
+    pub waves: Vec<u32>,
+}
+
+/// Labels and attributes that name an agent's zone, the first that is there counts.
+pub const ZONE_KEYS: [&str; 3] = [
+    "zone",
+    "topology.kubernetes.io/zone",
+    "cloud.availability_zone",
+];
 
 /// Why wave sizes are refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -53,6 +78,14 @@ pub enum Error {
     Zero {
         /// Number from 1.
         wave: usize,
+    },
+    /// A selector or zone that nobody is in.
+    #[error("wave {wave} is for {what}, and no member is: correct it, or leave the wave out")]
+    Nobody {
+        /// Number from 1.
+        wave: usize,
+        /// The selector or zone.
+        what: String,
     },
     /// A first wave that is everybody.
     #[error(
@@ -118,6 +151,101 @@ pub fn ends(members: u64, sizes: &[Size]) -> Result<Vec<u64>, Error> {
     Ok(ends)
 }
 
+/// Puts the ordered members of a role into waves. `may(candidate, wave)`: does the wave's selector and zone take it?
+///
+/// # Errors
+///
+/// As [`ends`]; that a wave takes nobody is no error of one role: see [`check_everybody`].
+pub fn assign<C>(
+    ordered: &[C],
+    plan: &[WaveSpec],
+    may: impl Fn(&C, usize) -> bool,
+) -> Result<Assigned, Error> {
+    let members = ordered.len() as u64;
+    let sizes: Vec<Size> = plan.iter().map(|wave| wave.size).collect();
+    let open = |wave: &WaveSpec| wave.selector.is_none() && wave.zone.is_none();
+    if plan.iter().all(open) {
+        ends(members, &sizes)?;
+    } else {
+        check(&sizes)?;
+    }
+    let mut left: Vec<usize> = (0..ordered.len()).collect();
+    let mut assigned = Assigned {
+        waves: vec![0; ordered.len()],
+        ..Assigned::default()
+    };
+    let mut placed = 0;
+    for (at, wave) in plan.iter().enumerate() {
+        let end = match wave.size {
+            Size::Count(count) => count.min(members),
+            Size::Percent(percent) => share(members, percent).max(1),
+        };
+        let room = end.saturating_sub(placed);
+        let mut taken = 0;
+        left.retain(|index| {
+            let takes = taken < room && (open(wave) || may(&ordered[*index], at));
+            if takes {
+                taken += 1;
+                assigned.waves[*index] = u32::try_from(assigned.ends.len()).unwrap_or(u32::MAX);
+            }
+            !takes
+        });
+        if taken == 0 {
+            continue;
+        }
+        placed += taken;
+        if assigned.ends.is_empty() && placed == members && members > 1 {
+            return Err(Error::CanaryIsEverybody { members });
+        }
+        assigned.ends.push(placed);
+        assigned.specs.push(u32::try_from(at).unwrap_or(u32::MAX));
+    }
+    let last = u32::try_from(plan.len().saturating_sub(1)).unwrap_or(u32::MAX);
+    if placed < members {
+        let wave = u32::try_from(assigned.ends.len()).unwrap_or(u32::MAX);
+        for index in left {
+            assigned.waves[index] = wave;
+        }
+        assigned.ends.push(members);
+        assigned.specs.push(last);
+    } else if let Some(spec) = assigned.specs.last_mut() {
+        *spec = last;
+    }
+    Ok(assigned)
+}
+
+/// Does the wave's selector and zone take an agent with these facts?
+pub fn takes(wave: &WaveSpec, facts: &impl Facts) -> bool {
+    let zone = ZONE_KEYS.iter().find_map(|key| facts.get(key));
+    wave.selector.as_ref().is_none_or(|s| s.matches(facts))
+        && wave
+            .zone
+            .as_deref()
+            .is_none_or(|wanted| zone == Some(wanted))
+}
+
+/// Refuses a selector or zone that takes no member of any role: a typo there would skip the canaries.
+/// `found[wave]`: does it take anybody?
+pub fn check_everybody(plan: &[WaveSpec], found: &[bool]) -> Result<(), Error> {
+    for (at, wave) in plan.iter().enumerate() {
+        let what = match (&wave.selector, &wave.zone) {
+            (None, None) => continue,
+            (Some(selector), None) => format!("`{selector}`"),
+            (None, Some(zone)) => format!("zone {zone}"),
+            (Some(selector), Some(zone)) => format!("`{selector}` in zone {zone}"),
+        };
+        if !found.get(at).is_some_and(|found| *found) {
+            return Err(Error::Nobody { wave: at + 1, what });
+        }
+    }
+    Ok(())
+}
+
+/// Waves that are open at once in a rollout that continues another where it stands: as many as those members fill.
+pub fn continued(reached: u64, ends: &[u64]) -> u32 {
+    u32::try_from(ends.partition_point(|end| *end <= reached)).unwrap_or(u32::MAX)
+}
+
 /// A count before a percentage may exceed it in a small role; that is rounding, not a mistake.
 fn both_small(_members: u64, sizes: &[Size], i: usize) -> bool {
     matches!(
@@ -135,8 +263,10 @@ fn share(members: u64, percent_milli: u32) -> u64 {
 /// turn (largest stratum first), and within a stratum by a hash of rollout and uid, so that no agent is always first.
 pub fn order(mut candidates: Vec<Candidate>, seed: &str) -> Vec<Candidate> {
     candidates.sort_by_cached_key(|c| Digest::of("wave", &[seed.as_bytes(), &c.uid]));
-    let (reachable, silent): (Vec<_>, Vec<_>) = candidates.into_iter().partition(|c| c.reachable);
-    let mut ordered = in_turns(reachable);
+    let (ahead, others): (Vec<_>, Vec<_>) = candidates.into_iter().partition(|c| c.ahead);
+    let (reachable, silent): (Vec<_>, Vec<_>) = others.into_iter().partition(|c| c.reachable);
+    let mut ordered = in_turns(ahead);
+    ordered.extend(in_turns(reachable));
     ordered.extend(in_turns(silent));
     ordered
 }
@@ -213,12 +343,70 @@ mod tests {
         ));
     }
 
+    fn facts(zone: &str) -> BTreeMap<String, String> {
+        BTreeMap::from([("zone".to_owned(), zone.to_owned())])
+    }
+
+    #[test]
+    fn a_wave_for_a_zone_takes_its_members_and_leaves_the_others_to_later_ones() {
+        let zones: Vec<_> = ["a", "b", "a", "b", "b", "a"].map(facts).into();
+        let in_zone = WaveSpec {
+            zone: Some("b".into()),
+            ..WaveSpec::of(Size::Percent(WHOLE), 0)
+        };
+        let plan = [
+            WaveSpec::of(Size::Count(1), 0),
+            in_zone,
+            WaveSpec::of(Size::Percent(WHOLE), 0),
+        ];
+        let may = |facts: &BTreeMap<String, String>, at: usize| takes(&plan[at], facts);
+        let assigned = assign(&zones, &plan, may).unwrap();
+        assert_eq!(assigned.ends, [1, 4, 6]);
+        assert_eq!(assigned.waves, [0, 1, 2, 1, 1, 2]);
+        assert_eq!(assigned.specs, [0, 1, 2]);
+        let error = check_everybody(&plan, &[true, false, true]).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "wave 2 is for zone b, and no member is: correct it, or leave the wave out"
+        );
+        assert_eq!(check_everybody(&plan, &[true, true, true]), Ok(()));
+    }
+
+    #[test]
+    fn a_small_role_skips_waves_and_keeps_their_specs() {
+        let sizes = [Size::Count(1), Size::Percent(10_000), Size::Percent(50_000)];
+        let plan = sizes.map(|size| WaveSpec::of(size, 0));
+        let assigned = assign(&[(); 4], &plan, |(), _| true).unwrap();
+        assert_eq!(assigned.ends, [1, 2, 4]);
+        assert_eq!(assigned.specs, [0, 2, 2]);
+        let everybody = [WaveSpec::of(Size::Percent(WHOLE), 0)];
+        assert_eq!(
+            assign(&[(); 4], &everybody, |(), _| true),
+            Err(Error::CanaryIsEverybody { members: 4 })
+        );
+        assert_eq!(
+            assign(&[(); 1], &everybody, |(), _| true).unwrap().ends,
+            [1]
+        );
+        assert_eq!(
+            assign(&[(); 0], &plan, |(), _| true).unwrap().ends,
+            [0u64; 0]
+        );
+    }
+
+    #[test]
+    fn continuing_opens_the_waves_that_were_reached() {
+        assert_eq!(continued(12, &[1, 10, 100]), 2);
+        assert_eq!(continued(0, &[1, 10, 100]), 0);
+    }
+
     #[test]
     fn canaries_cover_distinct_strata_first() {
         let candidate = |n: u8, stratum: &str| Candidate {
             uid: [n; 16],
             stratum: stratum.into(),
             reachable: true,
+            ahead: false,
         };
         let all = vec![
             candidate(1, "a"),
@@ -254,9 +442,27 @@ mod tests {
         }
 
         #[test]
+        fn assigned_waves_are_the_ends(members in 0usize..500, percents in proptest::collection::vec(1u32..WHOLE, 1..6)) {
+            let mut percents = percents;
+            percents.sort_unstable();
+            let plan: Vec<_> = percents.into_iter().map(|p| WaveSpec::of(Size::Percent(p), 0)).collect();
+            let sizes: Vec<_> = plan.iter().map(|w| w.size).collect();
+            let all = vec![(); members];
+            match (assign(&all, &plan, |(), _| true), ends(members as u64, &sizes)) {
+                (Ok(assigned), Ok(ends)) => {
+                    prop_assert_eq!(&assigned.ends, &ends);
+                    for (position, wave) in assigned.waves.iter().enumerate() {
+                        prop_assert_eq!(*wave, wave_at(&ends, position as u64));
+                    }
+                }
+                (assigned, ends) => prop_assert_eq!(assigned.unwrap_err(), ends.unwrap_err()),
+            }
+        }
+
+        #[test]
         fn order_keeps_every_member_once(n in 0usize..200, seed in "[a-z]{1,6}") {
             let all: Vec<_> = (0..n).map(|i| Candidate {
-                uid: (i as u128 + 1).to_be_bytes(), stratum: format!("s{}", i % 5), reachable: i % 3 != 0,
+                uid: (i as u128 + 1).to_be_bytes(), stratum: format!("s{}", i % 5), reachable: i % 3 != 0, ahead: i % 7 == 0,
             }).collect();
             let mut uids: Vec<_> = order(all, &seed).into_iter().map(|c| c.uid).collect();
             uids.sort_unstable();
