@@ -19,11 +19,17 @@ pub mod offer;
 pub mod program;
 
 pub mod governance;
+pub mod revisions;
+pub mod source;
+pub mod versions;
 
 pub mod bucket;
 pub mod budget;
 pub mod membership;
 pub mod rollout;
 pub mod waves;
+
+pub mod compliance;
+pub mod drift;
 
 pub mod audit;
