@@ -108,7 +108,9 @@ pub struct Sighting<'a> {
     pub refuses: bool,
     /// It reports config statuses.
     pub reports_status: bool,
-    /// What it should run now.
+    /// What the rollout brings it.
+    pub target: Option<Digest>,
+    /// What it should run now. While its rollout stands still that is what it has, which is no way to converge.
     pub goal: Option<Digest>,
     /// Last authorised offer: hash, where it stands, the error.
     pub offer: Option<(Digest, State, &'a str)>,
@@ -160,7 +162,7 @@ pub fn bucket(s: &Sighting<'_>) -> Bucket {
     if s.refuses && !at_goal {
         return Bucket::Refused;
     }
-    progress(s, at_goal)
+    progress(s, at_goal && (s.touched || s.goal == s.target))
 }
 
 fn progress(s: &Sighting<'_>, at_goal: bool) -> Bucket {
@@ -383,6 +385,7 @@ mod tests {
             pinned: false,
             refuses: false,
             reports_status: true,
+            target: Some(goal),
             goal: Some(goal),
             offer: Some((goal, State::Applied, "")),
             reported: Some((goal, Reported::Applied)),
@@ -531,6 +534,16 @@ mod tests {
     fn every_bucket_has_one_word_and_one_place() {
         let names: std::collections::BTreeSet<_> = ALL.iter().map(|bucket| bucket.name()).collect();
         assert_eq!(names.len(), ALL.len());
+    }
+
+    #[test]
+    fn keeping_what_it_has_while_the_rollout_stands_still_is_no_convergence() {
+        let before = Sighting {
+            touched: false,
+            target: Some(Digest::of("test", &[b"target"])),
+            ..converged()
+        };
+        assert_eq!(bucket(&before), Bucket::PendingPickup);
     }
 
     #[test]
