@@ -150,7 +150,7 @@ pub fn bucket(s: &Sighting<'_>) -> Bucket {
     if !s.touched && s.covered {
         return Bucket::Waiting;
     }
-    if s.pinned && !s.touched {
+    if s.pinned {
         return Bucket::Pinned;
     }
     if s.excluded.is_some() {
@@ -162,7 +162,7 @@ pub fn bucket(s: &Sighting<'_>) -> Bucket {
     if s.refuses && !at_goal {
         return Bucket::Refused;
     }
-    progress(s, at_goal && (s.touched || s.goal == s.target))
+    progress(s, at_goal && s.goal == s.target)
 }
 
 fn progress(s: &Sighting<'_>, at_goal: bool) -> Bucket {

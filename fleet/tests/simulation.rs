@@ -9,6 +9,7 @@ mod chaos;
 mod invariants;
 #[path = "simulation/random.rs"]
 mod random;
+#[allow(dead_code, reason = "each test reads a part of the world")]
 mod world;
 
 use std::time::{Duration, Instant};

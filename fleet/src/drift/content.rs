@@ -255,10 +255,12 @@ fn within_component(path: &Path) -> bool {
 }
 
 fn keys(path: &Path) -> Vec<&str> {
-    let key = |segment| match segment {
-        &Segment::Key(ref key) => key.as_str(),
-        Segment::Index(_) => "",
-    };
+    fn key(segment: &Segment) -> &str {
+        match segment {
+            Segment::Key(key) => key,
+            Segment::Index(_) => "",
+        }
+    }
     path.segments().iter().map(key).collect()
 }
 

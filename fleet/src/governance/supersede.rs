@@ -9,7 +9,7 @@ pub enum How {
     /// From wave 1: what is new is proven from the start.
     #[default]
     Restart,
-    /// As many members as the old rollout has reached are in open waves at once.
+    /// Waves that the old rollout has passed open at once; its newest wave begins behind their gate.
     Continue,
 }
 
@@ -75,17 +75,22 @@ pub fn check(
     })
 }
 
-/// Opens the waves of a new rollout that those of the old one fill. Their members are `ahead` in the order of waves, so
-/// that they are the same agents; each wave is judged anew, and nothing counts as passed.
+/// Says which waves of a new rollout open at once when their role's turn comes: as many as those fill that the old one has
+/// passed. A wave that was only open proves nothing, and would put everybody into one wave without a canary.
+///
+/// Their members are `ahead` in the order of waves, so that they are the same agents. They are judged anew, nothing counts
+/// as passed, and roles still wait for those before them.
 pub fn take_over(old: &Rollout, new: &mut Rollout, how: How) {
     for role in &mut new.roles {
         let before = old.roles.iter().find(|before| before.name == role.name);
         let reached = before.map_or(0, |before| {
-            let last = (before.open_waves as usize).checked_sub(1);
+            let passed =
+                before.open_waves as usize - usize::from(!before.done && before.open_waves > 0);
+            let last = passed.checked_sub(1);
             last.and_then(|last| before.wave_ends.get(last).copied())
                 .unwrap_or(0)
         });
-        role.open_waves = match how {
+        role.continue_at = match how {
             How::Restart => 0,
             How::Continue => continued(reached, &role.wave_ends),
         };
@@ -137,11 +142,14 @@ mod tests {
 
     #[test]
     fn continuing_opens_what_was_reached_and_restarting_nothing() {
-        let old = rollout(&[1, 10, 100], 2);
+        let mut old = rollout(&[1, 10, 100], 3);
         let mut new = rollout(&[1, 5, 50, 110], 0);
         take_over(&old, &mut new, How::Continue);
-        assert_eq!(new.roles[0].open_waves, 2);
+        assert_eq!((new.roles[0].open_waves, new.roles[0].continue_at), (0, 2));
+        old.roles[0].done = true;
+        take_over(&old, &mut new, How::Continue);
+        assert_eq!(new.roles[0].continue_at, 3);
         take_over(&old, &mut new, How::Restart);
-        assert_eq!(new.roles[0].open_waves, 0);
+        assert_eq!(new.roles[0].continue_at, 0);
     }
 }

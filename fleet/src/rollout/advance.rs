@@ -65,7 +65,7 @@ impl<'a> Look<'a> {
             return;
         }
         let Some(wave) = role.open_waves.checked_sub(1) else {
-            self.open(role, 0);
+            self.open(role, role.continue_at.saturating_sub(1));
             return;
         };
         // The gate judges by the time that has passed until now.
@@ -73,7 +73,14 @@ impl<'a> Look<'a> {
             clock,
             ..role.clone()
         };
-        match self.rollout.judge(&aged, wave, self.observed) {
+        let first = if wave + 1 == role.continue_at {
+            0
+        } else {
+            wave
+        };
+        let verdicts = (first..=wave).map(|wave| self.rollout.judge(&aged, wave, self.observed));
+        let mut undecided = verdicts.filter(|verdict| *verdict != Verdict::Pass);
+        match undecided.next().unwrap_or(Verdict::Pass) {
             Verdict::Fail { cause } => {
                 let on_stop = self.rollout.plan.on_stop;
                 let roll_back = on_stop.scope(&role.name, wave, role.open_waves, &cause);
@@ -231,7 +238,9 @@ impl<'a> Look<'a> {
                 let nothing_moves = quiet.is_none_or(|ms| ms > self.observed.offer_timeout_ms);
                 let waiting = Waiting::Rest { in_flight, failed };
                 if in_flight == 0 || nothing_moves {
-                    self.undecided = Some(waiting.to_string());
+                    self.undecided = Some(format!(
+                        "every wave has passed, {failed} members failed and {in_flight} get nowhere"
+                    ));
                 }
                 self.plan.waiting.push(waiting);
             }

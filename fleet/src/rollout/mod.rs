@@ -86,6 +86,9 @@ pub struct Role {
     pub wave_specs: Vec<u32>,
     /// Waves that are open; 0 = not begun.
     pub open_waves: u32,
+    /// Waves that open at once when it begins, since a rollout that this one continues had reached their members. They
+    /// are judged together; 0 = none.
+    pub continue_at: u32,
     /// How long the newest open wave has met its gate.
     pub soaked_ms: u64,
     /// What else is counted while a wave is open.

@@ -651,3 +651,25 @@ fn a_million_agents_are_planned_by_their_counts() {
     let r = rollout(vec![million]);
     assert_eq!(plan(&r, &observed, 500).steps, [Step::Complete]);
 }
+
+#[test]
+fn a_rollout_that_continues_opens_the_reached_waves_together_and_judges_them_all() {
+    let mut r = rollout(vec![role("agent", &[], &[1, 10, 100], 0)]);
+    r.roles[0].continue_at = 2;
+    let good = counts(&[(Bucket::Converged, 9)]);
+    let behind = counts(&[(Bucket::Applying, 1)]);
+    let observed = seen("agent", vec![behind, good, Counts::default()]);
+    let next = plan(&r, &observed, 0);
+    let both = Step::OpenWave {
+        role: "agent".into(),
+        wave: 1,
+    };
+    assert_eq!(next.steps, [both]);
+    r.apply(&next);
+    assert_eq!(r.roles[0].open_waves, 2);
+    r.roles[0].soaked_ms = 600_000;
+    assert_eq!(plan(&r, &observed, 0).steps, []);
+    let first = counts(&[(Bucket::Converged, 1)]);
+    let observed = seen("agent", vec![first, good, Counts::default()]);
+    assert_eq!(plan(&r, &observed, 0).steps.len(), 1);
+}

@@ -57,6 +57,7 @@ impl Chaos {
             stable: None,
             latest: 0,
             roles: roles.iter().map(role).collect(),
+            draft: None,
             rollout: None,
         };
         self.world.families.insert(name.to_owned(), family);
@@ -87,8 +88,8 @@ impl Chaos {
             self.agent_trouble(kind, id);
         }
         match kind {
-            20..30 => self.start(),
-            30..36 => self.verb(),
+            20..22 => self.start(),
+            30..33 => self.verb(),
             36 => self.world.kill_decider(),
             37 => self.world.blind = !self.world.blind,
             38 => self.join(),
@@ -190,7 +191,7 @@ impl Chaos {
             Reaction::Loop,
             Reaction::Dry,
         ];
-        let rate = self.random.pick(&[0, 0, 30, 6]).unwrap_or(0);
+        let rate = self.random.pick(&[0, 40, 15, 5]).unwrap_or(0);
         let ids: Vec<Id> = self.world.live_ids().into_iter().collect();
         for id in ids.into_iter().filter(|_| rate > 0) {
             let role = self.world.agents[&id].labels.get("role").cloned();

@@ -32,14 +32,18 @@ const KEEP_MS: u64 = 5_000;
 
 pub type Id = u32;
 
+/// Name, selector, roles before it.
+pub type FamilyRole = (String, Selector, Vec<String>);
+
 /// A family as the control group keeps it.
 #[derive(Clone, Debug)]
 pub struct Family {
     pub precedence: i64,
     pub stable: Option<u64>,
     pub latest: u64,
-    /// Name, selector, roles before it.
-    pub roles: Vec<(String, Selector, Vec<String>)>,
+    pub roles: Vec<FamilyRole>,
+    /// What the next revision says instead.
+    pub draft: Option<Vec<FamilyRole>>,
     pub rollout: Option<String>,
 }
 
@@ -79,9 +83,6 @@ pub enum Event {
         agent: Id,
         hash: Digest,
         failed: bool,
-    },
-    TimedOut {
-        agent: Id,
     },
     Retried {
         agent: Id,
@@ -174,7 +175,7 @@ impl World {
 
     fn program_family(&self, name: &str, family: &Family) -> ProgramFamily {
         let roles = |revision: u64| -> Vec<ProgramRole> {
-            let role = |(role, selector, _): &(String, Selector, Vec<String>)| ProgramRole {
+            let role = |(role, selector, _): &FamilyRole| ProgramRole {
                 name: role.clone(),
                 selector: selector.clone(),
                 delivery: delivery(name, role, revision),
@@ -206,7 +207,9 @@ impl World {
             name: name.to_owned(),
             precedence: family.precedence,
             stable: family.stable.map(RevisionNumber),
-            revisions: (1..=family.latest)
+            revisions: self
+                .needed(name, family)
+                .into_iter()
                 .map(|n| (RevisionNumber(n), roles(n)))
                 .collect(),
             owner_change: fleet::program::OwnerChange::Ask,
@@ -214,11 +217,22 @@ impl World {
         }
     }
 
+    /// Revisions that decisions need.
+    fn needed(&self, name: &str, family: &Family) -> BTreeSet<u64> {
+        let doc = family.rollout.as_ref().map(|id| &self.rollouts[id]);
+        let ends = doc.map(|doc| [doc.from, Some(doc.to)]).unwrap_or_default();
+        let pins = self.pins.iter().filter(|pin| pin.family == name);
+        let mut needed: BTreeSet<u64> = pins.map(|pin| pin.revision.0).collect();
+        needed.extend(ends.into_iter().flatten().chain(family.stable));
+        needed
+    }
+
     /// The place of an agent in the one rollout whose list has it and that the program names.
     pub fn place(&self, id: Id, program: &Program) -> Option<(String, String, u32)> {
-        let places = self.rollouts.iter().filter_map(|(rollout, doc)| {
+        let named = program.families.iter().filter_map(|f| f.rollout.as_ref());
+        let places = named.filter_map(|named| {
+            let (rollout, doc) = (&named.id, &self.rollouts[&named.id]);
             let member = doc.members.get(&id)?;
-            program.rollout(rollout)?;
             Some((rollout.clone(), member.role.clone(), member.wave))
         });
         let owner = self.agents[&id].owner.as_ref();
@@ -265,7 +279,6 @@ impl World {
             && let Some(next) = offer::on_time(&delivery.offer(now), OFFER_TIMEOUT_MS)
         {
             delivery.state = next;
-            self.events.push(Event::TimedOut { agent: id });
         }
         let agent = self.agents.get_mut(&id).expect("it was there");
         if !agent.checks_in(id, now) {
@@ -277,7 +290,9 @@ impl World {
                 let failed = matches!(next, OfferState::Failed | OfferState::RolledBackByAgent);
                 let delivery = agent.delivery.as_mut().expect("an offer was moved");
                 delivery.state = next;
-                delivery.error = error;
+                if !error.is_empty() {
+                    delivery.error = error;
+                }
                 let hash = delivery.hash;
                 if failed && !agent.refused.contains(&hash) {
                     agent.refused.push(hash);
@@ -385,7 +400,7 @@ impl World {
         if doc.memory.state.is_final() {
             return;
         }
-        let (mut observed, _) = self.observe(id);
+        let (mut observed, _) = self.observe(id, &self.program());
         let frozen = freeze::blocks(&self.freezes, &doc.family, &doc.memory, self.now_ms);
         observed.freeze.clone_from(&frozen);
         if self.blind {

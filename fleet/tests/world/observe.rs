@@ -12,8 +12,7 @@ use super::{Id, OFFER_TIMEOUT_MS, World};
 
 impl World {
     /// Counts and signs, and where each member stands.
-    pub fn observe(&self, rollout: &str) -> (Observed, BTreeMap<Id, Bucket>) {
-        let program = self.program();
+    pub fn observe(&self, rollout: &str, program: &Program) -> (Observed, BTreeMap<Id, Bucket>) {
         let doc = &self.rollouts[rollout];
         let mut observed = Observed {
             evidence_age_ms: Some(0),
@@ -31,7 +30,7 @@ impl World {
                 .insert(role.name.clone(), vec![Signs::default(); waves]);
         }
         for (id, member) in &doc.members {
-            let found = self.stand(*id, rollout, &program);
+            let found = self.stand(*id, rollout, program);
             stands.insert(*id, found);
             let wave = member.wave as usize;
             let counts = observed.roles.get_mut(&member.role).expect("a role");

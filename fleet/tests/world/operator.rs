@@ -30,6 +30,8 @@ impl World {
             .get(start.family)
             .ok_or("no such family")?
             .clone();
+        let roles = family.draft.clone().unwrap_or_else(|| family.roles.clone());
+        let family = Family { roles, ..family };
         if let Some(mistake) = start.plan.check().first() {
             return Err(mistake.to_string());
         }
@@ -72,6 +74,8 @@ impl World {
             }
         }
         let record = self.families.get_mut(start.family).expect("it is there");
+        record.roles.clone_from(&family.roles);
+        record.draft = None;
         record.latest = record.latest.max(to);
         record.rollout = Some(id.clone());
         self.epoch += 1;
@@ -142,6 +146,15 @@ impl World {
         members: &[(Id, String)],
     ) -> Result<(Rollout, BTreeMap<Id, Member>), String> {
         let (mut roles, mut list) = (Vec::new(), BTreeMap::new());
+        let old = family.rollout.as_ref().map(|id| &self.rollouts[id]);
+        let old = old.filter(|_| start.supersede == Some(How::Continue));
+        let ahead = |id: Id| {
+            let member = old.and_then(|doc| Some((doc, doc.members.get(&id)?)));
+            member.is_some_and(|(doc, member)| {
+                let role = doc.kept.roles.iter().find(|role| role.name == member.role);
+                role.is_some_and(|role| role.done || member.wave + 1 < role.open_waves)
+            })
+        };
         for (name, _, after) in &family.roles {
             let target = delivery(start.family, name, to);
             let of_role = members.iter().filter(|(_, role)| role == name);
@@ -160,7 +173,7 @@ impl World {
                     .cloned()
                     .unwrap_or_default(),
                 reachable: !self.agents[id].is_lost(self.now_ms),
-                ahead: false,
+                ahead: ahead(*id),
             };
             let ordered = waves::order(changed.iter().map(candidate).collect(), "seed");
             let may = |candidate: &Candidate, wave: usize| {
@@ -213,7 +226,7 @@ impl World {
         actor: &str,
         verb: impl FnOnce(&mut Rollout, &fleet::rollout::Observed) -> Option<fleet::rollout::Transition>,
     ) -> bool {
-        let (observed, _) = self.observe(id);
+        let (observed, _) = self.observe(id, &self.program());
         let doc = self.rollouts.get_mut(id).expect("a rollout");
         let Some(moved) = verb(&mut doc.memory, &observed) else {
             return false;
