@@ -111,6 +111,11 @@ impl Rollout {
         Some(transition)
     }
 
+    /// Comes back from a backup: it stands still until a person has looked, since the fleet has gone on without it.
+    pub fn restore(&mut self) -> Option<Transition> {
+        self.set(State::Halted, "restored from a backup")
+    }
+
     /// Moves it, if its life cycle has that move.
     pub fn set(&mut self, to: State, cause: &str) -> Option<Transition> {
         let from = self.state;

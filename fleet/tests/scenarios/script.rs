@@ -68,7 +68,7 @@ impl Script {
                 self.world.blind = rest == "on";
                 vec![]
             }
-            "pause" | "resume" | "halt" | "rollback" => self.verb(verb),
+            "pause" | "resume" | "halt" | "rollback" | "restore" => self.verb(verb),
             _ => self.agent(verb, rest),
         }
     }
@@ -239,6 +239,9 @@ impl Script {
             "pause" => self.world.pause(&id),
             "resume" => self.world.resume(&id),
             "halt" => self.world.halt(&id),
+            "restore" => self
+                .world
+                .order(&id, "system", |rollout, _| rollout.restore()),
             _ => self.world.roll_back(&id),
         };
         self.drain(self.world.now_ms);

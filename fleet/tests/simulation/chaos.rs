@@ -164,6 +164,12 @@ impl Chaos {
         if plan.urgent {
             plan.waves.remove(1);
         }
+        if self.random.one_in(3) {
+            for wave in &mut plan.waves {
+                wave.gate.success = 60_000;
+                wave.gate.max_failures = Some(Size::Count(4));
+            }
+        }
         let supersede = self
             .random
             .pick(&[None, None, Some(How::Restart), Some(How::Continue)]);

@@ -391,7 +391,12 @@ fn is_exception(world: &World, doc: &Doc, id: Id, member: &Member) -> bool {
         .pins
         .iter()
         .any(|pin| matches!(pin.target, PinTarget::Agent(held) if held == uid(id)));
-    let refused = agent.refused.contains(&target);
+    // Refused is who failed with it before: who fails in this rollout is no exception.
+    let failed_here = agent.delivery.as_ref().is_some_and(|d| {
+        let newest = world.families[&doc.family].rollout.as_ref();
+        d.hash == target && newest == Some(&d.rollout)
+    });
+    let refused = agent.refused.contains(&target) && !failed_here;
     let moved = agent.labels.get("role") != Some(&member.role);
     let elsewhere = agent
         .owner
