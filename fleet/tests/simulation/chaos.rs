@@ -170,6 +170,9 @@ impl Chaos {
                 wave.gate.max_failures = Some(Size::Count(4));
             }
         }
+        if self.random.one_in(4) {
+            plan.waves[0].deadline_ms = Some(20_000);
+        }
         let supersede = self
             .random
             .pick(&[None, None, Some(How::Restart), Some(How::Continue)]);

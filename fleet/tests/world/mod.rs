@@ -91,7 +91,6 @@ pub enum Event {
         rollout: String,
         steps: Vec<Step>,
         before: Rollout,
-        frozen: bool,
         blind: bool,
     },
     Moved {
@@ -402,7 +401,7 @@ impl World {
         }
         let (mut observed, _) = self.observe(id, &self.program());
         let frozen = freeze::blocks(&self.freezes, &doc.family, &doc.memory, self.now_ms);
-        observed.freeze.clone_from(&frozen);
+        observed.freeze = frozen;
         if self.blind {
             observed.evidence_age_ms = None;
         }
@@ -422,7 +421,6 @@ impl World {
                 rollout: id.to_owned(),
                 steps: next.steps,
                 before,
-                frozen: frozen.is_some(),
                 blind: self.blind,
             });
         }
