@@ -75,11 +75,11 @@ pub fn check(
     })
 }
 
-/// Says which waves of a new rollout open at once when their role's turn comes: as many as those fill that the old one has
-/// passed. A wave that was only open proves nothing, and would put everybody into one wave without a canary.
+/// Says which waves of a new rollout open at once when their role's turn comes: as many as those fill that the old one
+/// has passed. A wave that was only open proves nothing, and would put everybody into one wave without a canary.
 ///
-/// Their members are `ahead` in the order of waves, so that they are the same agents. They are judged anew, nothing counts
-/// as passed, and roles still wait for those before them.
+/// Their members are `ahead` in the order of waves, so that they are the same agents. They are judged anew, nothing
+/// counts as passed, and roles still wait for those before them.
 pub fn take_over(old: &Rollout, new: &mut Rollout, how: How) {
     for role in &mut new.roles {
         let before = old.roles.iter().find(|before| before.name == role.name);

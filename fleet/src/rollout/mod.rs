@@ -1,4 +1,5 @@
-//! A rollout: its life cycle, its plan, its gates, and `plan(rollout, observed, elapsed) → Plan`, which says what follows.
+//! A rollout: its life cycle, its plan, its gates, and `plan(rollout, observed, elapsed) → Plan`, which says what
+//! follows.
 //!
 //! Pure: the controller observes, calls [`plan`], proposes what it says, and performs it with [`Rollout::apply`]. A step
 //! that cannot go on says what it waits for. Nothing passes without fresh evidence.
