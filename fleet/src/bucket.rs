@@ -1,6 +1,7 @@
 //! Where a member of a rollout stands. Every member is in exactly one bucket, so that the figures add up.
 
 use crate::digest::Digest;
+use crate::membership::Exclusion;
 use crate::offer::{Failure, Reported, State, failure_of};
 
 /// An agent that was healthy before its offer has so long to become healthy again before it counts as failed.
@@ -35,14 +36,16 @@ pub enum Bucket {
     Deleted,
     /// Failed with this config before this rollout.
     Refused,
-    /// Cannot be configured now: duplicate uid, relabelled, re-owned, does not accept.
+    /// Cannot be configured now, or belongs here no more: see [`crate::membership::Exclusion`].
     Excluded,
     /// Rolled back, and proven to be.
     Returned,
+    /// Held at another revision by a pin.
+    Pinned,
 }
 
-/// Every bucket, in order.
-pub const ALL: [Bucket; 20] = [
+/// Every bucket. Stored counts are in this order: new ones go to the end.
+pub const ALL: [Bucket; 22] = [
     Bucket::Waiting,
     Bucket::PendingPickup,
     Bucket::Applying,
@@ -63,6 +66,8 @@ pub const ALL: [Bucket; 20] = [
     Bucket::Refused,
     Bucket::Excluded,
     Bucket::Returned,
+    Bucket::Pinned,
+    Bucket::Failed(Failure::FlowLost),
 ];
 
 /// Is the agent there?
@@ -95,13 +100,17 @@ pub struct Sighting<'a> {
     pub taken_back: bool,
     /// It was heard within two intervals.
     pub fresh: bool,
-    /// It cannot be configured now, or no longer belongs here.
-    pub excluded: bool,
+    /// Why it cannot be configured now, or no longer belongs here.
+    pub excluded: Option<Exclusion>,
+    /// A pin holds it at another revision.
+    pub pinned: bool,
     /// It refused the goal before.
     pub refuses: bool,
     /// It reports config statuses.
     pub reports_status: bool,
-    /// What it should run now.
+    /// What the rollout brings it.
+    pub target: Option<Digest>,
+    /// What it should run now. While its rollout stands still that is what it has, which is no way to converge.
     pub goal: Option<Digest>,
     /// Last authorised offer: hash, where it stands, the error.
     pub offer: Option<(Digest, State, &'a str)>,
@@ -117,6 +126,8 @@ pub struct Sighting<'a> {
     pub contradicts: bool,
     /// The effective config proves what was sent.
     pub proves: bool,
+    /// Its own telemetry left before the offer and leaves no more. False where nobody looks.
+    pub flow_lost: bool,
 }
 
 /// The one bucket this member is in.
@@ -128,7 +139,7 @@ pub fn bucket(s: &Sighting<'_>) -> Bucket {
     if s.taken_back && s.touched {
         return match progress(s, at_goal) {
             Bucket::Converged => Bucket::Returned,
-            Bucket::PendingPickup if s.excluded => Bucket::Excluded,
+            Bucket::PendingPickup if s.excluded.is_some() => Bucket::Excluded,
             Bucket::PendingPickup if s.refuses => Bucket::Refused,
             other => other,
         };
@@ -139,7 +150,10 @@ pub fn bucket(s: &Sighting<'_>) -> Bucket {
     if !s.touched && s.covered {
         return Bucket::Waiting;
     }
-    if s.excluded {
+    if s.pinned {
+        return Bucket::Pinned;
+    }
+    if s.excluded.is_some() {
         return Bucket::Excluded;
     }
     if !s.open && !s.touched {
@@ -148,7 +162,7 @@ pub fn bucket(s: &Sighting<'_>) -> Bucket {
     if s.refuses && !at_goal {
         return Bucket::Refused;
     }
-    progress(s, at_goal)
+    progress(s, at_goal && s.goal == s.target)
 }
 
 fn progress(s: &Sighting<'_>, at_goal: bool) -> Bucket {
@@ -189,6 +203,9 @@ fn applied(s: &Sighting<'_>) -> Bucket {
             (false, true) => Bucket::WasUnhealthy,
         };
     }
+    if s.flow_lost {
+        return Bucket::Failed(Failure::FlowLost);
+    }
     let names_it =
         s.reported.map(|(hash, status)| (Some(hash), status)) == Some((s.goal, Reported::Applied));
     if names_it && s.fresh && !s.contradicts {
@@ -210,6 +227,48 @@ fn unverified(s: &Sighting<'_>) -> Bucket {
 /// Members by bucket.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts([u64; ALL.len()]);
+
+// === impl Bucket ===
+
+impl Bucket {
+    /// What a member in it is called everywhere.
+    pub fn name(self) -> &'static str {
+        match self {
+            Bucket::Waiting => "waiting",
+            Bucket::PendingPickup => "pending pickup",
+            Bucket::Applying => "applying",
+            Bucket::Soaking => "soaking",
+            Bucket::Converged => "converged",
+            Bucket::Unchanged => "unchanged",
+            Bucket::Failed(failure) => failure.name(),
+            Bucket::WasUnhealthy => "was unhealthy",
+            Bucket::NotReached => "not reached",
+            Bucket::Unverifiable => "unverifiable",
+            Bucket::Left => "left",
+            Bucket::Deleted => "deleted",
+            Bucket::Refused => "refused",
+            Bucket::Excluded => "excluded",
+            Bucket::Returned => "returned",
+            Bucket::Pinned => "pinned",
+        }
+    }
+
+    /// Does a rollout complete without such a member? *Was unhealthy* and *unverifiable* are counted apart like *not
+    /// reached*: who was broken before, or cannot say what it runs, would otherwise keep every rollout open for ever.
+    pub fn is_named_exception(self) -> bool {
+        matches!(
+            self,
+            Bucket::WasUnhealthy
+                | Bucket::NotReached
+                | Bucket::Unverifiable
+                | Bucket::Left
+                | Bucket::Deleted
+                | Bucket::Refused
+                | Bucket::Excluded
+                | Bucket::Pinned
+        )
+    }
+}
 
 // === impl Counts ===
 
@@ -250,6 +309,17 @@ impl Counts {
         }
     }
 
+    /// Members that have converged, failed, or are a named exception: for whom there is nothing more to wait for.
+    pub fn outcomes(&self) -> u64 {
+        let open = [
+            Bucket::Waiting,
+            Bucket::PendingPickup,
+            Bucket::Applying,
+            Bucket::Soaking,
+        ];
+        self.members() - open.iter().map(|bucket| self.of(*bucket)).sum::<u64>()
+    }
+
     /// Failed members of any kind.
     pub fn failures(&self) -> u64 {
         ALL.iter()
@@ -281,6 +351,7 @@ impl Counts {
             Bucket::Refused,
             Bucket::Excluded,
             Bucket::Returned,
+            Bucket::Pinned,
         ];
         self.members()
             - exceptions
@@ -297,156 +368,4 @@ fn index(bucket: Bucket) -> usize {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn converged() -> Sighting<'static> {
-        let goal = Digest::of("test", &[b"goal"]);
-        Sighting {
-            presence: Presence::Connected,
-            unchanged: false,
-            open: true,
-            touched: true,
-            covered: false,
-            taken_back: false,
-            fresh: true,
-            excluded: false,
-            refuses: false,
-            reports_status: true,
-            goal: Some(goal),
-            offer: Some((goal, State::Applied, "")),
-            reported: Some((goal, Reported::Applied)),
-            healthy: true,
-            health_age_ms: 1000,
-            was_healthy: true,
-            contradicts: false,
-            proves: true,
-        }
-    }
-
-    #[test]
-    fn converged_needs_every_sign() {
-        let all = converged();
-        assert_eq!(bucket(&all), Bucket::Converged);
-        assert_eq!(
-            bucket(&Sighting {
-                healthy: false,
-                ..all.clone()
-            }),
-            Bucket::Soaking
-        );
-        assert_eq!(
-            bucket(&Sighting {
-                contradicts: true,
-                ..all.clone()
-            }),
-            Bucket::Soaking
-        );
-        assert_eq!(
-            bucket(&Sighting {
-                reported: None,
-                ..all.clone()
-            }),
-            Bucket::Soaking
-        );
-        assert_eq!(
-            bucket(&Sighting {
-                presence: Presence::Lost,
-                ..all
-            }),
-            Bucket::Failed(Failure::Vanished)
-        );
-    }
-
-    #[test]
-    fn thirty_seconds_unhealthy_fail_only_who_was_healthy() {
-        let sick = Sighting {
-            healthy: false,
-            health_age_ms: UNHEALTHY_AFTER_MS,
-            ..converged()
-        };
-        assert_eq!(bucket(&sick), Bucket::Failed(Failure::Unhealthy));
-        assert_eq!(
-            bucket(&Sighting {
-                was_healthy: false,
-                ..sick
-            }),
-            Bucket::WasUnhealthy
-        );
-    }
-
-    #[test]
-    fn silent_before_its_offer_is_not_failed() {
-        let asleep = Sighting {
-            presence: Presence::Lost,
-            touched: false,
-            offer: None,
-            ..converged()
-        };
-        assert_eq!(bucket(&asleep), Bucket::NotReached);
-        assert_eq!(
-            bucket(&Sighting {
-                presence: Presence::Left,
-                ..asleep
-            }),
-            Bucket::Left
-        );
-    }
-
-    #[test]
-    fn an_agent_without_statuses_is_proven_by_its_effective_config_or_named() {
-        let goal = converged().goal.unwrap();
-        let mute = Sighting {
-            reports_status: false,
-            offer: Some((goal, State::NoAnswer, "")),
-            reported: None,
-            ..converged()
-        };
-        assert_eq!(bucket(&mute), Bucket::Converged);
-        assert_eq!(
-            bucket(&Sighting {
-                proves: false,
-                ..mute
-            }),
-            Bucket::Unverifiable
-        );
-    }
-
-    #[test]
-    fn who_was_never_offered_it_is_not_touched_by_a_rollback() {
-        let untouched = Sighting {
-            covered: true,
-            touched: false,
-            offer: None,
-            ..converged()
-        };
-        assert_eq!(bucket(&untouched), Bucket::Waiting);
-    }
-
-    #[test]
-    fn a_member_has_returned_only_when_its_turn_to_go_back_has_come() {
-        let covered = Sighting {
-            covered: true,
-            ..converged()
-        };
-        assert_eq!(bucket(&covered), Bucket::Converged);
-        assert_eq!(
-            bucket(&Sighting {
-                taken_back: true,
-                ..covered
-            }),
-            Bucket::Returned
-        );
-    }
-
-    #[test]
-    fn old_evidence_does_not_converge() {
-        assert_eq!(
-            bucket(&Sighting {
-                fresh: false,
-                ..converged()
-            }),
-            Bucket::Soaking
-        );
-    }
-}
+mod tests;

@@ -88,12 +88,12 @@ fn agrees<'a>(
 }
 
 /// Whether this is the path of something inside one component: `receivers`, `otlp`, `protocols`, …
-fn in_component(path: &[&str]) -> bool {
+pub(crate) fn in_component(path: &[&str]) -> bool {
     path.len() > 2 && path[0] != "service"
 }
 
 /// How a collector prints a word, a number or a duration (`1m` as `1m0s`).
-fn normal(text: &str) -> String {
+pub(crate) fn normal(text: &str) -> String {
     let number = text.parse::<f64>().ok().or_else(|| seconds(text));
     number.map_or_else(|| text.to_lowercase(), |number| number.to_string())
 }
@@ -120,7 +120,7 @@ fn seconds(mut text: &str) -> Option<f64> {
     Some(total)
 }
 
-fn scalar(value: &Value) -> Option<String> {
+pub(crate) fn scalar(value: &Value) -> Option<String> {
     match value {
         Value::Bool(b) => Some(b.to_string()),
         Value::Int(i) => Some(i.to_string()),

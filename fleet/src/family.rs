@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::digest::Digest;
-use crate::selector::Selector;
+use crate::selector::{Facts, Selector};
 
 /// Limits of a family: what a person still reads, and what a program may weigh.
 pub const ROLES_MAX: usize = 32;
@@ -87,6 +87,30 @@ pub enum Error {
         /// Roles on it.
         roles: Vec<String>,
     },
+    /// Precedence decides between families: two with the same could not be told apart.
+    #[error(
+        "family `{family}` has precedence {precedence}, which family `{other}` has already: choose another number"
+    )]
+    SamePrecedence {
+        /// Family.
+        family: String,
+        /// As given.
+        precedence: i64,
+        /// Who has it.
+        other: String,
+    },
+    /// Agents that would not know what to run.
+    #[error("roles {} of family `{family}` match the same {agents} agents, e.g. {}: make their selectors exclude each other", roles.join(" and "), examples.join(", "))]
+    Overlap {
+        /// Family.
+        family: String,
+        /// Roles.
+        roles: Vec<String>,
+        /// So many.
+        agents: usize,
+        /// Names of some.
+        examples: Vec<String>,
+    },
     /// A config without a body would stop collectors.
     #[error(
         "role `{role}` of family `{family}` has an empty config, which would stop its collectors: give it a body"
@@ -158,6 +182,53 @@ pub fn check(family: &str, roles: &[Role]) -> Vec<Error> {
     errors
 }
 
+/// Is this precedence free? `others` are the other families with theirs.
+pub fn check_precedence<'a>(
+    family: &str,
+    precedence: i64,
+    others: impl IntoIterator<Item = (&'a str, i64)>,
+) -> Result<(), Error> {
+    let mut others = others.into_iter();
+    match others.find(|(name, theirs)| *theirs == precedence && *name != family) {
+        None => Ok(()),
+        Some((other, _)) => Err(Error::SamePrecedence {
+            family: family.to_owned(),
+            precedence,
+            other: other.to_owned(),
+        }),
+    }
+}
+
+/// Agents named in a message; the number is told in full.
+const EXAMPLES_MAX: usize = 3;
+
+/// Refuses roles that match the same agents: one mistake for each combination of roles, with agents by name.
+pub fn check_overlap<'a, F: Facts + 'a>(
+    family: &str,
+    roles: &[Role],
+    agents: impl IntoIterator<Item = (&'a str, &'a F)>,
+) -> Vec<Error> {
+    let mut found: BTreeMap<Vec<String>, Vec<String>> = BTreeMap::new();
+    for (name, facts) in agents {
+        let matching = roles.iter().filter(|role| role.selector.matches(facts));
+        let names: Vec<String> = matching.map(|role| role.name.clone()).collect();
+        if names.len() > 1 {
+            found.entry(names).or_default().push(name.to_owned());
+        }
+    }
+    let overlap = |(roles, mut agents): (Vec<String>, Vec<String>)| {
+        let count = agents.len();
+        agents.truncate(EXAMPLES_MAX);
+        Error::Overlap {
+            family: family.to_owned(),
+            roles,
+            agents: count,
+            examples: agents,
+        }
+    };
+    found.into_iter().map(overlap).collect()
+}
+
 /// Roles in the order in which they go: each after those it names, otherwise as written.
 pub fn order<'r>(family: &str, roles: &'r [Role]) -> Result<Vec<&'r Role>, Error> {
     let known: BTreeSet<&str> = roles.iter().map(|role| role.name.as_str()).collect();
@@ -203,6 +274,11 @@ pub fn delivery_hash(config: &ConfigMap) -> Digest {
     Digest::of("muster.delivery.v1", &parts)
 }
 
+/// The delivery that stops a collector: the empty map, sent only when a person ordered it.
+pub fn stop_delivery() -> Digest {
+    delivery_hash(&ConfigMap::new())
+}
+
 /// Hash over everything that decides a revision's outcome: precedence, and all roles with selectors, order and configs.
 pub fn revision_hash(precedence: i64, roles: &[Role], policies: &[String]) -> Digest {
     let mut parts: Vec<Vec<u8>> = vec![precedence.to_be_bytes().to_vec()];
@@ -242,74 +318,4 @@ impl Role {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn role(name: &str, after: &[&str]) -> Role {
-        let file = ConfigFile {
-            body: "a: 1".into(),
-            content_type: "text/yaml".into(),
-        };
-        Role {
-            name: name.into(),
-            selector: Selector::parse("*").unwrap(),
-            after: after.iter().map(|s| (*s).to_owned()).collect(),
-            config: ConfigMap::from([(String::new(), file)]),
-            baseline: ConfigMap::new(),
-        }
-    }
-
-    #[test]
-    fn roles_go_after_those_they_name() {
-        let roles = [
-            role("agent", &["gateway"]),
-            role("gateway", &[]),
-            role("cluster", &[]),
-        ];
-        let names: Vec<_> = order("f", &roles)
-            .unwrap()
-            .into_iter()
-            .map(|r| r.name.as_str())
-            .collect();
-        assert_eq!(names, ["gateway", "cluster", "agent"]);
-    }
-
-    #[test]
-    fn a_circle_is_refused_by_name() {
-        let roles = [role("a", &["b"]), role("b", &["a"])];
-        let error = order("f", &roles).unwrap_err().to_string();
-        assert!(error.contains("circle through a, b"), "{error}");
-    }
-
-    #[test]
-    fn every_mistake_is_reported() {
-        let roles = [
-            role("Agent", &["nobody"]),
-            Role {
-                config: ConfigMap::new(),
-                ..role("x", &[])
-            },
-            role("x", &[]),
-        ];
-        let errors = check("f", &roles);
-        assert_eq!(errors.len(), 4, "{errors:?}");
-    }
-
-    #[test]
-    fn the_delivery_hash_covers_names_bodies_and_types() {
-        let base = role("a", &[]).config;
-        let mut renamed = ConfigMap::new();
-        renamed.insert("b".into(), base[""].clone());
-        assert_ne!(delivery_hash(&base), delivery_hash(&renamed));
-        assert_eq!(delivery_hash(&base), delivery_hash(&base.clone()));
-    }
-
-    #[test]
-    fn the_default_baseline_is_never_empty() {
-        assert!(
-            default_baseline()
-                .values()
-                .all(|file| !file.body.is_empty())
-        );
-    }
-}
+mod tests;

@@ -58,6 +58,8 @@ pub struct Situation<'a> {
     pub desired: Option<Digest>,
     /// May it be sent now? See [`crate::program::Desired::offerable`].
     pub offerable: bool,
+    /// Is there room in the quota of its failure domain? True for what needs none: see [`crate::budget::needs_room`].
+    pub has_room: bool,
     /// Last authorised offer.
     pub last: Option<Offer>,
     /// Last reported hash and status.
@@ -92,6 +94,8 @@ pub enum Why {
     NothingDesired,
     /// Its rollout stands still.
     StandsStill,
+    /// As many agents of its failure domain are in flight or unhealthy as may be.
+    NoRoom,
     /// It does not take remote configuration.
     DoesNotAccept,
     /// It stands for many collectors.
@@ -131,19 +135,26 @@ pub fn decide(s: &Situation<'_>) -> Decision {
                 Decision::Nothing(Why::Settled)
             }
             State::NoAnswer | State::Withdrawn if runs_it => Decision::Adopt(desired),
-            _ if !s.offerable => Decision::Nothing(Why::StandsStill),
-            State::NoAnswer if last.grants < 2 && s.proves_not_received => Decision::Offer(desired),
-            State::NoAnswer => Decision::Nothing(Why::Settled),
-            State::Withdrawn => Decision::Offer(desired),
+            State::NoAnswer if last.grants < 2 && s.proves_not_received => s.offer(desired),
+            State::NoAnswer if s.offerable => Decision::Nothing(Why::Settled),
+            State::NoAnswer | State::Withdrawn => s.offer(desired),
         },
         // What it says it runs is from before an offer that may still reach it: only a new offer settles that.
-        Some(last) if last.hash != desired && is_unsettled(last.state) => match s.offerable {
-            true => Decision::Offer(desired),
-            false => Decision::Nothing(Why::StandsStill),
-        },
+        Some(last) if is_unsettled(last.state) => s.offer(desired),
         _ if runs_it => Decision::Adopt(desired),
-        _ if !s.offerable => Decision::Nothing(Why::StandsStill),
-        _ => Decision::Offer(desired),
+        _ => s.offer(desired),
+    }
+}
+
+// === impl Situation ===
+
+impl Situation<'_> {
+    fn offer(&self, hash: Digest) -> Decision {
+        match (self.offerable, self.has_room) {
+            (false, _) => Decision::Nothing(Why::StandsStill),
+            (true, false) => Decision::Nothing(Why::NoRoom),
+            (true, true) => Decision::Offer(hash),
+        }
     }
 }
 
@@ -198,6 +209,8 @@ pub enum Failure {
     NoAnswer,
     /// Silent after its offer.
     Vanished,
+    /// Its own telemetry left before the offer and leaves no more.
+    FlowLost,
 }
 
 impl Failure {
@@ -210,6 +223,7 @@ impl Failure {
             Failure::Unhealthy => "unhealthy",
             Failure::NoAnswer => "no answer",
             Failure::Vanished => "vanished",
+            Failure::FlowLost => "flow lost",
         }
     }
 }
@@ -232,167 +246,4 @@ pub fn failure_of(error: &str) -> Failure {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn hash(n: u8) -> Digest {
-        Digest::of("test", &[&[n]])
-    }
-
-    fn situation(desired: u8, last: Option<(u8, State)>) -> Situation<'static> {
-        Situation {
-            desired: Some(hash(desired)),
-            offerable: true,
-            last: last.map(|(n, state)| Offer {
-                hash: hash(n),
-                state,
-                grants: 1,
-                age_ms: 0,
-            }),
-            reported: None,
-            refused: &[],
-            accepts: true,
-            many_collectors: false,
-            duplicate: false,
-            proves_not_received: false,
-        }
-    }
-
-    #[test]
-    fn an_unanswered_offer_is_not_repeated() {
-        for state in [State::Offered, State::Applying] {
-            assert_eq!(
-                decide(&situation(1, Some((1, state)))),
-                Decision::Nothing(Why::Outstanding)
-            );
-        }
-    }
-
-    #[test]
-    fn a_failed_config_is_not_offered_again() {
-        for state in [State::Failed, State::RolledBackByAgent] {
-            assert_eq!(
-                decide(&situation(1, Some((1, state)))),
-                Decision::Nothing(Why::Settled)
-            );
-        }
-        let refused = [hash(1)];
-        let after_another = Situation {
-            refused: &refused,
-            ..situation(1, Some((2, State::Applied)))
-        };
-        assert_eq!(decide(&after_another), Decision::Nothing(Why::Refused));
-    }
-
-    #[test]
-    fn no_answer_is_repeated_once_and_only_on_proof() {
-        let silent = situation(1, Some((1, State::NoAnswer)));
-        assert_eq!(decide(&silent), Decision::Nothing(Why::Settled));
-        let proven = Situation {
-            proves_not_received: true,
-            ..silent
-        };
-        assert_eq!(decide(&proven), Decision::Offer(hash(1)));
-        let twice = Situation {
-            last: proven.last.map(|last| Offer { grants: 2, ..last }),
-            ..proven
-        };
-        assert_eq!(decide(&twice), Decision::Nothing(Why::Settled));
-    }
-
-    #[test]
-    fn nothing_is_sent_while_its_rollout_stands_still() {
-        for last in [None, Some((1, State::Withdrawn)), Some((2, State::Applied))] {
-            let still = Situation {
-                offerable: false,
-                ..situation(1, last)
-            };
-            assert_eq!(decide(&still), Decision::Nothing(Why::StandsStill));
-        }
-    }
-
-    #[test]
-    fn going_back_is_offered_while_the_new_config_is_under_way() {
-        for state in [
-            State::Offered,
-            State::Applying,
-            State::NoAnswer,
-            State::Withdrawn,
-        ] {
-            let s = Situation {
-                reported: Some((hash(1), Reported::Applied)),
-                ..situation(1, Some((2, state)))
-            };
-            assert_eq!(decide(&s), Decision::Offer(hash(1)), "{state:?}");
-        }
-    }
-
-    #[test]
-    fn another_hash_proves_nothing() {
-        let last = Offer {
-            hash: hash(1),
-            state: State::Offered,
-            grants: 1,
-            age_ms: 0,
-        };
-        for reported in [
-            Reported::Unset,
-            Reported::Applying,
-            Reported::Applied,
-            Reported::Failed,
-        ] {
-            assert_eq!(on_report(&last, hash(2), reported), None);
-        }
-    }
-
-    #[test]
-    fn applied_after_failed_stays_failed() {
-        let last = Offer {
-            hash: hash(1),
-            state: State::Failed,
-            grants: 1,
-            age_ms: 0,
-        };
-        assert_eq!(on_report(&last, hash(1), Reported::Applied), None);
-        assert_eq!(
-            on_report(&last, hash(2), Reported::Applied),
-            Some(State::RolledBackByAgent)
-        );
-    }
-
-    #[test]
-    fn an_agent_that_runs_it_already_is_sent_nothing() {
-        let runs = Situation {
-            reported: Some((hash(1), Reported::Applied)),
-            ..situation(1, None)
-        };
-        assert_eq!(decide(&runs), Decision::Adopt(hash(1)));
-    }
-
-    #[test]
-    fn only_an_able_single_agent_is_sent_anything() {
-        let s = situation(1, None);
-        assert_eq!(decide(&s), Decision::Offer(hash(1)));
-        assert_eq!(
-            decide(&Situation {
-                accepts: false,
-                ..s.clone()
-            }),
-            Decision::Nothing(Why::DoesNotAccept)
-        );
-        assert_eq!(
-            decide(&Situation {
-                many_collectors: true,
-                ..s.clone()
-            }),
-            Decision::Nothing(Why::ManyCollectors)
-        );
-        assert_eq!(
-            decide(&Situation {
-                duplicate: true,
-                ..s
-            }),
-            Decision::Nothing(Why::Duplicate)
-        );
-    }
-}
+mod tests;

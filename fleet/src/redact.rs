@@ -104,15 +104,23 @@ fn walk(node: &Value, place: &Place) -> Value {
 fn walk_map(map: &Map, place: &Place) -> Value {
     let mut redacted = Map::new();
     let named = name_of(map);
-    for (key, value) in map {
-        let value = if place.is_redaction_processor() && RULE_KEYS.contains(&key.as_str()) {
+    let under = |key: &str, value: &Value| {
+        if place.is_redaction_processor() && RULE_KEYS.contains(&key) {
             value.clone()
         } else if let Some(name) = named.filter(|_| is_value_key(key)) {
             walk(value, &place.key_named(key, name))
         } else {
             walk(value, &place.key(key))
-        };
-        redacted.insert(free_key(&redacted, shapes::redact_key(key)), value);
+        }
+    };
+    for (key, value) in map {
+        let shown = shapes::redact_key(key);
+        let mut value = under(key, value);
+        // A key that was redacted itself may say more about its value than before: whoever reads it next sees that one.
+        if shown != *key {
+            value = under(&shown, &value);
+        }
+        redacted.insert(free_key(&redacted, shown), value);
     }
     Value::Map(redacted)
 }

@@ -1,8 +1,13 @@
 //! Which member goes in which wave: decided once, over all partitions' lists together, exactly.
+//!
+//! A wave may be for a selector or a zone only: it then takes members that match, in their order, until its cumulative
+//! size is reached or no more match. Who is left over goes in a later wave; the last is for everyone, whatever it says.
 
 use std::collections::BTreeMap;
 
 use crate::digest::Digest;
+use crate::rollout::WaveSpec;
+use crate::selector::Facts;
 
 /// How far a wave reaches: so much of the role's members has been in a wave when it ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -25,7 +30,27 @@ pub struct Candidate {
     pub stratum: String,
     /// Connected when the list was made; canaries are taken from these while there are any.
     pub reachable: bool,
+    /// An open wave of the rollout that this one continues has it already: it goes first again.
+    pub ahead: bool,
 }
+
+/// A role's members by wave.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Assigned {
+    /// Where each wave ends, cumulative; waves without members are left out.
+    pub ends: Vec<u64>,
+    /// Which wave of the plan each of them is, from 0. The implicit last one counts as the plan's last.
+    pub specs: Vec<u32>,
+    /// Wave of each candidate, in the order in which they were given.
+    pub waves: Vec<u32>,
+}
+
+/// Labels and attributes that name an agent's zone, the first that is there counts.
+pub const ZONE_KEYS: [&str; 3] = [
+    "zone",
+    "topology.kubernetes.io/zone",
+    "cloud.availability_zone",
+];
 
 /// Why wave sizes are refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -53,6 +78,14 @@ pub enum Error {
     Zero {
         /// Number from 1.
         wave: usize,
+    },
+    /// A selector or zone that nobody is in.
+    #[error("wave {wave} is for {what}, and no member is: correct it, or leave the wave out")]
+    Nobody {
+        /// Number from 1.
+        wave: usize,
+        /// The selector or zone.
+        what: String,
     },
     /// A first wave that is everybody.
     #[error(
@@ -118,6 +151,101 @@ pub fn ends(members: u64, sizes: &[Size]) -> Result<Vec<u64>, Error> {
     Ok(ends)
 }
 
+/// Puts the ordered members of a role into waves. `may(candidate, wave)`: does the wave's selector and zone take it?
+///
+/// # Errors
+///
+/// As [`ends`]; that a wave takes nobody is no error of one role: see [`check_everybody`].
+pub fn assign<C>(
+    ordered: &[C],
+    plan: &[WaveSpec],
+    may: impl Fn(&C, usize) -> bool,
+) -> Result<Assigned, Error> {
+    let members = ordered.len() as u64;
+    let sizes: Vec<Size> = plan.iter().map(|wave| wave.size).collect();
+    let open = |wave: &WaveSpec| wave.selector.is_none() && wave.zone.is_none();
+    if plan.iter().all(open) {
+        ends(members, &sizes)?;
+    } else {
+        check(&sizes)?;
+    }
+    let mut left: Vec<usize> = (0..ordered.len()).collect();
+    let mut assigned = Assigned {
+        waves: vec![0; ordered.len()],
+        ..Assigned::default()
+    };
+    let mut placed = 0;
+    for (at, wave) in plan.iter().enumerate() {
+        let end = match wave.size {
+            Size::Count(count) => count.min(members),
+            Size::Percent(percent) => share(members, percent).max(1),
+        };
+        let room = end.saturating_sub(placed);
+        let mut taken = 0;
+        left.retain(|index| {
+            let takes = taken < room && (open(wave) || may(&ordered[*index], at));
+            if takes {
+                taken += 1;
+                assigned.waves[*index] = u32::try_from(assigned.ends.len()).unwrap_or(u32::MAX);
+            }
+            !takes
+        });
+        if taken == 0 {
+            continue;
+        }
+        placed += taken;
+        if assigned.ends.is_empty() && placed == members && members > 1 {
+            return Err(Error::CanaryIsEverybody { members });
+        }
+        assigned.ends.push(placed);
+        assigned.specs.push(u32::try_from(at).unwrap_or(u32::MAX));
+    }
+    let last = u32::try_from(plan.len().saturating_sub(1)).unwrap_or(u32::MAX);
+    if placed < members {
+        let wave = u32::try_from(assigned.ends.len()).unwrap_or(u32::MAX);
+        for index in left {
+            assigned.waves[index] = wave;
+        }
+        assigned.ends.push(members);
+        assigned.specs.push(last);
+    } else if let Some(spec) = assigned.specs.last_mut() {
+        *spec = last;
+    }
+    Ok(assigned)
+}
+
+/// Does the wave's selector and zone take an agent with these facts?
+pub fn takes(wave: &WaveSpec, facts: &impl Facts) -> bool {
+    let zone = ZONE_KEYS.iter().find_map(|key| facts.get(key));
+    wave.selector.as_ref().is_none_or(|s| s.matches(facts))
+        && wave
+            .zone
+            .as_deref()
+            .is_none_or(|wanted| zone == Some(wanted))
+}
+
+/// Refuses a selector or zone that takes no member of any role: a typo there would skip the canaries.
+/// `found[wave]`: does it take anybody?
+pub fn check_everybody(plan: &[WaveSpec], found: &[bool]) -> Result<(), Error> {
+    for (at, wave) in plan.iter().enumerate() {
+        let what = match (&wave.selector, &wave.zone) {
+            (None, None) => continue,
+            (Some(selector), None) => format!("`{selector}`"),
+            (None, Some(zone)) => format!("zone {zone}"),
+            (Some(selector), Some(zone)) => format!("`{selector}` in zone {zone}"),
+        };
+        if !found.get(at).is_some_and(|found| *found) {
+            return Err(Error::Nobody { wave: at + 1, what });
+        }
+    }
+    Ok(())
+}
+
+/// Waves that are open at once in a rollout that continues another where it stands: as many as those members fill.
+pub fn continued(reached: u64, ends: &[u64]) -> u32 {
+    u32::try_from(ends.partition_point(|end| *end <= reached)).unwrap_or(u32::MAX)
+}
+
 /// A count before a percentage may exceed it in a small role; that is rounding, not a mistake.
 fn both_small(_members: u64, sizes: &[Size], i: usize) -> bool {
     matches!(
@@ -135,8 +263,10 @@ fn share(members: u64, percent_milli: u32) -> u64 {
 /// turn (largest stratum first), and within a stratum by a hash of rollout and uid, so that no agent is always first.
 pub fn order(mut candidates: Vec<Candidate>, seed: &str) -> Vec<Candidate> {
     candidates.sort_by_cached_key(|c| Digest::of("wave", &[seed.as_bytes(), &c.uid]));
-    let (reachable, silent): (Vec<_>, Vec<_>) = candidates.into_iter().partition(|c| c.reachable);
-    let mut ordered = in_turns(reachable);
+    let (ahead, others): (Vec<_>, Vec<_>) = candidates.into_iter().partition(|c| c.ahead);
+    let (reachable, silent): (Vec<_>, Vec<_>) = others.into_iter().partition(|c| c.reachable);
+    let mut ordered = in_turns(ahead);
+    ordered.extend(in_turns(reachable));
     ordered.extend(in_turns(silent));
     ordered
 }
@@ -166,102 +296,4 @@ pub fn wave_at(ends: &[u64], position: u64) -> u32 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    #[test]
-    fn the_default_sizes_of_a_large_fleet_are_exact() {
-        let sizes = [
-            Size::Count(1),
-            Size::Percent(1000),
-            Size::Percent(10_000),
-            Size::Percent(50_000),
-        ];
-        assert_eq!(
-            ends(1_000_000, &sizes).unwrap(),
-            [1, 10_000, 100_000, 500_000, 1_000_000]
-        );
-        assert_eq!(ends(250, &sizes).unwrap(), [1, 3, 25, 125, 250]);
-        assert_eq!(ends(3, &sizes).unwrap(), [1, 2, 3]);
-        assert_eq!(ends(1, &sizes).unwrap(), [1]);
-        assert_eq!(ends(0, &sizes).unwrap(), [0u64; 0]);
-    }
-
-    #[test]
-    fn a_canary_of_everybody_is_refused() {
-        assert_eq!(
-            ends(10, &[Size::Percent(WHOLE)]),
-            Err(Error::CanaryIsEverybody { members: 10 })
-        );
-        assert_eq!(ends(1, &[Size::Percent(WHOLE)]).unwrap(), [1]);
-    }
-
-    #[test]
-    fn shrinking_sizes_and_percent_of_nothing_are_refused() {
-        assert!(matches!(
-            ends(100, &[Size::Count(10), Size::Count(5)]),
-            Err(Error::NotGrowing { wave: 2, .. })
-        ));
-        assert!(matches!(
-            ends(100, &[Size::Percent(0)]),
-            Err(Error::Percent { .. })
-        ));
-        assert!(matches!(
-            ends(100, &[Size::Count(0)]),
-            Err(Error::Zero { wave: 1 })
-        ));
-    }
-
-    #[test]
-    fn canaries_cover_distinct_strata_first() {
-        let candidate = |n: u8, stratum: &str| Candidate {
-            uid: [n; 16],
-            stratum: stratum.into(),
-            reachable: true,
-        };
-        let all = vec![
-            candidate(1, "a"),
-            candidate(2, "a"),
-            candidate(3, "a"),
-            candidate(4, "b"),
-            candidate(5, "c"),
-        ];
-        let mut first: Vec<_> = order(all, "seed")
-            .into_iter()
-            .take(3)
-            .map(|c| c.stratum)
-            .collect();
-        first.sort();
-        assert_eq!(first, ["a", "b", "c"]);
-    }
-
-    proptest! {
-        #[test]
-        fn wave_sizes_add_up(members in 0u64..100_000, percents in proptest::collection::vec(1u32..=WHOLE, 0..6)) {
-            let mut percents = percents;
-            percents.sort_unstable();
-            let sizes: Vec<_> = percents.into_iter().map(Size::Percent).collect();
-            match ends(members, &sizes) {
-                Ok(ends) => {
-                    prop_assert_eq!(ends.last().copied().unwrap_or(0), members);
-                    prop_assert!(ends.windows(2).all(|w| w[0] < w[1]));
-                    let counted = (0..members.min(2000)).filter(|p| wave_at(&ends, *p) < ends.len() as u32).count();
-                    prop_assert_eq!(counted as u64, members.min(2000));
-                }
-                Err(error) => prop_assert_eq!(error, Error::CanaryIsEverybody { members }),
-            }
-        }
-
-        #[test]
-        fn order_keeps_every_member_once(n in 0usize..200, seed in "[a-z]{1,6}") {
-            let all: Vec<_> = (0..n).map(|i| Candidate {
-                uid: (i as u128 + 1).to_be_bytes(), stratum: format!("s{}", i % 5), reachable: i % 3 != 0,
-            }).collect();
-            let mut uids: Vec<_> = order(all, &seed).into_iter().map(|c| c.uid).collect();
-            uids.sort_unstable();
-            uids.dedup();
-            prop_assert_eq!(uids.len(), n);
-        }
-    }
-}
+mod tests;

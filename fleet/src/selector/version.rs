@@ -53,6 +53,19 @@ impl Version {
     }
 }
 
+impl Version {
+    /// Major and minor number: what people call a release of a collector.
+    pub fn release(&self) -> (u64, u64) {
+        let at = |index: usize| self.segments.get(index).copied().unwrap_or(0);
+        (at(0), at(1))
+    }
+
+    /// True for `0.150.0-rc1`.
+    pub fn is_pre_release(&self) -> bool {
+        self.pre.is_some()
+    }
+}
+
 /// Only digits: `u64::from_str` would take a sign.
 fn segment(text: &str) -> Option<u64> {
     text.chars()

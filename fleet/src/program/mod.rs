@@ -3,7 +3,11 @@
 //! The same function sets pending bits, authorises offers, previews and simulates. It never says *when*: whether an
 //! offer may be written now is [`crate::offer`]'s question.
 
+mod desired;
+
 use std::collections::BTreeMap;
+
+pub use desired::desired;
 
 use crate::digest::Digest;
 use crate::selector::{Facts, Selector};
@@ -24,6 +28,38 @@ pub struct Program {
     pub epoch: Epoch,
     /// Highest precedence first.
     pub families: Vec<ProgramFamily>,
+    /// Those that hold now: see [`crate::governance::pin::holding`].
+    pub pins: Vec<ProgramPin>,
+}
+
+/// A pin as far as decisions go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProgramPin {
+    /// Family.
+    pub family: String,
+    /// Whom it holds.
+    pub target: PinTarget,
+    /// Where.
+    pub revision: RevisionNumber,
+}
+
+/// Whom a pin holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PinTarget {
+    /// One agent, which is also brought there.
+    Agent([u8; 16]),
+    /// Agents that are only kept from anything else.
+    Selected(Selector),
+}
+
+/// What happens to an agent whose owner is not who claims it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OwnerChange {
+    /// It keeps owner and config until a person resolves it.
+    #[default]
+    Ask,
+    /// It goes to who claims it, within the budget.
+    Auto,
 }
 
 /// A family as far as decisions go.
@@ -37,6 +73,8 @@ pub struct ProgramFamily {
     pub stable: Option<RevisionNumber>,
     /// The revisions that decisions need: stable, and both ends of the rollout.
     pub revisions: BTreeMap<RevisionNumber, Vec<ProgramRole>>,
+    /// What happens to agents that come to match another role or family, or no longer match this one.
+    pub owner_change: OwnerChange,
     /// The rollout that is open, or the last one while its rollback still holds agents.
     pub rollout: Option<ProgramRollout>,
 }
@@ -69,6 +107,10 @@ pub struct ProgramRollout {
     pub open_waves: BTreeMap<String, u32>,
     /// Set once a rollback was decided.
     pub roll_back: Option<RollBack>,
+    /// The last wave of every role has passed: late joiners get the target from now on.
+    pub passed: bool,
+    /// Stamp of the program it was opened by: who joined since is late.
+    pub opened: Epoch,
     /// Rolling back, or rolled back: what the rollback covers is given back. A halt stops that, too.
     pub returning: bool,
 }
@@ -105,11 +147,15 @@ pub struct Place<'a> {
     pub role: &'a str,
     /// Wave index from 0.
     pub wave: u32,
+    /// Family and role that the rollout takes it over from.
+    pub taken_from: Option<(&'a str, &'a str)>,
 }
 
 /// What is known of the agent that a decision is about.
 #[derive(Clone, Copy, Debug)]
 pub struct Subject<'a, F> {
+    /// Instance uid.
+    pub uid: [u8; 16],
     /// Labels and attributes.
     pub facts: &'a F,
     /// Family and role of the last authorised offer.
@@ -118,6 +164,12 @@ pub struct Subject<'a, F> {
     pub delivery: Option<Digest>,
     /// Id of the rollout that the last authorised offer was made in; empty when it joined at stable.
     pub delivered_in: &'a str,
+    /// Stamp of the program by which its owner came to own it; none: unowned.
+    pub owned_since: Option<Epoch>,
+    /// Family and role that a person has resolved its owner to.
+    pub granted: Option<(&'a str, &'a str)>,
+    /// A person has ordered its collector to be stopped.
+    pub stopped: bool,
     /// Its place in a rollout that the program names.
     pub place: Option<Place<'a>>,
 }
@@ -161,6 +213,10 @@ pub enum Reason {
         /// Rollout id.
         rollout: String,
     },
+    /// A pin holds it at a revision.
+    Pinned,
+    /// A person ordered its collector to be stopped: the only reason for an empty config.
+    Stopped,
     /// It keeps what it has; the condition says why.
     Kept,
 }
@@ -185,6 +241,11 @@ pub enum Condition {
         /// The roles.
         roles: Vec<String>,
     },
+    /// It joined its family while this rollout was open: outside of its figures.
+    Late {
+        /// Rollout id.
+        rollout: String,
+    },
     /// A member of a rollout that no longer matches its role and has not been offered anything.
     Relabelled {
         /// Rollout id.
@@ -199,6 +260,18 @@ pub struct Claim<'p> {
     pub family: &'p str,
     /// Roles that match, in the revision's order; more than one is ambiguous.
     pub roles: Vec<&'p str>,
+}
+
+// === impl Claim ===
+
+impl<'p> Claim<'p> {
+    /// Family and role, if exactly one role matches.
+    pub fn only(&self) -> Option<(&'p str, &'p str)> {
+        match self.roles[..] {
+            [role] => Some((self.family, role)),
+            _ => None,
+        }
+    }
 }
 
 // === impl Program ===
@@ -219,7 +292,8 @@ impl Program {
             })
     }
 
-    /// Who claims an agent with these facts by a stable revision, highest precedence first.
+    /// Who claims an agent with these facts, highest precedence first: by a stable revision, or by the target of a rollout
+    /// whose last wave has passed.
     pub fn claims(&self, facts: &impl Facts) -> Vec<Claim<'_>> {
         self.families
             .iter()
@@ -241,8 +315,14 @@ impl ProgramFamily {
         self.roles(revision).iter().find(|role| role.name == name)
     }
 
+    /// The revision that new agents join at.
+    pub fn joins_at(&self) -> Option<RevisionNumber> {
+        let passed = self.rollout.as_ref().filter(|r| r.passed && r.running);
+        passed.map(|rollout| rollout.to).or(self.stable)
+    }
+
     fn claim(&self, facts: &impl Facts) -> Option<Claim<'_>> {
-        let roles = matching(self.roles(self.stable?), facts);
+        let roles = matching(self.roles(self.joins_at()?), facts);
         (!roles.is_empty()).then_some(Claim {
             family: &self.name,
             roles,
@@ -289,177 +369,5 @@ pub fn matching<'r>(roles: &'r [ProgramRole], facts: &impl Facts) -> Vec<&'r str
         .collect()
 }
 
-/// What the agent should run under this program.
-pub fn desired<F: Facts>(subject: &Subject<'_, F>, program: &Program) -> Desired {
-    if let Some(place) = &subject.place
-        && let Some((family, rollout)) = program.rollout(place.rollout)
-        && let Some(desired) = desired_as_member(subject, place, family, rollout)
-    {
-        return desired;
-    }
-    desired_at_stable(subject, program)
-}
-
-/// As a member of an open rollout; none when the list no longer decides for it (it went to another family).
-fn desired_as_member<F: Facts>(
-    subject: &Subject<'_, F>,
-    place: &Place<'_>,
-    family: &ProgramFamily,
-    rollout: &ProgramRollout,
-) -> Option<Desired> {
-    if subject.owner.is_some_and(|(owner, _)| owner != family.name) {
-        return None;
-    }
-    let target = family.role(rollout.to, place.role)?;
-    let touched = subject.delivered_in == rollout.id;
-    let owner = Some((family.name.clone(), place.role.to_owned()));
-    let id = || rollout.id.clone();
-    if touched && rollout.takes_back(place) {
-        let (revision, delivery) = before(family, rollout, place, target);
-        return Some(Desired {
-            owner,
-            revision,
-            delivery: Some(delivery),
-            offerable: true,
-            reason: Reason::RolledBack { rollout: id() },
-            conditions: vec![],
-        });
-    }
-    let has_target = subject.delivery == Some(target.delivery);
-    if has_target || (rollout.is_open(place) && rollout.running && !rollout.covers(place)) {
-        if !touched && !has_target && !target.selector.matches(subject.facts) {
-            let conditions = vec![Condition::Relabelled { rollout: id() }];
-            return Some(Desired {
-                owner: owned(subject),
-                revision: None,
-                delivery: None,
-                offerable: false,
-                reason: Reason::Kept,
-                conditions,
-            });
-        }
-        let offerable = rollout.running && rollout.is_open(place);
-        return Some(Desired {
-            owner,
-            revision: Some(rollout.to),
-            delivery: Some(target.delivery),
-            offerable,
-            reason: Reason::Wave { rollout: id() },
-            conditions: vec![],
-        });
-    }
-    // Its wave has not begun: what it would have without this rollout, which is what it has.
-    let delivery = rollout
-        .from
-        .and_then(|from| family.role(from, place.role))
-        .filter(|_| {
-            subject
-                .owner
-                .is_some_and(|(owner, role)| owner == family.name && role == place.role)
-        })
-        .map(|role| role.delivery);
-    Some(Desired {
-        owner: owned(subject),
-        revision: rollout.from,
-        delivery,
-        offerable: false,
-        reason: Reason::Waiting { rollout: id() },
-        conditions: vec![],
-    })
-}
-
-/// What a member has when the rollout is taken away: the revision before, or the role's baseline.
-fn before(
-    family: &ProgramFamily,
-    rollout: &ProgramRollout,
-    place: &Place<'_>,
-    target: &ProgramRole,
-) -> (Option<RevisionNumber>, Digest) {
-    match rollout
-        .from
-        .and_then(|from| Some((from, family.role(from, place.role)?)))
-    {
-        Some((from, role)) => (Some(from), role.delivery),
-        None => (None, target.baseline),
-    }
-}
-
-/// Outside of any rollout: an unowned agent joins, an owned one stays with its owner.
-fn desired_at_stable<F: Facts>(subject: &Subject<'_, F>, program: &Program) -> Desired {
-    let claims = program.claims(subject.facts);
-    let mut conditions: Vec<Condition> = claims
-        .iter()
-        .skip(1)
-        .map(|claim| Condition::Shadowed {
-            family: claim.family.to_owned(),
-        })
-        .collect();
-    let kept = |conditions| Desired {
-        owner: owned(subject),
-        revision: None,
-        delivery: None,
-        offerable: false,
-        reason: Reason::Kept,
-        conditions,
-    };
-    if let Some(first) = claims.first()
-        && first.roles.len() > 1
-    {
-        let roles = first.roles.iter().map(|role| (*role).to_owned()).collect();
-        conditions.insert(
-            0,
-            Condition::AmbiguousRole {
-                family: first.family.to_owned(),
-                roles,
-            },
-        );
-        return kept(conditions);
-    }
-    let claim = claims.first().map(|claim| (claim.family, claim.roles[0]));
-    match (subject.owner, claim) {
-        (None, None) => Desired {
-            owner: None,
-            revision: None,
-            delivery: None,
-            offerable: false,
-            reason: Reason::Unassigned,
-            conditions,
-        },
-        (None, Some((family, role))) => at_stable(program, family, role, conditions),
-        (Some(owner), Some(claim)) if owner == claim => {
-            at_stable(program, claim.0, claim.1, conditions)
-        }
-        (Some((owner, _)), claim) => {
-            // A family without a stable revision claims nobody; its agents keep what its rollouts left them.
-            if claim.is_some()
-                || program
-                    .family(owner)
-                    .is_some_and(|family| family.stable.is_some())
-            {
-                let claimed_by = claim.map(|(family, role)| format!("{family}/{role}"));
-                conditions.insert(0, Condition::OwnerChanging { claimed_by });
-            }
-            kept(conditions)
-        }
-    }
-}
-
-fn at_stable(program: &Program, family: &str, role: &str, conditions: Vec<Condition>) -> Desired {
-    let stable = program
-        .family(family)
-        .and_then(|f| Some((f.stable?, f.role(f.stable?, role)?)));
-    Desired {
-        owner: Some((family.to_owned(), role.to_owned())),
-        revision: stable.map(|(number, _)| number),
-        delivery: stable.map(|(_, role)| role.delivery),
-        offerable: true,
-        reason: Reason::Stable,
-        conditions,
-    }
-}
-
-fn owned<F>(subject: &Subject<'_, F>) -> Option<(String, String)> {
-    subject
-        .owner
-        .map(|(family, role)| (family.to_owned(), role.to_owned()))
-}
+#[cfg(test)]
+mod tests;

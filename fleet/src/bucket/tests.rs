@@ -1,0 +1,189 @@
+//! Where a member stands, case by case.
+
+use super::*;
+
+fn converged() -> Sighting<'static> {
+    let goal = Digest::of("test", &[b"goal"]);
+    Sighting {
+        presence: Presence::Connected,
+        unchanged: false,
+        open: true,
+        touched: true,
+        covered: false,
+        taken_back: false,
+        fresh: true,
+        excluded: None,
+        pinned: false,
+        refuses: false,
+        reports_status: true,
+        target: Some(goal),
+        goal: Some(goal),
+        offer: Some((goal, State::Applied, "")),
+        reported: Some((goal, Reported::Applied)),
+        healthy: true,
+        health_age_ms: 1000,
+        was_healthy: true,
+        contradicts: false,
+        proves: true,
+        flow_lost: false,
+    }
+}
+
+#[test]
+fn converged_needs_every_sign() {
+    let all = converged();
+    assert_eq!(bucket(&all), Bucket::Converged);
+    assert_eq!(
+        bucket(&Sighting {
+            healthy: false,
+            ..all.clone()
+        }),
+        Bucket::Soaking
+    );
+    assert_eq!(
+        bucket(&Sighting {
+            contradicts: true,
+            ..all.clone()
+        }),
+        Bucket::Soaking
+    );
+    assert_eq!(
+        bucket(&Sighting {
+            reported: None,
+            ..all.clone()
+        }),
+        Bucket::Soaking
+    );
+    assert_eq!(
+        bucket(&Sighting {
+            presence: Presence::Lost,
+            ..all
+        }),
+        Bucket::Failed(Failure::Vanished)
+    );
+}
+
+#[test]
+fn thirty_seconds_unhealthy_fail_only_who_was_healthy() {
+    let sick = Sighting {
+        healthy: false,
+        health_age_ms: UNHEALTHY_AFTER_MS,
+        ..converged()
+    };
+    assert_eq!(bucket(&sick), Bucket::Failed(Failure::Unhealthy));
+    assert_eq!(
+        bucket(&Sighting {
+            was_healthy: false,
+            ..sick
+        }),
+        Bucket::WasUnhealthy
+    );
+}
+
+#[test]
+fn silent_before_its_offer_is_not_failed() {
+    let asleep = Sighting {
+        presence: Presence::Lost,
+        touched: false,
+        offer: None,
+        ..converged()
+    };
+    assert_eq!(bucket(&asleep), Bucket::NotReached);
+    assert_eq!(
+        bucket(&Sighting {
+            presence: Presence::Left,
+            ..asleep
+        }),
+        Bucket::Left
+    );
+}
+
+#[test]
+fn an_agent_without_statuses_is_proven_by_its_effective_config_or_named() {
+    let goal = converged().goal.unwrap();
+    let mute = Sighting {
+        reports_status: false,
+        offer: Some((goal, State::NoAnswer, "")),
+        reported: None,
+        ..converged()
+    };
+    assert_eq!(bucket(&mute), Bucket::Converged);
+    assert_eq!(
+        bucket(&Sighting {
+            proves: false,
+            ..mute
+        }),
+        Bucket::Unverifiable
+    );
+}
+
+#[test]
+fn who_was_never_offered_it_is_not_touched_by_a_rollback() {
+    let untouched = Sighting {
+        covered: true,
+        touched: false,
+        offer: None,
+        ..converged()
+    };
+    assert_eq!(bucket(&untouched), Bucket::Waiting);
+}
+
+#[test]
+fn a_member_has_returned_only_when_its_turn_to_go_back_has_come() {
+    let covered = Sighting {
+        covered: true,
+        ..converged()
+    };
+    assert_eq!(bucket(&covered), Bucket::Converged);
+    assert_eq!(
+        bucket(&Sighting {
+            taken_back: true,
+            ..covered
+        }),
+        Bucket::Returned
+    );
+}
+
+#[test]
+fn a_member_without_flow_has_failed_and_a_pinned_one_is_named() {
+    let mute = Sighting {
+        flow_lost: true,
+        ..converged()
+    };
+    assert_eq!(bucket(&mute), Bucket::Failed(Failure::FlowLost));
+    let pinned = Sighting {
+        pinned: true,
+        touched: false,
+        ..converged()
+    };
+    assert_eq!(bucket(&pinned), Bucket::Pinned);
+    assert!(Bucket::Pinned.is_named_exception());
+    assert!(!Bucket::Failed(Failure::Crashed).is_named_exception());
+}
+
+#[test]
+fn every_bucket_has_one_word_and_one_place() {
+    let names: std::collections::BTreeSet<_> = ALL.iter().map(|bucket| bucket.name()).collect();
+    assert_eq!(names.len(), ALL.len());
+}
+
+#[test]
+fn keeping_what_it_has_while_the_rollout_stands_still_is_no_convergence() {
+    let before = Sighting {
+        touched: false,
+        target: Some(Digest::of("test", &[b"target"])),
+        ..converged()
+    };
+    assert_eq!(bucket(&before), Bucket::PendingPickup);
+}
+
+#[test]
+fn old_evidence_does_not_converge() {
+    assert_eq!(
+        bucket(&Sighting {
+            fresh: false,
+            ..converged()
+        }),
+        Bucket::Soaking
+    );
+}

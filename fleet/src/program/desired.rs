@@ -1,0 +1,245 @@
+//! Desired state: one pure function from what an agent is and the published program to what it should run.
+
+use super::{
+    Claim, Condition, Desired, OwnerChange, PinTarget, Place, Program, ProgramFamily, ProgramRole,
+    ProgramRollout, Reason, RevisionNumber, Subject,
+};
+use crate::digest::Digest;
+use crate::family::stop_delivery;
+use crate::governance::pin;
+use crate::selector::Facts;
+
+/// What the agent should run under this program.
+///
+/// An order to stop goes first, then a pin, then the list of an open rollout, then who owns or claims it.
+pub fn desired<F: Facts>(subject: &Subject<'_, F>, program: &Program) -> Desired {
+    if subject.stopped {
+        return Desired {
+            delivery: Some(stop_delivery()),
+            offerable: true,
+            ..kept(subject, Reason::Stopped, vec![])
+        };
+    }
+    if let Some(desired) = desired_by_pin(subject, program) {
+        return desired;
+    }
+    if let Some(place) = &subject.place
+        && let Some((family, rollout)) = program.rollout(place.rollout)
+        && let Some(desired) = desired_as_member(subject, place, program, family, rollout)
+    {
+        return desired;
+    }
+    desired_at_stable(subject, program)
+}
+
+/// As a member of an open rollout; none when the list no longer decides for it (it went to another family).
+fn desired_as_member<F: Facts>(
+    subject: &Subject<'_, F>,
+    place: &Place<'_>,
+    program: &Program,
+    family: &ProgramFamily,
+    rollout: &ProgramRollout,
+) -> Option<Desired> {
+    let foreign = subject.owner.filter(|(owner, _)| *owner != family.name);
+    if foreign.is_some() && foreign != place.taken_from {
+        return None;
+    }
+    let target = family.role(rollout.to, place.role)?;
+    let touched = subject.delivered_in == rollout.id;
+    let owner = Some((family.name.clone(), place.role.to_owned()));
+    let id = || rollout.id.clone();
+    if touched && rollout.takes_back(place) {
+        let (owner, revision, delivery) = before(program, family, rollout, place, target);
+        return Some(Desired {
+            owner: Some(owner),
+            revision,
+            delivery: Some(delivery),
+            offerable: true,
+            reason: Reason::RolledBack { rollout: id() },
+            conditions: vec![],
+        });
+    }
+    let has_target = subject.delivery == Some(target.delivery);
+    if has_target || (rollout.is_open(place) && rollout.running && !rollout.covers(place)) {
+        if !touched && !has_target && !target.selector.matches(subject.facts) {
+            let conditions = vec![Condition::Relabelled { rollout: id() }];
+            return Some(kept(subject, Reason::Kept, conditions));
+        }
+        let offerable = rollout.running && rollout.is_open(place);
+        return Some(Desired {
+            owner,
+            revision: Some(rollout.to),
+            delivery: Some(target.delivery),
+            offerable,
+            reason: Reason::Wave { rollout: id() },
+            conditions: vec![],
+        });
+    }
+    // Its wave has not begun: what it would have without this rollout, which is what it has.
+    let delivery = rollout
+        .from
+        .and_then(|from| family.role(from, place.role))
+        .filter(|_| {
+            subject
+                .owner
+                .is_some_and(|(owner, role)| owner == family.name && role == place.role)
+        })
+        .map(|role| role.delivery);
+    Some(Desired {
+        owner: owned(subject),
+        revision: rollout.from,
+        delivery,
+        offerable: false,
+        reason: Reason::Waiting { rollout: id() },
+        conditions: vec![],
+    })
+}
+
+/// What a member has when the rollout is taken away: what it was taken from, the revision before, or the role's baseline.
+fn before(
+    program: &Program,
+    family: &ProgramFamily,
+    rollout: &ProgramRollout,
+    place: &Place<'_>,
+    target: &ProgramRole,
+) -> ((String, String), Option<RevisionNumber>, Digest) {
+    let (name, role) = place.taken_from.unwrap_or((&family.name, place.role));
+    let revision = match place.taken_from {
+        Some((owner, _)) => program.family(owner).and_then(|family| family.stable),
+        None => rollout.from,
+    };
+    let had = program.family(name).zip(revision);
+    let had = had.and_then(|(family, revision)| Some((revision, family.role(revision, role)?)));
+    let owner = (name.to_owned(), role.to_owned());
+    match had {
+        Some((revision, role)) => (owner, Some(revision), role.delivery),
+        None => {
+            let owner = (family.name.clone(), place.role.to_owned());
+            (owner, None, target.baseline)
+        }
+    }
+}
+
+/// A pin on the family that owns it. One that names the agent brings it there; one that selects it only holds it.
+fn desired_by_pin<F: Facts>(subject: &Subject<'_, F>, program: &Program) -> Option<Desired> {
+    let (family, role) = subject.owner?;
+    let pin = pin::of(&program.pins, family, &subject.uid, subject.facts)?;
+    let delivery = program.family(family)?.role(pin.revision, role);
+    Some(Desired {
+        revision: Some(pin.revision),
+        delivery: delivery.map(|role| role.delivery),
+        offerable: matches!(pin.target, PinTarget::Agent(_)),
+        ..kept(subject, Reason::Pinned, vec![])
+    })
+}
+
+/// Outside of any rollout: an unowned agent joins, an owned one stays with its owner.
+fn desired_at_stable<F: Facts>(subject: &Subject<'_, F>, program: &Program) -> Desired {
+    let claims = program.claims(subject.facts);
+    let mut conditions: Vec<Condition> = claims
+        .iter()
+        .skip(1)
+        .map(|claim| Condition::Shadowed {
+            family: claim.family.to_owned(),
+        })
+        .collect();
+    if let Some(first) = claims.first()
+        && first.roles.len() > 1
+    {
+        let roles = first.roles.iter().map(|role| (*role).to_owned()).collect();
+        conditions.insert(
+            0,
+            Condition::AmbiguousRole {
+                family: first.family.to_owned(),
+                roles,
+            },
+        );
+        return kept(subject, Reason::Kept, conditions);
+    }
+    let claim = claims.first().and_then(Claim::only);
+    match (subject.owner, claim) {
+        (None, None) => kept(subject, Reason::Unassigned, conditions),
+        (None, Some(claim)) => join(subject, program, claim, conditions),
+        (Some(owner), _) if subject.granted == Some(owner) => {
+            join(subject, program, owner, conditions)
+        }
+        (Some(owner), Some(claim)) if owner == claim => join(subject, program, claim, conditions),
+        (Some(owner), Some(claim)) if is_resolved(subject, program, owner, claim) => {
+            join(subject, program, claim, conditions)
+        }
+        (Some((owner, _)), claim) => {
+            // A family without a stable revision claims nobody; its agents keep what its rollouts left them.
+            if claim.is_some()
+                || program
+                    .family(owner)
+                    .is_some_and(|family| family.stable.is_some())
+            {
+                let claimed_by = claim.map(|(family, role)| format!("{family}/{role}"));
+                conditions.insert(0, Condition::OwnerChanging { claimed_by });
+            }
+            kept(subject, Reason::Kept, conditions)
+        }
+    }
+}
+
+/// May the agent go to who claims it: has a person said so, or do both families let their agents go?
+fn is_resolved<F>(
+    subject: &Subject<'_, F>,
+    program: &Program,
+    owner: (&str, &str),
+    claim: (&str, &str),
+) -> bool {
+    let policy = |family: &str| program.family(family).map(|family| family.owner_change);
+    subject.granted == Some(claim)
+        || policy(claim.0) == Some(OwnerChange::Auto) && policy(owner.0) == Some(OwnerChange::Auto)
+}
+
+/// At the family's stable revision; who comes while a rollout is open is late, and gets the target once the last wave
+/// has passed.
+fn join<F>(
+    subject: &Subject<'_, F>,
+    program: &Program,
+    (family, role): (&str, &str),
+    mut conditions: Vec<Condition>,
+) -> Desired {
+    let mut revision = None;
+    if let Some(found) = program.family(family) {
+        let rollout = found.rollout.as_ref();
+        let own = subject.owner.is_some_and(|(owner, _)| owner == family);
+        let since = subject.owned_since.filter(|_| own);
+        let late = rollout.filter(|rollout| {
+            !rollout.returning && since.is_none_or(|since| since >= rollout.opened)
+        });
+        conditions.extend(late.map(|rollout| Condition::Late {
+            rollout: rollout.id.clone(),
+        }));
+        let number = late.and(found.joins_at()).or(found.stable);
+        revision = number.and_then(|number| Some((number, found.role(number, role)?)));
+    }
+    Desired {
+        owner: Some((family.to_owned(), role.to_owned())),
+        revision: revision.map(|(number, _)| number),
+        delivery: revision.map(|(_, role)| role.delivery),
+        offerable: true,
+        reason: Reason::Stable,
+        conditions,
+    }
+}
+
+/// It keeps what it has.
+fn kept<F>(subject: &Subject<'_, F>, reason: Reason, conditions: Vec<Condition>) -> Desired {
+    Desired {
+        owner: owned(subject),
+        revision: None,
+        delivery: None,
+        offerable: false,
+        reason,
+        conditions,
+    }
+}
+
+fn owned<F>(subject: &Subject<'_, F>) -> Option<(String, String)> {
+    subject
+        .owner
+        .map(|(family, role)| (family.to_owned(), role.to_owned()))
+}

@@ -1,0 +1,333 @@
+//! What an agent should run, case by case.
+
+use super::*;
+use crate::family::stop_delivery;
+
+type Labels = BTreeMap<String, String>;
+
+fn hash(text: &str) -> Digest {
+    Digest::of("test", &[text.as_bytes()])
+}
+
+fn role(name: &str, selector: &str, delivery: &str) -> ProgramRole {
+    ProgramRole {
+        name: name.into(),
+        selector: Selector::parse(selector).unwrap(),
+        delivery: hash(delivery),
+        baseline: hash("baseline"),
+    }
+}
+
+/// Revision 1 is stable, revision 2 the target of whoever opens a rollout.
+fn family(name: &str, precedence: i64, selector: &str) -> ProgramFamily {
+    let delivery = |revision: u64| format!("{name} {revision}");
+    let revisions = [1, 2].map(|n| {
+        (
+            RevisionNumber(n),
+            vec![role("agent", selector, &delivery(n))],
+        )
+    });
+    ProgramFamily {
+        name: name.into(),
+        precedence,
+        stable: Some(RevisionNumber(1)),
+        revisions: revisions.into(),
+        owner_change: OwnerChange::Ask,
+        rollout: None,
+    }
+}
+
+fn rollout() -> ProgramRollout {
+    ProgramRollout {
+        id: "ro-1".into(),
+        from: Some(RevisionNumber(1)),
+        to: RevisionNumber(2),
+        running: true,
+        open_waves: BTreeMap::from([("agent".to_owned(), 1)]),
+        roll_back: None,
+        passed: false,
+        opened: Epoch(10),
+        returning: false,
+    }
+}
+
+fn program(families: Vec<ProgramFamily>) -> Program {
+    Program {
+        epoch: Epoch(11),
+        families,
+        pins: vec![],
+    }
+}
+
+fn labels(text: &str) -> Labels {
+    let pairs = text.split(',').filter_map(|pair| pair.split_once('='));
+    pairs.map(|(k, v)| (k.to_owned(), v.to_owned())).collect()
+}
+
+fn subject<'a>(facts: &'a Labels, owner: Option<&'a str>) -> Subject<'a, Labels> {
+    Subject {
+        uid: [1; 16],
+        facts,
+        owner: owner.map(|family| (family, "agent")),
+        delivery: owner.map(|family| hash(&format!("{family} 1"))),
+        delivered_in: "",
+        owned_since: owner.map(|_| Epoch(1)),
+        granted: None,
+        stopped: false,
+        place: None,
+    }
+}
+
+fn place(wave: u32) -> Option<Place<'static>> {
+    Some(Place {
+        rollout: "ro-1",
+        role: "agent",
+        wave,
+        taken_from: None,
+    })
+}
+
+#[test]
+fn an_unowned_agent_joins_at_stable_and_an_unclaimed_one_is_unassigned() {
+    let program = program(vec![family("web", 1, "app = web")]);
+    let web = labels("app=web");
+    let joins = desired(&subject(&web, None), &program);
+    assert_eq!(
+        (joins.delivery, joins.offerable),
+        (Some(hash("web 1")), true)
+    );
+    let db = labels("app=db");
+    let nobody = desired(&subject(&db, None), &program);
+    assert_eq!((nobody.reason, nobody.delivery), (Reason::Unassigned, None));
+}
+
+#[test]
+fn the_higher_precedence_counts_and_the_other_is_shadowed() {
+    let program = program(vec![family("web", 2, "app = web"), family("all", 1, "app")]);
+    let web = labels("app=web");
+    let joins = desired(&subject(&web, None), &program);
+    assert_eq!(joins.owner, Some(("web".into(), "agent".into())));
+    let family = "all".to_owned();
+    assert_eq!(joins.conditions, [Condition::Shadowed { family }]);
+}
+
+#[test]
+fn relabelling_never_pushes_until_somebody_or_both_policies_say_so() {
+    let mut families = vec![family("web", 2, "app = web"), family("db", 1, "app = db")];
+    let db = labels("app=db");
+    let moved = subject(&db, Some("web"));
+    let asks = desired(&moved, &program(families.clone()));
+    assert_eq!((asks.delivery, asks.reason), (None, Reason::Kept));
+    let claimed_by = Some("db/agent".to_owned());
+    assert_eq!(asks.conditions, [Condition::OwnerChanging { claimed_by }]);
+    let granted = Subject {
+        granted: Some(("db", "agent")),
+        ..moved
+    };
+    let goes = desired(&granted, &program(families.clone()));
+    assert_eq!(goes.delivery, Some(hash("db 1")));
+    let stays = Subject {
+        granted: Some(("web", "agent")),
+        ..moved
+    };
+    let stays = desired(&stays, &program(families.clone()));
+    assert_eq!(
+        (stays.delivery, stays.conditions.len()),
+        (Some(hash("web 1")), 0)
+    );
+    families[1].owner_change = OwnerChange::Auto;
+    assert_eq!(desired(&moved, &program(families.clone())).delivery, None);
+    families[0].owner_change = OwnerChange::Auto;
+    assert_eq!(
+        desired(&moved, &program(families)).delivery,
+        Some(hash("db 1"))
+    );
+}
+
+#[test]
+fn losing_its_owner_leaves_the_last_config_running() {
+    let web = labels("app=web");
+    let orphan = desired(&subject(&web, Some("gone")), &program(vec![]));
+    assert_eq!((orphan.reason, orphan.delivery), (Reason::Kept, None));
+    assert_eq!(orphan.owner, Some(("gone".into(), "agent".into())));
+}
+
+#[test]
+fn an_agent_that_comes_to_match_two_roles_keeps_what_it_runs() {
+    let mut web = family("web", 1, "app = web");
+    let roles = web.revisions.get_mut(&RevisionNumber(1)).unwrap();
+    roles.push(role("gateway", "gw", "web gw"));
+    let both = labels("app=web,gw=yes");
+    let ambiguous = desired(&subject(&both, Some("web")), &program(vec![web]));
+    assert_eq!(ambiguous.delivery, None);
+    assert!(matches!(
+        &ambiguous.conditions[0],
+        Condition::AmbiguousRole { roles, .. } if roles.len() == 2
+    ));
+}
+
+#[test]
+fn only_an_order_to_stop_delivers_the_empty_config() {
+    let web = labels("app=web");
+    let stopped = Subject {
+        stopped: true,
+        ..subject(&web, Some("web"))
+    };
+    let desired = desired(&stopped, &program(vec![family("web", 1, "app = web")]));
+    assert_eq!(desired.delivery, Some(stop_delivery()));
+    assert_eq!((desired.reason, desired.offerable), (Reason::Stopped, true));
+}
+
+#[test]
+fn a_member_of_an_open_wave_gets_the_target_and_one_behind_it_waits() {
+    let mut web = family("web", 1, "app = web");
+    web.rollout = Some(rollout());
+    let facts = labels("app=web");
+    let member = |wave| Subject {
+        place: place(wave),
+        ..subject(&facts, Some("web"))
+    };
+    let program = program(vec![web]);
+    let open = desired(&member(0), &program);
+    assert_eq!((open.delivery, open.offerable), (Some(hash("web 2")), true));
+    let waits = desired(&member(1), &program);
+    assert_eq!(
+        (waits.delivery, waits.offerable),
+        (Some(hash("web 1")), false)
+    );
+    let other = labels("app=other");
+    let relabelled = Subject {
+        facts: &other,
+        ..member(0)
+    };
+    let rollout = "ro-1".to_owned();
+    assert_eq!(
+        desired(&relabelled, &program).conditions,
+        [Condition::Relabelled { rollout }]
+    );
+}
+
+#[test]
+fn late_joiners_get_stable_until_the_last_wave_has_passed() {
+    let mut web = family("web", 1, "app = web");
+    web.rollout = Some(rollout());
+    let facts = labels("app=web");
+    let late = desired(&subject(&facts, None), &program(vec![web.clone()]));
+    assert_eq!(late.delivery, Some(hash("web 1")));
+    let id = "ro-1".to_owned();
+    assert_eq!(late.conditions, [Condition::Late { rollout: id }]);
+    web.rollout.as_mut().unwrap().passed = true;
+    let joined = Subject {
+        owned_since: Some(Epoch(12)),
+        ..subject(&facts, Some("web"))
+    };
+    let now = desired(&joined, &program(vec![web.clone()]));
+    assert_eq!(now.delivery, Some(hash("web 2")));
+    let left_out = subject(&facts, Some("web"));
+    let stays = desired(&left_out, &program(vec![web]));
+    assert_eq!(
+        (stays.delivery, stays.conditions.len()),
+        (Some(hash("web 1")), 0)
+    );
+}
+
+#[test]
+fn a_first_rollout_claims_late_joiners_only_when_it_has_passed() {
+    let mut web = family("web", 1, "app = web");
+    web.stable = None;
+    web.rollout = Some(ProgramRollout {
+        from: None,
+        ..rollout()
+    });
+    let facts = labels("app=web");
+    let early = desired(&subject(&facts, None), &program(vec![web.clone()]));
+    assert_eq!(early.reason, Reason::Unassigned);
+    web.rollout.as_mut().unwrap().passed = true;
+    let late = desired(&subject(&facts, None), &program(vec![web]));
+    assert_eq!(late.delivery, Some(hash("web 2")));
+}
+
+#[test]
+fn a_rollback_gives_a_taken_agent_back_to_its_family() {
+    let (mut web, db) = (family("web", 2, "app = web"), family("db", 1, "app"));
+    web.rollout = Some(ProgramRollout {
+        running: false,
+        returning: true,
+        roll_back: Some(RollBack {
+            scope: Scope::All,
+            open_roles: vec!["agent".into()],
+        }),
+        ..rollout()
+    });
+    let facts = labels("app=web");
+    let taken = Subject {
+        place: Some(Place {
+            taken_from: Some(("db", "agent")),
+            ..place(0).unwrap()
+        }),
+        delivered_in: "ro-1",
+        delivery: Some(hash("web 2")),
+        ..subject(&facts, Some("web"))
+    };
+    let back = desired(&taken, &program(vec![web.clone(), db]));
+    assert_eq!(back.owner, Some(("db".into(), "agent".into())));
+    assert_eq!(back.delivery, Some(hash("db 1")));
+    // Its family is gone: there is nothing to go back to but the baseline.
+    let nowhere = desired(&taken, &program(vec![web]));
+    assert_eq!(nowhere.delivery, Some(hash("baseline")));
+}
+
+#[test]
+fn a_takeover_offers_across_families_and_a_list_without_one_does_not() {
+    let (mut web, db) = (family("web", 2, "app = web"), family("db", 1, "app"));
+    web.rollout = Some(rollout());
+    let program = program(vec![web, db]);
+    let facts = labels("app=web");
+    let foreign = Subject {
+        place: place(0),
+        ..subject(&facts, Some("db"))
+    };
+    assert_eq!(desired(&foreign, &program).reason, Reason::Kept);
+    let taken = Subject {
+        place: Some(Place {
+            taken_from: Some(("db", "agent")),
+            ..place(0).unwrap()
+        }),
+        ..foreign
+    };
+    assert_eq!(desired(&taken, &program).delivery, Some(hash("web 2")));
+}
+
+#[test]
+fn a_pin_holds_a_selection_and_brings_a_named_agent() {
+    let mut web = family("web", 1, "app = web");
+    web.rollout = Some(rollout());
+    let mut program = program(vec![web]);
+    let facts = labels("app=web");
+    let member = Subject {
+        place: place(0),
+        ..subject(&facts, Some("web"))
+    };
+    let pin = |target| ProgramPin {
+        family: "web".into(),
+        target,
+        revision: RevisionNumber(1),
+    };
+    program.pins = vec![pin(PinTarget::Selected(Selector::parse("app").unwrap()))];
+    let held = desired(&member, &program);
+    assert_eq!((held.reason, held.offerable), (Reason::Pinned, false));
+    assert_eq!(held.delivery, Some(hash("web 1")));
+    program.pins.push(pin(PinTarget::Agent([1; 16])));
+    assert!(desired(&member, &program).offerable);
+    let unowned = subject(&facts, None);
+    assert_eq!(desired(&unowned, &program).reason, Reason::Stable);
+}
+
+#[test]
+fn a_claim_names_its_family_and_every_role_that_matches() {
+    let program = program(vec![family("web", 1, "app = web")]);
+    let claims = program.claims(&labels("app=web"));
+    assert_eq!(claims[0].only(), Some(("web", "agent")));
+    assert!(program.rollout("ro-1").is_none());
+    assert_eq!(program.claims(&labels("app=db")), []);
+}

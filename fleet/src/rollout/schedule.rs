@@ -1,0 +1,106 @@
+//! The order of a rollout, shown before it starts: which role's which wave goes when, and how it would go back.
+
+use std::fmt;
+
+use super::{PlanSpec, Role, Rollout};
+
+/// What goes in which order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Schedule {
+    /// Forward.
+    pub turns: Vec<Turn>,
+    /// Roles in the order of a rollback.
+    pub back: Vec<String>,
+}
+
+/// One wave's turn.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Turn {
+    /// Role.
+    pub role: String,
+    /// Wave index from 0.
+    pub wave: u32,
+    /// Waves of this role.
+    pub waves: u32,
+    /// Agents in it.
+    pub agents: u64,
+    /// Soak.
+    pub soak_ms: u64,
+    /// What has to have passed before it begins, besides its own earlier wave.
+    pub after: Vec<String>,
+}
+
+/// The order in which this rollout will go. Roles without members have no turn.
+pub fn schedule(rollout: &Rollout) -> Schedule {
+    let order: Vec<&Role> = rollout.in_order();
+    let waves = |role: &Role| u32::try_from(role.wave_ends.len()).unwrap_or(u32::MAX);
+    let most = order.iter().map(|role| waves(role)).max().unwrap_or(0);
+    let mut turns = Vec::new();
+    if rollout.plan.interleave {
+        for wave in 0..most {
+            let in_wave = order.iter().filter(|role| wave < waves(role));
+            turns.extend(in_wave.map(|role| turn(rollout, role, wave)));
+        }
+    } else {
+        for role in &order {
+            turns.extend((0..waves(role)).map(|wave| turn(rollout, role, wave)));
+        }
+    }
+    let back = order.iter().rev().filter(|role| !role.wave_ends.is_empty());
+    Schedule {
+        turns,
+        back: back.map(|role| role.name.clone()).collect(),
+    }
+}
+
+fn turn(rollout: &Rollout, role: &Role, wave: u32) -> Turn {
+    let spec = rollout.wave(role, wave);
+    let before = rollout.before(role).into_iter();
+    let before = before.filter(|before| !before.wave_ends.is_empty());
+    let PlanSpec { interleave, .. } = rollout.plan;
+    let after: Vec<String> = before
+        .filter(|_| interleave || wave == 0)
+        .map(|before| match interleave {
+            true => format!(
+                "{} wave {}",
+                before.name,
+                (wave as usize + 1).min(before.wave_ends.len())
+            ),
+            false => before.name.clone(),
+        })
+        .collect();
+    Turn {
+        role: role.name.clone(),
+        wave,
+        waves: u32::try_from(role.wave_ends.len()).unwrap_or(u32::MAX),
+        agents: role.wave_size(wave),
+        soak_ms: spec.soak_ms,
+        after,
+    }
+}
+
+impl fmt::Display for Schedule {
+    /// One line per turn, and one for the way back.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, turn) in self.turns.iter().enumerate() {
+            let Turn {
+                role,
+                wave,
+                waves,
+                agents,
+                soak_ms,
+                after,
+            } = turn;
+            write!(f, "{}. {role} wave {}/{waves}: {agents} ", at + 1, wave + 1)?;
+            f.write_str(if *agents == 1 { "agent" } else { "agents" })?;
+            if *soak_ms > 0 {
+                write!(f, ", soak {} s", soak_ms / 1000)?;
+            }
+            if !after.is_empty() {
+                write!(f, ", after {}", after.join(" and "))?;
+            }
+            writeln!(f)?;
+        }
+        write!(f, "a rollback goes: {}", self.back.join(", then "))
+    }
+}

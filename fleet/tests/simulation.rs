@@ -1,0 +1,110 @@
+//! Random fleets, failures, kills and operators; after each event the invariants of the design hold.
+//!
+//! `MUSTER_SIM_SEED=n` repeats one run; `MUSTER_SIM_SECONDS=n` runs for so long (default 5). A failure prints its seed.
+//! Invariant 5 (no needless request for full state) is about messages, which the domain does not have.
+
+#[path = "simulation/chaos.rs"]
+mod chaos;
+#[path = "simulation/invariants.rs"]
+mod invariants;
+#[path = "simulation/random.rs"]
+mod random;
+#[allow(dead_code, reason = "each test reads a part of the world")]
+mod world;
+
+use std::time::{Duration, Instant};
+
+use chaos::Chaos;
+use invariants::Checker;
+
+/// Ticks of trouble in one run, and ticks to settle afterwards.
+const TROUBLE: u64 = 900;
+const SETTLE: u64 = 400;
+
+/// Says by which seed a panic can be repeated.
+struct Seed(u64);
+
+impl Drop for Seed {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("repeat with MUSTER_SIM_SEED={}", self.0);
+        }
+    }
+}
+
+#[test]
+fn invariants_hold_after_each_event_whatever_happens() {
+    let number = |name| {
+        std::env::var(name)
+            .ok()
+            .and_then(|text| text.parse::<u64>().ok())
+    };
+    if let Some(seed) = number("MUSTER_SIM_SEED") {
+        run(seed);
+        return;
+    }
+    let seconds = Duration::from_secs(number("MUSTER_SIM_SECONDS").unwrap_or(5));
+    let (begun, mut seeds, mut total) = (now(), 0, Total::default());
+    while begun.elapsed() < seconds {
+        total.add(&run(seeds));
+        seeds += 1;
+    }
+    println!("{seeds} fleets: {total:?}");
+    assert!(total.completed > 0 && total.rolled_back > 0, "{total:?}");
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "bounds the test, decides nothing"
+)]
+fn now() -> Instant {
+    Instant::now()
+}
+
+/// What a simulation has seen: a run in which nothing happens proves nothing.
+#[derive(Debug, Default)]
+struct Total {
+    ticks: u64,
+    offers: u64,
+    started: u64,
+    completed: u64,
+    rolled_back: u64,
+    stopped: u64,
+    superseded: u64,
+}
+
+impl Total {
+    fn add(&mut self, other: &Total) {
+        self.ticks += other.ticks;
+        self.offers += other.offers;
+        self.started += other.started;
+        self.completed += other.completed;
+        self.rolled_back += other.rolled_back;
+        self.stopped += other.stopped;
+        self.superseded += other.superseded;
+    }
+}
+
+fn run(seed: u64) -> Total {
+    let guard = Seed(seed);
+    let mut chaos = Chaos::new(seed);
+    let mut checker = Checker::default();
+    let mut total = Total::default();
+    for tick in 0..TROUBLE + SETTLE {
+        match tick {
+            ..TROUBLE => chaos.trouble(),
+            TROUBLE => chaos.calm(),
+            _ => {}
+        }
+        chaos.world.tick();
+        if let Err(broken) = checker.check(&mut chaos.world, &mut total) {
+            panic!("seed {seed}, tick {tick}: {broken}");
+        }
+    }
+    checker
+        .settled(&chaos.world)
+        .unwrap_or_else(|broken| panic!("seed {seed}: {broken}"));
+    total.ticks += TROUBLE + SETTLE;
+    drop(guard);
+    total
+}

@@ -1,0 +1,253 @@
+//! What happens to a random fleet: agents that sleep, leave, are cloned, relabelled and deleted; configs that are bad;
+//! operators who start, halt, resume, roll back, pin and freeze; a controller that dies.
+
+use std::collections::BTreeMap;
+
+use fleet::budget::Budget;
+use fleet::governance::freeze::Freeze;
+use fleet::governance::supersede::How;
+use fleet::program::{PinTarget, ProgramPin, RevisionNumber};
+use fleet::rollout::{Direction, OnStop, PlanSpec, WaveSpec};
+use fleet::selector::Selector;
+use fleet::waves::{Size, WHOLE};
+
+use super::random::Random;
+use super::world::operator::Start;
+use super::world::{Agent, Family, Id, Reaction, World, delivery, uid};
+
+pub struct Chaos {
+    pub world: World,
+    random: Random,
+    next_id: Id,
+}
+
+impl Chaos {
+    pub fn new(seed: u64) -> Self {
+        let mut chaos = Chaos {
+            world: World::new(),
+            random: Random::new(seed),
+            next_id: 1,
+        };
+        chaos.family(
+            "base",
+            1,
+            &[
+                ("gateway", "role = gateway", &[]),
+                ("agent", "role = agent", &["gateway"]),
+            ],
+        );
+        chaos.family("edge", 2, &[("agent", "role = agent, edge = yes", &[])]);
+        if chaos.random.one_in(2) {
+            chaos.world.budget = Some(Budget::default());
+        }
+        for _ in 0..2 + chaos.random.below(30) {
+            chaos.join();
+        }
+        chaos
+    }
+
+    fn family(&mut self, name: &str, precedence: i64, roles: &[(&str, &str, &[&str])]) {
+        let role = |(role, selector, after): &(&str, &str, &[&str])| {
+            let after = after.iter().map(|name| (*name).to_owned()).collect();
+            let selector = Selector::parse(selector).expect("a selector");
+            ((*role).to_owned(), selector, after)
+        };
+        let family = Family {
+            precedence,
+            stable: None,
+            latest: 0,
+            roles: roles.iter().map(role).collect(),
+            draft: None,
+            rollout: None,
+        };
+        self.world.families.insert(name.to_owned(), family);
+    }
+
+    fn join(&mut self) {
+        let mut labels = BTreeMap::new();
+        let role = self.random.pick(&["gateway", "agent", "agent", "agent"]);
+        labels.insert("role".to_owned(), role.unwrap_or("agent").to_owned());
+        let zone = self.random.pick(&["a", "b"]).unwrap_or("a");
+        labels.insert("zone".to_owned(), zone.to_owned());
+        if self.random.one_in(5) {
+            labels.insert("edge".to_owned(), "yes".to_owned());
+        }
+        let mut agent = Agent::new(labels, self.world.now_ms);
+        if self.random.one_in(20) {
+            (agent.healthy, agent.told_healthy) = (false, false);
+        }
+        self.world.agents.insert(self.next_id, agent);
+        self.next_id += 1;
+    }
+
+    /// One round of trouble.
+    pub fn trouble(&mut self) {
+        let agents: Vec<Id> = self.world.live_ids().into_iter().collect();
+        let kind = self.random.below(120);
+        if let Some(id) = self.random.pick(&agents) {
+            self.agent_trouble(kind, id);
+        }
+        match kind {
+            20..22 => self.start(),
+            30..33 => self.verb(),
+            36 => self.world.kill_decider(),
+            37 => self.world.blind = !self.world.blind,
+            38 => self.join(),
+            39 => self.freeze(),
+            _ => {}
+        }
+    }
+
+    fn agent_trouble(&mut self, kind: u64, id: Id) {
+        let pin = |world: &World| {
+            let (family, _) = world.agents[&id].owner.clone()?;
+            let latest = world.families[&family].latest;
+            Some((family, latest))
+        };
+        match kind {
+            0 => self.agent(id).asleep = true,
+            1..4 => self.agent(id).asleep = false,
+            4 => self.agent(id).left = true,
+            5 | 6 => self.agent(id).left = false,
+            7 if self.random.one_in(3) => self.agent(id).deleted = true,
+            8 => {
+                let role = self
+                    .random
+                    .pick(&["gateway", "agent", "none"])
+                    .unwrap_or("none");
+                self.agent(id)
+                    .labels
+                    .insert("role".to_owned(), role.to_owned());
+            }
+            9 if self.random.one_in(3) => self.agent(id).duplicate = true,
+            10 | 11 => self.world.retry(id),
+            12 if self.random.one_in(4) => self.agent(id).stopped = true,
+            13 => self.agent(id).stopped = false,
+            14 => {
+                if let Some((family, latest)) = pin(&self.world) {
+                    let revision = RevisionNumber(1 + self.random.below(latest.max(1)));
+                    let target = PinTarget::Agent(uid(id));
+                    self.world.pins.push(ProgramPin {
+                        family,
+                        target,
+                        revision,
+                    });
+                    self.world.epoch += 1;
+                }
+            }
+            15 => self.world.pins.clear(),
+            16 | 17 => self.agent(id).healthy = true,
+            _ => {}
+        }
+    }
+
+    fn agent(&mut self, id: Id) -> &mut Agent {
+        self.world.agents.get_mut(&id).expect("it is there")
+    }
+
+    fn start(&mut self) {
+        let family = self.random.pick(&["base", "edge"]).unwrap_or("base");
+        let on_stop = [
+            OnStop::Default,
+            OnStop::Hold,
+            OnStop::RollBackWave,
+            OnStop::RollBackAll,
+        ];
+        let mut plan = PlanSpec::of(vec![
+            WaveSpec::of(Size::Count(1), 10_000),
+            WaveSpec::of(Size::Percent(50_000), 10_000),
+            WaveSpec::of(Size::Percent(WHOLE), 5_000),
+        ]);
+        plan.on_stop = self.random.pick(&on_stop).unwrap_or(OnStop::Default);
+        plan.interleave = self.random.one_in(4);
+        plan.urgent = self.random.one_in(6);
+        if plan.urgent {
+            plan.waves.remove(1);
+        }
+        if self.random.one_in(3) {
+            for wave in &mut plan.waves {
+                wave.gate.success = 60_000;
+                wave.gate.max_failures = Some(Size::Count(4));
+            }
+        }
+        if self.random.one_in(4) {
+            plan.waves[0].deadline_ms = Some(20_000);
+        }
+        let supersede = self
+            .random
+            .pick(&[None, None, Some(How::Restart), Some(How::Continue)]);
+        let latest = self.world.families[family].latest;
+        let to = latest + 1;
+        self.reactions(family, to);
+        // A refusal is an answer, too.
+        let _ = self.world.start(&Start {
+            family,
+            plan,
+            reach: None,
+            supersede: supersede.flatten(),
+            to: None,
+            direction: Direction::Forward,
+        });
+    }
+
+    fn reactions(&mut self, family: &str, revision: u64) {
+        let bad = [
+            Reaction::Reject,
+            Reaction::Crash,
+            Reaction::Sicken,
+            Reaction::Ignore,
+            Reaction::FallBack,
+            Reaction::Loop,
+            Reaction::Dry,
+        ];
+        let rate = self.random.pick(&[0, 40, 15, 5]).unwrap_or(0);
+        let ids: Vec<Id> = self.world.live_ids().into_iter().collect();
+        for id in ids.into_iter().filter(|_| rate > 0) {
+            let role = self.world.agents[&id].labels.get("role").cloned();
+            if self.random.one_in(rate) {
+                let hash = delivery(family, &role.unwrap_or_default(), revision);
+                let reaction = self.random.pick(&bad).unwrap_or_default();
+                self.world.reactions.insert((id, hash), reaction);
+            }
+        }
+    }
+
+    fn verb(&mut self) {
+        let open = self
+            .world
+            .rollouts
+            .iter()
+            .filter(|(_, doc)| !doc.kept.state.is_final());
+        let open: Vec<String> = open.map(|(id, _)| id.clone()).collect();
+        let at = self.random.below(open.len().max(1) as u64);
+        let Some(id) = open.get(usize::try_from(at).unwrap_or(0)) else {
+            return;
+        };
+        match self.random.below(7) {
+            0 => self.world.pause(id),
+            1 => self.world.halt(id),
+            2 => self.world.roll_back(id),
+            _ => self.world.resume(id),
+        };
+    }
+
+    fn freeze(&mut self) {
+        let from_ms = self.world.now_ms;
+        self.world.freezes.push(Freeze {
+            name: "quiet".into(),
+            reason: "night".into(),
+            from_ms,
+            until_ms: from_ms + 60_000,
+            families: vec![],
+        });
+    }
+
+    /// The trouble is over; what is broken stays broken.
+    pub fn calm(&mut self) {
+        self.world.blind = false;
+        self.world.freezes.clear();
+        for agent in self.world.agents.values_mut() {
+            agent.asleep = false;
+        }
+    }
+}

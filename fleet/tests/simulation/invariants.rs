@@ -1,0 +1,425 @@
+//! What has to hold after each event, said without the code that is to keep it. Numbers are those of the design.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use fleet::audit::{Head, Verifier};
+use fleet::bucket::Bucket;
+use fleet::digest::Digest;
+use fleet::family::stop_delivery;
+use fleet::governance::freeze::Freeze;
+use fleet::program::{Desired, PinTarget, Program, Reason};
+use fleet::rollout::{Direction, Rollout, State, Step};
+
+use super::Total;
+use super::world::{Doc, Event, Id, Member, World, delivery, uid};
+
+/// What the checker remembers by itself.
+#[derive(Default)]
+pub struct Checker {
+    agents: BTreeMap<Id, Memory>,
+    lists: BTreeMap<String, BTreeMap<Id, Member>>,
+    opened: BTreeMap<(String, String), u64>,
+    verifier: Option<Verifier>,
+    verified: usize,
+    moves: usize,
+    written: usize,
+}
+
+#[derive(Default)]
+struct Memory {
+    last: Option<Digest>,
+    failed: BTreeSet<Digest>,
+    retried: bool,
+}
+
+type Result = std::result::Result<(), String>;
+
+fn hold(holds: bool, broken: impl FnOnce() -> String) -> Result {
+    if holds { Ok(()) } else { Err(broken()) }
+}
+
+impl Checker {
+    pub fn check(&mut self, world: &mut World, total: &mut Total) -> Result {
+        for event in std::mem::take(&mut world.events) {
+            self.event(world, event, total)?;
+        }
+        self.audit(world)?;
+        let program = world.program();
+        let newest = world.families.values().filter_map(|f| f.rollout.clone());
+        for id in newest.collect::<Vec<_>>() {
+            self.counts(world, &program, &id)?;
+        }
+        Ok(())
+    }
+
+    fn event(&mut self, world: &World, event: Event, total: &mut Total) -> Result {
+        match event {
+            Event::Offered {
+                agent,
+                hash,
+                desired,
+                domain,
+            } => {
+                total.offers += 1;
+                self.once(agent, hash)?;
+                let granted = offer(world, agent, hash, &desired);
+                granted.map_err(|why| format!("agent {agent} was offered {hash}: {why}"))?;
+                let needs = matches!(desired.reason, Reason::Wave { .. } | Reason::Stable);
+                if let Some(domain) = domain.filter(|_| needs) {
+                    let limit = (domain.agents / 4).max(1);
+                    let taken = domain.in_flight + domain.unhealthy;
+                    hold(taken <= limit, || {
+                        format!("budget: {taken} of {limit} are taken")
+                    })?;
+                }
+            }
+            Event::Answered {
+                agent,
+                hash,
+                failed,
+            } => {
+                let memory = self.agents.entry(agent).or_default();
+                if failed {
+                    memory.failed.insert(hash);
+                }
+            }
+            Event::Retried { agent } => {
+                let memory = self.agents.entry(agent).or_default();
+                memory.failed.clear();
+                memory.retried = true;
+            }
+            Event::Planned {
+                rollout,
+                steps,
+                before,
+                blind,
+            } => {
+                for step in &steps {
+                    self.step(world, &rollout, step, &before, blind)?;
+                }
+            }
+            Event::Moved { rollout, to, .. } => {
+                self.moves += 1;
+                match to {
+                    State::Running => total.started += 1,
+                    State::Completed => total.completed += 1,
+                    State::RolledBack => total.rolled_back += 1,
+                    State::Superseded => total.superseded += 1,
+                    _ => total.stopped += 1,
+                }
+                if to == State::Completed {
+                    complete(world, &world.rollouts[&rollout])?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// 3: a hash is offered once, until it is another's turn or a person retries; a failed one only after a retry.
+    fn once(&mut self, agent: Id, hash: Digest) -> Result {
+        let memory = self.agents.entry(agent).or_default();
+        let again = memory.last == Some(hash) && !memory.retried;
+        hold(!again, || {
+            format!("3: agent {agent} was offered {hash} twice")
+        })?;
+        let failed = memory.failed.contains(&hash);
+        hold(!failed, || {
+            format!("3: agent {agent} was offered {hash}, which it failed with")
+        })?;
+        memory.last = Some(hash);
+        memory.retried = false;
+        Ok(())
+    }
+
+    fn step(
+        &mut self,
+        world: &World,
+        id: &str,
+        step: &Step,
+        before: &Rollout,
+        blind: bool,
+    ) -> Result {
+        let doc = &world.rollouts[id];
+        let (role, next) = match step {
+            Step::OpenWave { role, wave } => (role, *wave),
+            Step::FinishRole { role } => (role, u32::MAX),
+            Step::Complete => return hold(!blind, || "8: completed without evidence".into()),
+            Step::FinishRollBack => return hold(!blind, || "8: went back without evidence".into()),
+            _ => return Ok(()),
+        };
+        let holds = |f: &Freeze| f.from_ms <= world.now_ms && world.now_ms < f.until_ms;
+        let frozen = !before.plan.urgent && world.freezes.iter().any(holds);
+        let key = (id.to_owned(), role.clone());
+        let found = before
+            .roles
+            .iter()
+            .find(|r| r.name == *role)
+            .ok_or("no such role")?;
+        hold(!(frozen && next != u32::MAX), || {
+            format!("{id} opened a wave of {role} in a freeze")
+        })?;
+        if next != u32::MAX {
+            let at_once = found.open_waves == 0 && next + 1 == found.continue_at;
+            hold(found.open_waves == next || at_once, || {
+                format!("{id} skipped to wave {next} of {role}")
+            })?;
+        }
+        if let Some(passed) = found.open_waves.checked_sub(1) {
+            hold(!blind, || {
+                format!("8: {id} passed wave {passed} of {role} without evidence")
+            })?;
+            let spec = before.wave(found, passed);
+            let since = self.opened.get(&key).copied().unwrap_or(0);
+            let judged = passes(
+                world,
+                doc,
+                role,
+                passed,
+                found.forgiven(passed),
+                spec.gate.success,
+            )?;
+            let soaked = world.now_ms - since >= spec.soak_ms;
+            hold(soaked || !judged, || {
+                format!("{id} passed wave {passed} of {role} unsoaked")
+            })?;
+        }
+        self.opened.insert(key, world.now_ms);
+        Ok(())
+    }
+
+    /// 6: counts add up to the list, which never changes; deleted members are named.
+    fn counts(&mut self, world: &World, program: &Program, id: &str) -> Result {
+        let doc = &world.rollouts[id];
+        let list = self
+            .lists
+            .entry(id.to_owned())
+            .or_insert_with(|| doc.members.clone());
+        hold(*list == doc.members, || {
+            format!("6: the list of {id} changed")
+        })?;
+        let (observed, stands) = world.observe(id, program);
+        let counts = observed.roles.values().flatten();
+        let counted: u64 = counts.map(fleet::bucket::Counts::members).sum();
+        let listed = doc.members.len() as u64;
+        hold(counted == listed, || {
+            format!("6: {id} counts {counted} of {listed} members")
+        })?;
+        for (agent, bucket) in stands {
+            let deleted = world.agents[&agent].deleted;
+            let named = (bucket == Bucket::Deleted) == deleted;
+            hold(named, || {
+                format!("6: agent {agent} of {id} is called {}", bucket.name())
+            })?;
+            if let Bucket::Converged = bucket {
+                let target = delivery(&doc.family, &doc.members[&agent].role, doc.to);
+                let runs = world.agents[&agent].running;
+                let back = doc.kept.roll_back.is_some() || doc.kept.state.is_final();
+                hold(runs == Some(target) || back, || {
+                    format!("6: agent {agent} of {id} is called converged and does not run it")
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// 9: the chain verifies, and every change of state has its entry.
+    fn audit(&mut self, world: &World) -> Result {
+        let verifier = self
+            .verifier
+            .get_or_insert_with(|| Verifier::after(Head::genesis("world")));
+        for entry in &world.audit[self.verified..] {
+            self.written += usize::from(entry.record.action.starts_with("rollout."));
+            verifier
+                .check(entry)
+                .map_err(|broken| format!("9: {broken}"))?;
+        }
+        self.verified = world.audit.len();
+        hold(verifier.head() == world.head, || {
+            "9: the head is not the last entry's".into()
+        })?;
+        let written = self.written;
+        for (id, doc) in &world.rollouts {
+            let entries = world.audit.iter().rev().filter(|e| e.record.object == *id);
+            let last = entries.map(|e| e.record.action.as_str()).next();
+            let state = format!("rollout.{}", doc.memory.state.name());
+            hold(last == Some(&state), || {
+                format!("9: {id} came to {state} without an entry")
+            })?;
+        }
+        hold(written == self.moves, || {
+            format!("9: {} moves, {written} entries", self.moves)
+        })
+    }
+
+    /// 10: what still runs says what it waits for.
+    pub fn settled(&self, world: &World) -> Result {
+        for (id, doc) in &world.rollouts {
+            let says = doc.memory.state.is_final() || !doc.waiting.is_empty();
+            hold(says, || {
+                format!("{id} is {} and waits for nothing", doc.memory.state.name())
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// 2, 4 and whose turn it is: may this agent have been offered this?
+fn offer(world: &World, id: Id, hash: Digest, desired: &Desired) -> Result {
+    let agent = &world.agents[&id];
+    hold((hash == stop_delivery()) == agent.stopped, || {
+        "4: an empty config, or none in spite of an order".into()
+    })?;
+    if agent.stopped {
+        return Ok(());
+    }
+    hold(!agent.duplicate, || "two agents speak with its uid".into())?;
+    let Some((family, role)) = &desired.owner else {
+        return Err("nobody owns it".into());
+    };
+    let pin = world.pins.iter().find(|pin| {
+        pin.family == *family && matches!(pin.target, PinTarget::Agent(held) if held == uid(id))
+    });
+    if let Some(pin) = pin.filter(|_| desired.reason == Reason::Pinned) {
+        let held = delivery(family, role, pin.revision.0);
+        return hold(hash == held, || "it is pinned at another revision".into());
+    }
+    let record = &world.families[family];
+    let Some(doc) = record
+        .rollout
+        .as_ref()
+        .map(|rollout| &world.rollouts[rollout])
+    else {
+        return Ok(());
+    };
+    let is_target = hash == delivery(family, role, doc.to);
+    let is_stable = record
+        .stable
+        .is_some_and(|stable| hash == delivery(family, role, stable));
+    if !is_target || is_stable {
+        return Ok(());
+    }
+    // The program that it was decided by is at most one tick old, and the controller looks after the agents.
+    let rollout = &doc.kept;
+    let stands = rollout.state != State::Running && !just_moved(world, rollout);
+    hold(!stands, || {
+        format!("2: its rollout is {}", rollout.state.name())
+    })?;
+    match doc.members.get(&id) {
+        None => hold(rollout.has_passed(), || {
+            "it is late, and waves are open".into()
+        }),
+        Some(member) => turn(rollout, member),
+    }
+}
+
+/// Did the controller stop it in this very tick, after the offer?
+fn just_moved(world: &World, rollout: &Rollout) -> bool {
+    let last = world
+        .audit
+        .iter()
+        .rev()
+        .find(|e| e.record.action.starts_with("rollout."));
+    let stopped = matches!(
+        rollout.state,
+        State::Halted | State::RollingBack | State::Paused | State::Completed
+    );
+    stopped
+        && last.is_some_and(|e| e.record.at_ms == world.now_ms && e.record.actor == "controller")
+}
+
+/// Is the member's wave open, and are the roles before its own done?
+fn turn(rollout: &Rollout, member: &Member) -> Result {
+    let role = rollout.roles.iter().find(|role| role.name == member.role);
+    let role = role.ok_or("its role is unknown")?;
+    hold(member.wave < role.open_waves, || {
+        format!("wave {} has not begun", member.wave)
+    })?;
+    if rollout.plan.interleave || rollout.direction == Direction::Back {
+        return Ok(());
+    }
+    let first = rollout
+        .roles
+        .iter()
+        .filter(|other| role.after.contains(&other.name));
+    for other in first {
+        hold(other.done, || format!("{} goes first", other.name))?;
+    }
+    Ok(())
+}
+
+/// Did enough of a wave's members converge, by what is true of them? False: there was nobody to judge.
+fn passes(
+    world: &World,
+    doc: &Doc,
+    role: &str,
+    wave: u32,
+    forgiven: u64,
+    success: u32,
+) -> std::result::Result<bool, String> {
+    let members = doc
+        .members
+        .iter()
+        .filter(|(_, m)| m.role == role && m.wave == wave);
+    let (mut good, mut all) = (0, 0);
+    for (id, member) in members {
+        // An exception that runs it all the same (relabelled since, say) still counts.
+        let runs = runs(world, doc, *id, member);
+        good += u64::from(runs);
+        all += u64::from(runs || !is_exception(world, doc, *id, member));
+    }
+    let needed = (u64::saturating_sub(all, forgiven) * u64::from(success)).div_ceil(100_000);
+    hold(good >= needed, || {
+        format!("8: wave {wave} of {role} passed with {good} of {all}")
+    })?;
+    Ok(all > 0)
+}
+
+/// Complete, exactly: everyone runs it, or is a named exception, or was accepted by a person.
+fn complete(world: &World, doc: &Doc) -> Result {
+    let accepted: u64 = doc.kept.roles.iter().flat_map(|role| &role.forgiven).sum();
+    let missing: Vec<Id> = doc
+        .members
+        .iter()
+        .filter(|(id, member)| !is_exception(world, doc, **id, member))
+        .filter(|(id, member)| !runs(world, doc, **id, member))
+        .map(|(id, _)| *id)
+        .collect();
+    hold(missing.len() as u64 <= accepted, || {
+        format!("complete without {missing:?}")
+    })
+}
+
+fn runs(world: &World, doc: &Doc, id: Id, member: &Member) -> bool {
+    let agent = &world.agents[&id];
+    agent.running == Some(delivery(&doc.family, &member.role, doc.to)) && agent.told_healthy
+}
+
+fn is_exception(world: &World, doc: &Doc, id: Id, member: &Member) -> bool {
+    let agent = &world.agents[&id];
+    let target = delivery(&doc.family, &member.role, doc.to);
+    let gone = agent.deleted || agent.left || agent.asleep || agent.is_lost(world.now_ms);
+    let pinned = world
+        .pins
+        .iter()
+        .any(|pin| matches!(pin.target, PinTarget::Agent(held) if held == uid(id)));
+    // Refused is who failed with it before: who fails in this rollout is no exception.
+    let failed_here = agent.delivery.as_ref().is_some_and(|d| {
+        let newest = world.families[&doc.family].rollout.as_ref();
+        d.hash == target && newest == Some(&d.rollout)
+    });
+    let refused = agent.refused.contains(&target) && !failed_here;
+    let moved = agent.labels.get("role") != Some(&member.role);
+    let elsewhere = agent
+        .owner
+        .as_ref()
+        .is_none_or(|(family, _)| *family != doc.family);
+    let was_ill = agent.delivery.as_ref().is_none_or(|d| !d.was_healthy);
+    gone || pinned
+        || refused
+        || moved
+        || elsewhere
+        || was_ill
+        || member.unchanged
+        || agent.duplicate
+        || agent.stopped
+}

@@ -1,0 +1,124 @@
+//! What the partitions see of a rollout's members.
+
+use std::collections::BTreeMap;
+
+use fleet::bucket::{Bucket, Counts, Presence, Sighting, bucket};
+use fleet::membership::{Circumstances, Exclusion, exclusion};
+use fleet::program::{Place, Program, Reason, matching};
+use fleet::rollout::{Observed, Signs, State, is_restart_loop};
+
+use super::agent::POLL_MS;
+use super::{Id, OFFER_TIMEOUT_MS, World};
+
+impl World {
+    /// Counts and signs, and where each member stands.
+    pub fn observe(&self, rollout: &str, program: &Program) -> (Observed, BTreeMap<Id, Bucket>) {
+        let doc = &self.rollouts[rollout];
+        let mut observed = Observed {
+            evidence_age_ms: Some(0),
+            offer_timeout_ms: OFFER_TIMEOUT_MS,
+            ..Observed::default()
+        };
+        let mut stands = BTreeMap::new();
+        for role in &doc.memory.roles {
+            let waves = role.wave_ends.len().max(1);
+            observed
+                .roles
+                .insert(role.name.clone(), vec![Counts::default(); waves]);
+            observed
+                .signs
+                .insert(role.name.clone(), vec![Signs::default(); waves]);
+        }
+        for (id, member) in &doc.members {
+            let found = self.stand(*id, rollout, program);
+            stands.insert(*id, found);
+            let wave = member.wave as usize;
+            let counts = observed.roles.get_mut(&member.role).expect("a role");
+            counts[wave].add(found);
+            let agent = &self.agents[id];
+            let signs = observed.signs.get_mut(&member.role).expect("a role");
+            if found == Bucket::Converged && !agent.told_healthy {
+                signs[wave].unhealthy += 1;
+            }
+            let delivery = agent.delivery.as_ref().filter(|d| d.rollout == rollout);
+            if !agent.deleted
+                && delivery.is_some_and(|d| is_restart_loop(d.restarts, self.now_ms - d.offered_ms))
+            {
+                signs[wave].restart_loops += 1;
+            }
+        }
+        (observed, stands)
+    }
+
+    fn stand(&self, id: Id, rollout: &str, program: &Program) -> Bucket {
+        let (doc, agent) = (&self.rollouts[rollout], &self.agents[&id]);
+        let member = &doc.members[&id];
+        let place = Place {
+            rollout,
+            role: &member.role,
+            wave: member.wave,
+            taken_from: None,
+        };
+        let named = program.rollout(rollout);
+        let desired = self.desired(id, program);
+        let delivery = agent.delivery.as_ref();
+        let touched = delivery.is_some_and(|d| d.rollout == rollout);
+        let target = super::delivery(&doc.family, &member.role, doc.to);
+        let covered = named.is_some_and(|(_, r)| r.covers(&place));
+        let takes_back = named.is_some_and(|(_, r)| r.takes_back(&place));
+        let went_back = covered && touched && delivery.is_some_and(|d| d.hash != target);
+        let (goal, taken_back) = match delivery {
+            Some(d) if went_back => (Some(d.hash), true),
+            _ => (desired.delivery, takes_back),
+        };
+        let roles = program.family(&doc.family).map_or(0, |f| {
+            let target = f.roles(fleet::program::RevisionNumber(doc.to));
+            matching(target, &agent.labels).len()
+        });
+        let owner = agent.owner.as_ref();
+        let mut excluded = exclusion(&Circumstances {
+            duplicate: agent.duplicate,
+            re_owned: owner.is_some_and(|(family, _)| *family != doc.family),
+            touched,
+            roles,
+            accepts: true,
+            ..Circumstances::default()
+        });
+        if excluded == Some(Exclusion::Relabelled) && delivery.is_some_and(|d| d.hash == target) {
+            excluded = None;
+        }
+        if agent.stopped {
+            excluded = excluded.or(Some(Exclusion::Conflict));
+        }
+        let presence = match (agent.deleted, agent.left, agent.is_lost(self.now_ms)) {
+            (true, ..) => Presence::Deleted,
+            (_, true, _) => Presence::Left,
+            (_, _, true) => Presence::Lost,
+            _ => Presence::Connected,
+        };
+        let is_open = named.is_some_and(|(_, r)| r.is_open(&place));
+        bucket(&Sighting {
+            presence,
+            unchanged: member.unchanged,
+            open: is_open || doc.memory.state == State::Completed,
+            touched,
+            covered,
+            taken_back,
+            fresh: self.now_ms - agent.seen_ms <= 2 * POLL_MS,
+            excluded,
+            pinned: desired.reason == Reason::Pinned && desired.delivery != Some(target),
+            refuses: goal.is_some_and(|hash| agent.refused.contains(&hash)),
+            reports_status: true,
+            target: Some(target),
+            goal,
+            offer: delivery.map(|d| (d.hash, d.state, d.error.as_str())),
+            reported: agent.reported,
+            healthy: agent.told_healthy,
+            health_age_ms: self.now_ms - agent.health_since_ms,
+            was_healthy: delivery.is_some_and(|d| d.was_healthy),
+            contradicts: false,
+            proves: false,
+            flow_lost: agent.flow_lost,
+        })
+    }
+}
