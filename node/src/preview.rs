@@ -16,7 +16,7 @@ use proto::store;
 use proto::uid::Uid;
 
 use crate::control::{Documents, config_map, plan_spec, plan_to_store, role};
-use crate::controller::prepare::assign;
+use crate::controller::prepare::{Assignment, assign};
 use crate::ledger::{entry, now_ms, put, table};
 use crate::local::Node;
 use crate::manifest::duration_text;
@@ -63,13 +63,16 @@ pub enum Error {
     #[error("there is no plan `{0}`: apply one, or leave --plan out for the default plan")]
     Plan(String),
     /// The plan does not fit the fleet.
-    #[error("plan does not fit role {role}: {source}")]
+    #[error("the plan does not fit role {role}")]
     Waves {
         /// Which.
         role: String,
         /// Why.
         source: waves::Error,
     },
+    /// A wave takes nobody of any role.
+    #[error("the plan does not fit the fleet")]
+    Nobody(#[source] waves::Error),
     /// A body cannot be read.
     #[error("the inventory cannot be read")]
     Read(#[source] raft::Fatal),
@@ -371,16 +374,11 @@ struct Maker<'a> {
 
 impl Maker<'_> {
     fn roles(&mut self, candidates: &[Vec<Candidate>], plan: &PlanSpec) -> Result<(), Error> {
-        let sizes: Vec<Size> = plan.waves.iter().map(|w| w.size).collect();
-        for (i, role) in self.roles.iter().enumerate() {
-            let changed = members(candidates, i).filter(|c| !c.unchanged).count() as u64;
-            // A default plan fits every fleet; one that a person wrote has to say so.
-            waves::ends(changed, &sizes).map_err(|source| Error::Waves {
-                role: role.name.clone(),
-                source,
+        let Assignment { placed, roles } = assign(self.node, candidates, self.stored, plan)
+            .map_err(|(role, source)| match role.as_str() {
+                "" => Error::Nobody(source),
+                _ => Error::Waves { role, source },
             })?;
-        }
-        let (placed, ends) = assign(candidates, self.stored, plan);
         let ordered =
             order(&self.stored.family, self.roles).unwrap_or_else(|_| self.roles.iter().collect());
         for role in ordered {
@@ -396,13 +394,8 @@ impl Maker<'_> {
                 ..api::RolePreview::default()
             };
             let mut before = 0;
-            for (wave, end) in ends[i].iter().enumerate() {
-                let last = wave + 1 == ends[i].len();
-                let spec = if last {
-                    plan.waves.last()
-                } else {
-                    plan.waves.get(wave)
-                };
+            for (wave, (end, spec)) in roles[i].ends.iter().zip(&roles[i].specs).enumerate() {
+                let spec = plan.waves.get(*spec as usize);
                 let uids = members(candidates, i)
                     .filter(|c| !c.unchanged && placed.get(&c.uid) == Some(&(wave as u32)));
                 shown.waves.push(api::WavePreview {

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use system_tests::process::{Signal, children, signal, signal_group};
 use system_tests::server::free_address;
 use system_tests::wait::{eventually_blocking, holds};
 
@@ -96,17 +97,6 @@ impl Group {
         Group(command.process_group(0).spawn().unwrap())
     }
 
-    /// Sends to the whole group; false: nobody is left in it.
-    fn signal(&self, signal: &str) -> bool {
-        let group = format!("-{}", self.0.id());
-        Command::new("kill")
-            .args([signal, "--", &group])
-            .stderr(Stdio::null())
-            .status()
-            .unwrap()
-            .success()
-    }
-
     /// Waits for the process itself.
     fn ended(&mut self, what: &str) {
         eventually_blocking(STOP, &format!("the end of {what}"), || {
@@ -117,7 +107,7 @@ impl Group {
 
 impl Drop for Group {
     fn drop(&mut self) {
-        self.signal("-KILL");
+        signal_group(self.0.id(), Signal::KILL);
         let _ = self.0.wait();
     }
 }
@@ -223,11 +213,7 @@ impl Supervisor {
     pub fn interrupt(&self) {
         if let Some(group) = &self.process {
             // It may have ended by itself.
-            let _ = Command::new("kill")
-                .args(["-INT", &group.0.id().to_string()])
-                .stderr(Stdio::null())
-                .status()
-                .unwrap();
+            let _ = signal(group.0.id(), Signal::INT);
         }
     }
 
@@ -245,23 +231,11 @@ impl Supervisor {
 
     /// SIGKILL for the collector alone.
     pub fn kill_collector(&self) {
-        let supervisor = self.process.as_ref().unwrap().0.id().to_string();
-        let children = Command::new("pgrep")
-            .args(["-P", &supervisor])
-            .output()
-            .unwrap()
-            .stdout;
-        let children = String::from_utf8(children).unwrap();
-        let [collector] = children.split_whitespace().collect::<Vec<_>>()[..] else {
-            panic!("{} has not one child: {children:?}", self.name);
+        let supervisor = self.process.as_ref().unwrap().0.id();
+        let [collector] = children(supervisor)[..] else {
+            panic!("{} has not one child", self.name);
         };
-        assert!(
-            Command::new("kill")
-                .args(["-KILL", collector])
-                .status()
-                .unwrap()
-                .success()
-        );
+        assert!(signal(collector, Signal::KILL), "the collector is gone");
     }
 }
 

@@ -6,6 +6,7 @@
 pub mod api;
 pub mod cli;
 pub mod manifest;
+pub mod process;
 pub mod raw;
 pub mod server;
 pub mod wait;

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::cli::Cli;
+use crate::process::{Signal, signal};
 use crate::wait::{eventually_blocking, holds};
 
 /// How long a start may take.
@@ -178,14 +179,8 @@ impl Server {
 
     /// SIGTERM, without waiting.
     pub fn terminate(&self) {
-        let pid = self.process.0.as_ref().unwrap().id().to_string();
-        assert!(
-            Command::new("kill")
-                .args(["-TERM", &pid])
-                .status()
-                .unwrap()
-                .success()
-        );
+        let server = self.process.0.as_ref().unwrap().id();
+        assert!(signal(server, Signal::TERM), "the server is gone");
     }
 
     /// SIGKILL, as a power cut for this process.

@@ -21,7 +21,7 @@ pub enum Kind {
 }
 
 /// All figures, in the order in which they are shown.
-pub fn figures(counts: &Counts) -> [(u64, &'static str, Kind); 20] {
+pub fn figures(counts: &Counts) -> [(u64, &'static str, Kind); 22] {
     let &Counts {
         members: _,
         waiting,
@@ -44,6 +44,8 @@ pub fn figures(counts: &Counts) -> [(u64, &'static str, Kind); 20] {
         refused,
         excluded,
         returned,
+        pinned,
+        flow_lost,
     } = counts;
     [
         (converged, "converged", Kind::Good),
@@ -62,11 +64,13 @@ pub fn figures(counts: &Counts) -> [(u64, &'static str, Kind); 20] {
         (unhealthy, "unhealthy", Kind::Failed),
         (no_answer, "no answer", Kind::Failed),
         (vanished, "vanished", Kind::Failed),
+        (flow_lost, "flow lost", Kind::Failed),
         (was_unhealthy, "was unhealthy", Kind::Apart),
         (not_reached, "not reached", Kind::Apart),
         (unverifiable, "unverifiable", Kind::Apart),
         (refused, "refused", Kind::Apart),
         (excluded, "excluded", Kind::Apart),
+        (pinned, "pinned", Kind::Apart),
         (left, "left", Kind::Apart),
         (deleted, "deleted", Kind::Apart),
         (waiting, "waiting", Kind::Waiting),

@@ -419,7 +419,7 @@ fn preview_status(error: &preview::Error) -> Status {
         preview::Error::Family(_) | preview::Error::Revision { .. } | preview::Error::Plan(_) => {
             Status::not_found(text)
         }
-        preview::Error::Waves { .. } => Status::invalid_argument(text),
+        preview::Error::Waves { .. } | preview::Error::Nobody(_) => Status::invalid_argument(text),
         preview::Error::Read(_) => Status::internal(text),
         preview::Error::Store(_) => Status::unavailable(text),
     }

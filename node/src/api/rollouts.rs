@@ -1,11 +1,11 @@
 //! Change on its way.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use fleet::bucket::{ALL, Bucket, Counts};
 use fleet::offer::Failure;
-use fleet::rollout::{Inconclusive, State, Verdict};
+use fleet::rollout::{Inconclusive, Observed, Signs, State, Verdict};
 use proto::api;
 use proto::api::rollout_service_server::RolloutService;
 use proto::store::{self, RolloutState};
@@ -16,6 +16,7 @@ use tonic::{Request, Response, Status};
 use super::families::on_stop_word;
 use super::{Api, Rank, broken, not_stored};
 use crate::control::{plan_to_store, rollout_state};
+use crate::controller::observe;
 use crate::controller::verbs::{Verb, VerbError, order};
 use crate::folding::error_groups;
 use crate::ledger::{act, entry, now_ms, once, put, table};
@@ -35,8 +36,8 @@ impl Api {
     /// Members of a rollout that are in this bucket; an empty bucket is all of them.
     pub(super) fn bucketed(&self, id: &str, bucket: &str) -> Result<BTreeSet<Uid>, Status> {
         let stored = self.stored_rollout(id)?;
-        if !bucket.is_empty() && !ALL.iter().any(|b| bucket_word(*b) == bucket) {
-            let words: Vec<&str> = ALL.iter().map(|b| bucket_word(*b)).collect();
+        if !bucket.is_empty() && !ALL.iter().any(|b| b.name() == bucket) {
+            let words: Vec<&str> = ALL.iter().map(|b| b.name()).collect();
             return Err(Status::invalid_argument(format!(
                 "there is no bucket `{bucket}`: use one of {}",
                 words.join(", ")
@@ -45,7 +46,7 @@ impl Api {
         let members = self
             .members(&stored)
             .into_iter()
-            .filter(|m| bucket.is_empty() || bucket_word(m.bucket) == bucket);
+            .filter(|m| bucket.is_empty() || m.bucket.name() == bucket);
         Ok(members.map(|m| m.uid).collect())
     }
 
@@ -66,38 +67,26 @@ impl Api {
     }
 
     fn rollout_view(&self, stored: &store::Rollout) -> api::Rollout {
-        let members = self.members(stored);
-        let (domain, names) = {
-            let documents = self.node.control.read();
-            let revision = documents
-                .revision(&stored.family, stored.to)
-                .map(|r| r.value.clone());
-            let names: Vec<String> = revision
-                .map(|r| r.roles.iter().map(|r| r.name.clone()).collect())
-                .unwrap_or_default();
-            (documents.domain(stored), names)
+        let domain = self.node.control.read().domain(stored);
+        let observed = if stored.ended_counts.is_empty() {
+            observe(&self.node, stored)
+        } else {
+            as_ended(stored)
         };
-        let mut counts: BTreeMap<(String, u32), Counts> = BTreeMap::new();
         let mut total = Counts::default();
-        let ended = !stored.ended_counts.is_empty();
-        for ended in &stored.ended_counts {
-            let waves = Counts::from_members(&ended.members);
-            counts.insert((ended.role.clone(), ended.wave), waves);
-            total.merge(&waves);
+        for counts in observed.roles.values().flatten() {
+            total.merge(counts);
         }
-        for member in members.iter().filter(|_| !ended) {
-            let name = names.get(member.role as usize).cloned().unwrap_or_default();
-            counts
-                .entry((name, member.wave))
-                .or_default()
-                .add(member.bucket);
-            total.add(member.bucket);
-        }
+        let members = if total.failures() > 0 {
+            self.members(stored)
+        } else {
+            vec![]
+        };
         let roles = domain
             .roles
             .iter()
             .zip(&stored.roles)
-            .map(|(role, progress)| role_view(&domain, role, progress, &counts));
+            .map(|(role, progress)| role_view(&domain, role, progress, &observed));
         let going_back = stored
             .roll_back
             .as_ref()
@@ -320,29 +309,29 @@ impl Api {
     }
 }
 
-fn start_key(request: &api::StartRolloutRequest) -> String {
-    once("rollout.start", &request.family, &request.idempotency_key)
+/// Where its members stood when it ended.
+fn as_ended(stored: &store::Rollout) -> Observed {
+    let mut observed = Observed {
+        evidence_age_ms: Some(0),
+        ..Observed::default()
+    };
+    for ended in &stored.ended_counts {
+        let waves = observed.roles.entry(ended.role.clone()).or_default();
+        let at = ended.wave as usize;
+        if waves.len() <= at {
+            waves.resize(at + 1, Counts::default());
+        }
+        waves[at] = Counts::from_members(&ended.members);
+    }
+    for (role, waves) in &observed.roles {
+        let signs = vec![Signs::default(); waves.len()];
+        observed.signs.insert(role.clone(), signs);
+    }
+    observed
 }
 
-/// What a bucket is called.
-pub(super) fn bucket_word(bucket: Bucket) -> &'static str {
-    match bucket {
-        Bucket::Waiting => "waiting",
-        Bucket::PendingPickup => "pending pickup",
-        Bucket::Applying => "applying",
-        Bucket::Soaking => "soaking",
-        Bucket::Converged => "converged",
-        Bucket::Unchanged => "unchanged",
-        Bucket::Failed(failure) => failure.name(),
-        Bucket::WasUnhealthy => "was unhealthy",
-        Bucket::NotReached => "not reached",
-        Bucket::Unverifiable => "unverifiable",
-        Bucket::Left => "left",
-        Bucket::Deleted => "deleted",
-        Bucket::Refused => "refused",
-        Bucket::Excluded => "excluded",
-        Bucket::Returned => "returned",
-    }
+fn start_key(request: &api::StartRolloutRequest) -> String {
+    once("rollout.start", &request.family, &request.idempotency_key)
 }
 
 fn counts_view(counts: &Counts) -> api::Counts {
@@ -369,6 +358,8 @@ fn counts_view(counts: &Counts) -> api::Counts {
         refused: counts.of(Bucket::Refused),
         excluded: counts.of(Bucket::Excluded),
         returned: counts.of(Bucket::Returned),
+        pinned: counts.of(Bucket::Pinned),
+        flow_lost: failed(Failure::FlowLost),
     }
 }
 
@@ -376,16 +367,15 @@ fn role_view(
     rollout: &fleet::rollout::Rollout,
     role: &fleet::rollout::Role,
     progress: &store::RoleProgress,
-    counts: &BTreeMap<(String, u32), Counts>,
+    observed: &Observed,
 ) -> api::RoleRollout {
     let none = Counts::default();
+    let seen = observed.waves(&role.name);
     let mut waves = Vec::new();
     for wave in 0..u32::try_from(role.wave_ends.len()).unwrap_or(0) {
         let spec = rollout.wave(role, wave);
-        let counts = counts.get(&(role.name.clone(), wave)).unwrap_or(&none);
-        let verdict = spec
-            .gate
-            .judge(counts, wave == 0, role.forgiven(wave), Some(0));
+        let counts = seen.get(wave as usize).unwrap_or(&none);
+        let verdict = rollout.judge(role, wave, observed);
         let newest = wave + 1 == role.open_waves;
         let back = rollout
             .roll_back
@@ -448,10 +438,19 @@ fn role_view(
 fn verdict_text(verdict: &Verdict) -> String {
     match verdict {
         Verdict::Pass => "pass".to_owned(),
-        Verdict::Fail { failure, failures } => format!("fail: {failures} {}", failure.name()),
+        Verdict::Fail { cause } => format!("fail: {cause}"),
         Verdict::Inconclusive {
             why: Inconclusive::OnTheirWay { needed },
         } => format!("inconclusive: {needed} have to converge"),
+        Verdict::Inconclusive {
+            why: Inconclusive::Unreachable { members, left_ms },
+        } => format!(
+            "inconclusive: {members} silent, waited for another {} s",
+            left_ms.div_ceil(1_000)
+        ),
+        Verdict::Inconclusive {
+            why: Inconclusive::Person(who),
+        } => format!("inconclusive: {who} has to say yes"),
         Verdict::Inconclusive {
             why: Inconclusive::NoEvidence(why),
         } => format!("inconclusive: {why}"),

@@ -3,7 +3,10 @@
 use fleet::digest::Digest;
 use fleet::family::{ConfigFile, ConfigMap, Role};
 use fleet::program::{RollBack, Scope};
-use fleet::rollout::{Gate, OnStop, PlanSpec, Role as RoleProgress, Rollout, State, WaveSpec};
+use fleet::rollout::{
+    Check, CheckSpec, Clock, Direction, Gate, OnStop, PlanSpec, Role as RoleProgress, Rollout,
+    State, WaveSpec,
+};
 use fleet::selector::Selector;
 use fleet::waves::{Size, WHOLE};
 use proto::store::{self, RolloutState};
@@ -93,6 +96,8 @@ pub fn plan_spec(stored: &store::Plan) -> PlanSpec {
         name: _,
         waves,
         on_stop,
+        interleave,
+        urgent,
     } = stored;
     let on_stop = match on_stop.as_str() {
         "hold" => OnStop::Hold,
@@ -103,6 +108,39 @@ pub fn plan_spec(stored: &store::Plan) -> PlanSpec {
     PlanSpec {
         waves: waves.iter().map(wave).collect(),
         on_stop,
+        interleave: *interleave,
+        urgent: *urgent,
+    }
+}
+
+fn check(stored: &store::Check) -> Option<CheckSpec> {
+    let text = || stored.text.clone();
+    let check = match stored.kind.as_str() {
+        "converged" => Check::Converged,
+        "healthy" => Check::Healthy,
+        "no restart loop" => Check::NoRestartLoop,
+        "flow" => Check::Flow,
+        "resource regression" => Check::Resources,
+        "promql" => Check::PromQl(text()),
+        "webhook" => Check::Webhook(text()),
+        "person" => Check::Person(text()),
+        _ => return None,
+    };
+    Some(CheckSpec {
+        check,
+        observe: stored.observe,
+    })
+}
+
+fn check_to_store(spec: &CheckSpec) -> store::Check {
+    let text = match &spec.check {
+        Check::PromQl(text) | Check::Webhook(text) | Check::Person(text) => text.clone(),
+        _ => String::new(),
+    };
+    store::Check {
+        kind: spec.check.name().to_owned(),
+        text,
+        observe: spec.observe,
     }
 }
 
@@ -112,43 +150,80 @@ fn wave(stored: &store::Wave) -> WaveSpec {
         soak_ms,
         gate,
         max_in_flight,
+        selector,
+        zone,
+        max_unreachable,
+        unreachable_ms,
+        deadline_ms,
     } = stored;
     let gate = gate.as_ref().map_or_else(Gate::default, |g| Gate {
         success: g.success_percent_milli,
         max_failures: size(g.max_failures.as_ref()),
         min_sample: g.min_sample.into(),
+        checks: match g.checks.as_slice() {
+            [] => Gate::default().checks,
+            checks => checks.iter().filter_map(check).collect(),
+        },
     });
     WaveSpec {
         size: size(stored_size.as_ref()).unwrap_or(Size::Percent(WHOLE)),
+        // Parsed before it was stored; one of a newer version takes nobody by itself.
+        selector: Selector::parse(selector)
+            .ok()
+            .filter(|_| !selector.is_empty()),
+        zone: Some(zone.clone()).filter(|zone| !zone.is_empty()),
         soak_ms: *soak_ms,
         max_in_flight: *max_in_flight,
+        max_unreachable: size(max_unreachable.as_ref()),
+        unreachable_ms: *unreachable_ms,
+        deadline_ms: Some(*deadline_ms).filter(|ms| *ms > 0),
         gate,
     }
 }
 
 /// And back, under a name.
 pub fn plan_to_store(name: &str, plan: &PlanSpec) -> store::Plan {
-    let PlanSpec { waves, on_stop } = plan;
+    let PlanSpec {
+        waves,
+        on_stop,
+        interleave,
+        urgent,
+    } = plan;
     let wave = |w: &WaveSpec| {
         let WaveSpec {
             size,
+            selector,
+            zone,
             soak_ms,
             max_in_flight,
+            max_unreachable,
+            unreachable_ms,
+            deadline_ms,
             gate,
-        } = *w;
+        } = w;
         let Gate {
             success,
             max_failures,
             min_sample,
+            checks,
         } = gate;
         store::Wave {
-            size: Some(size_to_store(size)),
-            soak_ms,
-            max_in_flight,
+            size: Some(size_to_store(*size)),
+            selector: selector
+                .as_ref()
+                .map(Selector::to_string)
+                .unwrap_or_default(),
+            zone: zone.clone().unwrap_or_default(),
+            soak_ms: *soak_ms,
+            max_in_flight: *max_in_flight,
+            max_unreachable: max_unreachable.map(size_to_store),
+            unreachable_ms: *unreachable_ms,
+            deadline_ms: deadline_ms.unwrap_or(0),
             gate: Some(store::Gate {
-                success_percent_milli: success,
+                success_percent_milli: *success,
                 max_failures: max_failures.map(size_to_store),
-                min_sample: u32::try_from(min_sample).unwrap_or(u32::MAX),
+                min_sample: u32::try_from(*min_sample).unwrap_or(u32::MAX),
+                checks: checks.iter().map(check_to_store).collect(),
             }),
         }
     };
@@ -162,6 +237,8 @@ pub fn plan_to_store(name: &str, plan: &PlanSpec) -> store::Plan {
         name: name.to_owned(),
         waves: waves.iter().map(wave).collect(),
         on_stop: on_stop.to_owned(),
+        interleave: *interleave,
+        urgent: *urgent,
     }
 }
 
@@ -215,8 +292,15 @@ pub fn rollout(stored: &store::Rollout, after: impl Fn(&str) -> Vec<String>) -> 
         name: r.role.clone(),
         after: after(&r.role),
         wave_ends: r.wave_ends.clone(),
+        wave_specs: r.wave_specs.clone(),
         open_waves: r.open_waves,
+        continue_at: r.continue_at,
         soaked_ms: r.soaked_ms,
+        clock: Clock {
+            open_ms: r.open_ms,
+            quiet_ms: r.quiet_ms,
+            outcomes: r.outcomes,
+        },
         done: r.done,
         forgiven: r.forgiven.clone(),
     };
@@ -226,6 +310,10 @@ pub fn rollout(stored: &store::Rollout, after: impl Fn(&str) -> Vec<String>) -> 
     };
     Rollout {
         state: rollout_state(stored.state()),
+        direction: match stored.back {
+            false => Direction::Forward,
+            true => Direction::Back,
+        },
         plan: stored
             .plan
             .as_ref()

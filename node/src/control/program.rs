@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use fleet::family::{Role, delivery_hash};
 use fleet::program::{
-    Epoch, Program, ProgramFamily, ProgramRole, ProgramRollout, RevisionNumber, RollBack,
+    Epoch, OwnerChange, Program, ProgramFamily, ProgramRole, ProgramRollout, RevisionNumber,
+    RollBack,
 };
 use proto::store::{self, RolloutState};
 
@@ -21,6 +22,7 @@ pub fn build(documents: &Documents) -> Program {
     Program {
         epoch: Epoch(documents.program_version),
         families,
+        pins: vec![],
     }
 }
 
@@ -46,6 +48,7 @@ fn family(documents: &Documents, stored: &store::Family) -> ProgramFamily {
         precedence: stored.precedence,
         stable,
         revisions,
+        owner_change: OwnerChange::Ask,
         rollout: rollout.map(program_rollout),
     }
 }
@@ -85,6 +88,8 @@ fn program_rollout(stored: &store::Rollout) -> ProgramRollout {
             .map(|r| (r.role.clone(), r.open_waves))
             .collect(),
         roll_back: stored.roll_back.as_ref().map(back),
+        passed: stored.roles.iter().all(|role| role.done),
+        opened: Epoch(stored.opening_epoch),
         returning: matches!(
             stored.state(),
             RolloutState::RollingBack | RolloutState::RolledBack

@@ -8,8 +8,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use fleet::bucket::Counts;
+use fleet::offer::Failure;
 use fleet::program::Scope;
-use fleet::rollout::{Observed, Plan, State, Step, Waiting, plan};
+use fleet::rollout::{Clock, Observed, Plan, Signs, State, Step, Waiting, plan};
 use proto::store::{self, RevisionState, RolloutState};
 use tokio_util::sync::CancellationToken;
 
@@ -43,6 +44,7 @@ struct Memory {
     /// Of the document it belongs to; a person's change makes it void.
     version: u64,
     soaked_ms: BTreeMap<String, u64>,
+    clocks: BTreeMap<String, Clock>,
     inconclusive_ms: u64,
 }
 
@@ -138,6 +140,7 @@ impl Controller {
             let elapsed = now.duration_since(std::mem::replace(&mut memory.looked, now));
             let mut rollout = self.node.control.read().domain(&stored);
             for role in &mut rollout.roles {
+                role.clock = memory.clocks.get(&role.name).copied().unwrap_or(role.clock);
                 role.soaked_ms = memory
                     .soaked_ms
                     .get(&role.name)
@@ -182,6 +185,7 @@ impl Controller {
             return Ok(());
         };
         memory.soaked_ms.extend(next.soaked_ms.clone());
+        memory.clocks.extend(next.clocks.clone());
         memory.inconclusive_ms = next.inconclusive_ms;
         if next.steps.is_empty() {
             let changed = stored.roles.iter().any(|r| {
@@ -204,7 +208,7 @@ impl Controller {
         let fences = next
             .steps
             .iter()
-            .any(|step| matches!(step, Step::Stop { .. } | Step::Pause));
+            .any(|step| matches!(step, Step::Stop { .. } | Step::Pause { .. }));
         let change = apply(&self.node, stored, version, &next.steps, &observed);
         self.node.control_ledger.propose(change).await?;
         self.memory.remove(id);
@@ -227,6 +231,7 @@ impl Memory {
             kept: now,
             version,
             soaked_ms,
+            clocks: BTreeMap::new(),
             inconclusive_ms: stored.inconclusive_ms,
         }
     }
@@ -238,6 +243,14 @@ impl Memory {
                 .get(&role.role)
                 .copied()
                 .unwrap_or(role.soaked_ms);
+            if let Some(clock) = self.clocks.get(&role.role) {
+                let Clock {
+                    open_ms,
+                    quiet_ms,
+                    outcomes,
+                } = *clock;
+                (role.open_ms, role.quiet_ms, role.outcomes) = (open_ms, quiet_ms, outcomes);
+            }
         }
         stored.inconclusive_ms = self.inconclusive_ms;
     }
@@ -274,12 +287,17 @@ pub fn observe(node: &Node, stored: &store::Rollout) -> Observed {
         .map(|r| r.roles.iter().map(|role| role.name.clone()).collect())
         .unwrap_or_default();
     let mut roles: BTreeMap<String, Vec<Counts>> = BTreeMap::new();
+    let mut all_signs: BTreeMap<String, Vec<Signs>> = BTreeMap::new();
     let mut evidence_age_ms = Some(0);
+    let mut offer_timeout_ms = 0;
     for partition in node.partitions.iter() {
-        if partition.ledger.group().status().stopped.is_some() {
-            evidence_age_ms = None;
-        }
-        for ((role, wave), counts) in partition.count(stored) {
+        let stopped = partition.ledger.group().status().stopped.is_some();
+        let age = partition.evidence_age_ms();
+        evidence_age_ms = evidence_age_ms
+            .filter(|_| !stopped)
+            .map(|oldest: u64| oldest.max(age));
+        offer_timeout_ms = offer_timeout_ms.max(partition.offer_timeout_ms());
+        for ((role, wave), (counts, seen)) in partition.count(stored) {
             let Some(name) = names.get(role as usize) else {
                 continue;
             };
@@ -288,11 +306,20 @@ pub fn observe(node: &Node, stored: &store::Rollout) -> Observed {
                 waves.resize(wave as usize + 1, Counts::default());
             }
             waves[wave as usize].merge(&counts);
+            let signs = all_signs.entry(name.clone()).or_default();
+            if signs.len() <= wave as usize {
+                signs.resize(wave as usize + 1, Signs::default());
+            }
+            signs[wave as usize].unhealthy += seen.unhealthy;
+            signs[wave as usize].restart_loops += seen.restart_loops;
         }
     }
     Observed {
         roles,
+        signs: all_signs,
         evidence_age_ms,
+        offer_timeout_ms,
+        ..Observed::default()
     }
 }
 
@@ -387,6 +414,7 @@ fn perform(stored: &mut store::Rollout, step: &Step) -> (&'static str, String) {
             if let Some(progress) = stored.roles.iter_mut().find(|r| r.role == *role) {
                 progress.open_waves = wave + 1;
                 progress.soaked_ms = 0;
+                (progress.open_ms, progress.quiet_ms) = (0, 0);
                 let end = |i: usize| progress.wave_ends.get(i).copied().unwrap_or(0);
                 agents = end(*wave as usize)
                     - if *wave == 0 {
@@ -420,12 +448,11 @@ fn perform(stored: &mut store::Rollout, step: &Step) -> (&'static str, String) {
         Step::Stop {
             role,
             wave,
-            failure,
-            failures,
+            cause,
             roll_back,
         } => {
-            let cause = format!("{role} wave {}: {failures} {}", wave + 1, failure.name());
-            stored.stopped_by = failure.name().to_owned();
+            stored.stopped_by = cause.failure().map_or("", Failure::name).to_owned();
+            let cause = format!("{role} wave {}: {cause}", wave + 1);
             match roll_back {
                 Some(scope) => {
                     set_state(stored, State::RollingBack, &cause);
@@ -435,12 +462,8 @@ fn perform(stored: &mut store::Rollout, step: &Step) -> (&'static str, String) {
             }
             ("rollout.stop", cause)
         }
-        Step::Pause => {
-            set_state(
-                stored,
-                State::Paused,
-                "the gate could not decide for 15 minutes",
-            );
+        Step::Pause { why } => {
+            set_state(stored, State::Paused, why);
             ("rollout.pause", stored.cause.clone())
         }
         Step::OpenRollBack { role } => {

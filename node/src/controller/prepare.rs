@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use fleet::rollout::{PlanSpec, State};
-use fleet::waves;
+use fleet::waves::{self, Assigned};
 use proto::store::{self, Member};
 use proto::uid::Uid;
 
@@ -44,11 +44,14 @@ pub(super) async fn prepare(
         .plan
         .as_ref()
         .map_or_else(fleet::rollout::default_plan, plan_spec);
-    let (placed, ends) = assign(&candidates, &revision, &plan);
+    let assignment = assign(node, &candidates, &revision, &plan).unwrap_or_else(|(role, error)| {
+        tracing::warn!(rollout = stored.id, role, %error, "the plan does not fit the fleet any more");
+        in_one_wave(&candidates, &revision, &plan)
+    });
     for (partition, candidates) in node.partitions.iter().zip(&candidates) {
         let members = candidates
             .iter()
-            .filter_map(|c| member(c, &placed, &ends))
+            .filter_map(|c| member(c, &assignment))
             .collect();
         partition.drop_list(&stored.id).await?;
         partition.store_list(&stored.id, members).await?;
@@ -59,7 +62,10 @@ pub(super) async fn prepare(
             .iter()
             .position(|r| r.name == role.role)
             .unwrap_or(usize::MAX);
-        role.wave_ends = ends.get(index).cloned().unwrap_or_default();
+        if let Some(assigned) = assignment.roles.get(index) {
+            role.wave_ends.clone_from(&assigned.ends);
+            role.wave_specs.clone_from(&assigned.specs);
+        }
         let belongs = |c: &&Candidate| c.role.is_some_and(|r| r as usize == index);
         role.members = candidates.iter().flatten().filter(belongs).count() as u64;
     }
@@ -82,44 +88,102 @@ pub(super) async fn prepare(
     Ok(())
 }
 
-/// Wave of each changed member, and the wave ends of each role. The order is drawn by family and revision, so that a
-/// preview names the canaries that the rollout will have.
+/// Who is in which wave.
+pub struct Assignment {
+    /// Wave of each changed member.
+    pub placed: BTreeMap<Uid, u32>,
+    /// By role of the revision: where its waves end, and which of the plan's they are.
+    pub roles: Vec<Assigned>,
+}
+
+/// Why there is no assignment: the role, and what is wrong.
+pub type Unassignable = (String, waves::Error);
+
+/// Puts the changed members of each role into waves. The order is drawn by family and revision, so that a preview names
+/// the canaries that the rollout will have.
 pub fn assign(
+    node: &Node,
     candidates: &[Vec<Candidate>],
     revision: &store::Revision,
     plan: &PlanSpec,
-) -> (BTreeMap<Uid, u32>, Vec<Vec<u64>>) {
+) -> Result<Assignment, Unassignable> {
     let seed = format!("{}/{}", revision.family, revision.number);
-    let sizes: Vec<_> = plan.waves.iter().map(|wave| wave.size).collect();
-    let mut placed = BTreeMap::new();
-    let mut all_ends = Vec::new();
-    for role in 0..revision.roles.len() {
-        let changed = candidates
-            .iter()
-            .flatten()
-            .filter(|c| c.role.is_some_and(|r| r as usize == role) && !c.unchanged);
-        let ordered = waves::order(changed.map(Candidate::for_waves).collect(), &seed);
-        // The sizes were checked when the rollout was started; a fleet that shrank to one wave since is one wave.
-        let ends = waves::ends(ordered.len() as u64, &sizes)
-            .unwrap_or_else(|_| vec![ordered.len() as u64]);
-        for (position, candidate) in ordered.iter().enumerate() {
+    let takes = |uid: &[u8; 16], wave: usize| {
+        let Ok(uid) = Uid::from_wire(uid) else {
+            return false;
+        };
+        let columns = node.partition(uid).index().read();
+        let row = columns.rows.get(&uid);
+        row.is_some_and(|row| waves::takes(&plan.waves[wave], row))
+    };
+    let mut found = vec![false; plan.waves.len()];
+    let mut all = Assignment {
+        placed: BTreeMap::new(),
+        roles: Vec::new(),
+    };
+    for (role, stored) in revision.roles.iter().enumerate() {
+        let ordered = changed(candidates, role, &seed);
+        let assigned = waves::assign(&ordered, &plan.waves, |c, wave| takes(&c.uid, wave));
+        let assigned = assigned.map_err(|error| (stored.name.clone(), error))?;
+        for (candidate, wave) in ordered.iter().zip(&assigned.waves) {
             if let Ok(uid) = Uid::from_wire(&candidate.uid) {
-                placed.insert(uid, waves::wave_at(&ends, position as u64));
+                all.placed.insert(uid, *wave);
             }
         }
-        all_ends.push(ends);
+        for (wave, found) in found.iter_mut().enumerate() {
+            *found = *found || ordered.iter().any(|c| takes(&c.uid, wave));
+        }
+        all.roles.push(assigned);
     }
-    (placed, all_ends)
+    waves::check_everybody(&plan.waves, &found).map_err(|error| (String::new(), error))?;
+    Ok(all)
+}
+
+/// The fleet is not what it was when the plan was checked: everybody is one wave, behind the gate of the plan's last.
+fn in_one_wave(
+    candidates: &[Vec<Candidate>],
+    revision: &store::Revision,
+    plan: &PlanSpec,
+) -> Assignment {
+    let last = u32::try_from(plan.waves.len().saturating_sub(1)).unwrap_or(0);
+    let mut all = Assignment {
+        placed: BTreeMap::new(),
+        roles: Vec::new(),
+    };
+    for role in 0..revision.roles.len() {
+        let members = changed(candidates, role, "");
+        let uids = members.iter().filter_map(|c| Uid::from_wire(&c.uid).ok());
+        all.placed.extend(uids.map(|uid| (uid, 0)));
+        all.roles.push(Assigned {
+            ends: vec![members.len() as u64; usize::from(!members.is_empty())],
+            specs: vec![last; usize::from(!members.is_empty())],
+            waves: vec![],
+        });
+    }
+    all
+}
+
+fn changed(candidates: &[Vec<Candidate>], role: usize, seed: &str) -> Vec<waves::Candidate> {
+    let changed = candidates
+        .iter()
+        .flatten()
+        .filter(|c| c.role.is_some_and(|r| r as usize == role) && !c.unchanged);
+    waves::order(changed.map(Candidate::for_waves).collect(), seed)
 }
 
 /// Members that do not change count with the last wave: they are nobody's canary.
-fn member(candidate: &Candidate, placed: &BTreeMap<Uid, u32>, ends: &[Vec<u64>]) -> Option<Member> {
-    let waves = ends.get(candidate.role? as usize).map_or(0, Vec::len);
+fn member(candidate: &Candidate, assignment: &Assignment) -> Option<Member> {
+    let role = assignment.roles.get(candidate.role? as usize);
+    let waves = role.map_or(0, |role| role.ends.len());
     let last = u32::try_from(waves.saturating_sub(1)).unwrap_or(0);
     Some(Member {
         uid: candidate.uid.as_bytes().to_vec(),
         role: candidate.role?,
-        wave: placed.get(&candidate.uid).copied().unwrap_or(last),
+        wave: assignment
+            .placed
+            .get(&candidate.uid)
+            .copied()
+            .unwrap_or(last),
         unchanged: candidate.unchanged,
         unreachable: !candidate.reachable,
     })

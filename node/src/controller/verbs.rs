@@ -211,6 +211,7 @@ fn change(node: &Arc<Node>, stored: &mut store::Rollout, verb: Verb, actor: &str
                     .unwrap_or_default();
                 role.forgiven = waves.iter().map(fleet::bucket::Counts::failures).collect();
                 role.soaked_ms = 0;
+                (role.open_ms, role.quiet_ms, role.outcomes) = (0, 0, 0);
             }
             stored.inconclusive_ms = 0;
             stored.stopped_by.clear();

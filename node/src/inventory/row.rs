@@ -52,6 +52,10 @@ pub struct Delivery {
     pub offers: u32,
     /// Wall clock of the grant.
     pub offered_ms: u64,
+    /// Collector starts since the offer, beyond the one that applies it.
+    pub restarts: u32,
+    /// Program by which its family came to own it.
+    pub owned_since: u64,
     /// Health before it.
     pub was_healthy: bool,
     /// Does the effective config agree?
@@ -321,6 +325,8 @@ fn delivery(d: &store::Delivery, interner: &mut Interner) -> Option<Delivery> {
         rollout: interner.get(&d.rollout),
         offers: d.offers,
         offered_ms: d.offered_ms,
+        restarts: d.restarts,
+        owned_since: d.owned_since,
         was_healthy: d.was_healthy,
         effective: d.effective(),
         error: interner.get(short(&d.error)),

@@ -1,33 +1,25 @@
 //! `kind: Plan`.
 
 use fleet::family::check_name;
-use fleet::rollout::{Gate, OnStop, PlanSpec, WaveSpec};
+use fleet::rollout::{Check, CheckSpec, Gate, OnStop, PlanSpec, WaveSpec};
+use fleet::selector::Selector;
 use fleet::value::{Map, Value};
-use fleet::waves::{self, Size};
+use fleet::waves::Size;
 
 use super::Manifest;
 use super::reader::{Reader, join};
-
-const WAVES_MAX: usize = 32;
 
 pub(super) fn plan(document: &Map, reader: &mut Reader) -> Option<Manifest> {
     let metadata = reader.field(document, "", "metadata");
     let spec = reader.field(document, "", "spec")?;
     let metadata = metadata?;
     reader.known(metadata, "metadata", &["name"]);
-    reader.known(spec, "spec", &["waves", "onStop"]);
+    reader.known(spec, "spec", &["waves", "onStop", "interleave", "urgent"]);
     let name = reader.text(metadata, "metadata", "name")?;
     if let Err(error) = check_name("plan", &name) {
         reader.mistake(error.to_string());
     }
     let listed = reader.list(spec, "spec", "waves");
-    let sizes: Vec<Size> = listed
-        .iter()
-        .filter_map(|wave| size(wave.as_map()?.get("size")?))
-        .collect();
-    if let Err(error) = waves::check(&sizes) {
-        reader.mistake(error.to_string());
-    }
     let waves: Vec<Option<WaveSpec>> = listed
         .iter()
         .enumerate()
@@ -45,23 +37,34 @@ pub(super) fn plan(document: &Map, reader: &mut Reader) -> Option<Manifest> {
             return None;
         }
     };
-    let waves: Vec<WaveSpec> = waves.into_iter().collect::<Option<_>>()?;
-    if waves.is_empty() || waves.len() > WAVES_MAX {
-        reader.mistake(format!(
-            "spec.waves has {} waves: give 1 to {WAVES_MAX}",
-            waves.len()
-        ));
-        return None;
+    let plan = PlanSpec {
+        waves: waves.into_iter().collect::<Option<_>>()?,
+        on_stop,
+        interleave: flag(spec, "spec", "interleave", reader),
+        urgent: flag(spec, "spec", "urgent", reader),
+    };
+    for error in plan.check() {
+        reader.mistake(format!("spec.waves: {error}"));
     }
-    Some(Manifest::Plan {
-        name,
-        spec: PlanSpec { waves, on_stop },
-    })
+    Some(Manifest::Plan { name, spec: plan })
 }
 
 fn wave(value: &Value, at: &str, reader: &mut Reader) -> Option<WaveSpec> {
     let map = reader.map(value, at)?;
-    reader.known(map, at, &["size", "soak", "gate"]);
+    reader.known(
+        map,
+        at,
+        &[
+            "size",
+            "selector",
+            "zone",
+            "soak",
+            "maxUnreachable",
+            "unreachableWait",
+            "deadline",
+            "gate",
+        ],
+    );
     let Some(size) = map.get("size").and_then(size) else {
         reader.mistake(format!(
             "{} is no size: use a count (1) or a percentage (10%)",
@@ -69,15 +72,12 @@ fn wave(value: &Value, at: &str, reader: &mut Reader) -> Option<WaveSpec> {
         ));
         return None;
     };
-    let soak_ms = match reader.optional(map, at, "soak") {
-        None => 0,
-        Some(text) => match duration_ms(&text) {
-            Some(ms) => ms,
-            None => {
-                reader.mistake(format!(
-                    "{} is `{text}`: use a duration like 30s, 10m or 2h",
-                    join(at, "soak")
-                ));
+    let selector = match reader.optional(map, at, "selector") {
+        None => None,
+        Some(text) => match Selector::parse(&text) {
+            Ok(selector) => Some(selector),
+            Err(error) => {
+                reader.mistake(format!("{}: {error}", join(at, "selector")));
                 return None;
             }
         },
@@ -88,15 +88,20 @@ fn wave(value: &Value, at: &str, reader: &mut Reader) -> Option<WaveSpec> {
     };
     Some(WaveSpec {
         size,
-        soak_ms,
+        selector,
+        zone: reader.optional(map, at, "zone"),
+        soak_ms: duration(map, at, "soak", reader)?.unwrap_or(0),
         max_in_flight: 0,
+        max_unreachable: limit(map, at, "maxUnreachable", reader),
+        unreachable_ms: duration(map, at, "unreachableWait", reader)?.unwrap_or(0),
+        deadline_ms: duration(map, at, "deadline", reader)?,
         gate,
     })
 }
 
 fn gate(value: &Value, at: &str, reader: &mut Reader) -> Option<Gate> {
     let map = reader.map(value, at)?;
-    reader.known(map, at, &["success", "maxFailures", "minSample"]);
+    reader.known(map, at, &["success", "maxFailures", "minSample", "checks"]);
     let mut gate = Gate::default();
     if let Some(value) = map.get("success") {
         match size(value) {
@@ -107,21 +112,99 @@ fn gate(value: &Value, at: &str, reader: &mut Reader) -> Option<Gate> {
             )),
         }
     }
-    if let Some(value) = map.get("maxFailures") {
-        gate.max_failures = size(value);
-        if gate.max_failures.is_none() {
-            reader.mistake(format!(
-                "{} is no limit: use a count (1) or a percentage (1%)",
-                join(at, "maxFailures")
-            ));
-        }
-    }
+    gate.max_failures = limit(map, at, "maxFailures", reader);
     match map.get("minSample") {
         None => {}
         Some(Value::Int(number)) if *number >= 0 => gate.min_sample = number.unsigned_abs(),
         Some(_) => reader.mistake(format!("{} is no count", join(at, "minSample"))),
     }
+    if map.get("checks").is_some() {
+        let listed = reader.list(map, at, "checks");
+        let at = join(at, "checks");
+        let checks = listed
+            .iter()
+            .enumerate()
+            .filter_map(|(i, value)| check(value, &format!("{at}[{i}]"), reader));
+        gate.checks = checks.collect();
+    }
     Some(gate)
+}
+
+/// `{check: promql, query: "…", observe: true}`; also `converged` alone.
+fn check(value: &Value, at: &str, reader: &mut Reader) -> Option<CheckSpec> {
+    let (kind, text, observe) = match value {
+        Value::String(kind) => (kind.clone(), String::new(), false),
+        value => {
+            let map = reader.map(value, at)?;
+            reader.known(map, at, &["check", "query", "url", "who", "observe"]);
+            let text = ["query", "url", "who"]
+                .iter()
+                .find_map(|key| reader.optional(map, at, key));
+            let kind = reader.text(map, at, "check")?;
+            (
+                kind,
+                text.unwrap_or_default(),
+                flag(map, at, "observe", reader),
+            )
+        }
+    };
+    let check = match kind.as_str() {
+        "converged" => Check::Converged,
+        "healthy" => Check::Healthy,
+        "no restart loop" => Check::NoRestartLoop,
+        "flow" => Check::Flow,
+        "resource regression" => Check::Resources,
+        "promql" => Check::PromQl(text),
+        "webhook" => Check::Webhook(text),
+        "person" => Check::Person(text),
+        other => {
+            reader.mistake(format!(
+                "{at} is `{other}`: use one of converged, healthy, no restart loop, flow, resource regression, promql, \
+                 webhook, person"
+            ));
+            return None;
+        }
+    };
+    Some(CheckSpec { check, observe })
+}
+
+fn flag(map: &Map, at: &str, key: &str, reader: &mut Reader) -> bool {
+    match map.get(key) {
+        None => false,
+        Some(Value::Bool(flag)) => *flag,
+        Some(_) => {
+            reader.mistake(format!("{} is neither true nor false", join(at, key)));
+            false
+        }
+    }
+}
+
+/// A count or a percentage; none: it is not given.
+fn limit(map: &Map, at: &str, key: &str, reader: &mut Reader) -> Option<Size> {
+    let value = map.get(key)?;
+    let limit = size(value);
+    if limit.is_none() {
+        reader.mistake(format!(
+            "{} is no limit: use a count (1) or a percentage (1%)",
+            join(at, key)
+        ));
+    }
+    limit
+}
+
+/// Milliseconds; none inside: it is not given.
+fn duration(map: &Map, at: &str, key: &str, reader: &mut Reader) -> Option<Option<u64>> {
+    let Some(text) = reader.optional(map, at, key) else {
+        return Some(None);
+    };
+    let ms = duration_ms(&text);
+    if ms.is_none() {
+        reader.mistake(format!(
+            "{} is `{text}`: use a duration like 30s, 10m or 2h",
+            join(at, key)
+        ));
+    }
+    ms.map(Some)
 }
 
 fn size(value: &Value) -> Option<Size> {

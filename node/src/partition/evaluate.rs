@@ -22,6 +22,9 @@ use crate::ledger::{act, put, put_any, table};
 /// AcceptsStatus, OffersRemoteConfig, AcceptsEffectiveConfig: what is really served.
 pub const SERVER_CAPABILITIES: u64 = 0x7;
 
+/// A restart within so long after an order to restart is that order's.
+const ORDERED_RESTART_MS: u64 = 120_000;
+
 /// Full state is asked for at most so often by one agent's losses.
 pub const FULL_STATE_PAUSE_MS: u64 = 30_000;
 
@@ -336,7 +339,10 @@ impl<'a> Turn<'a> {
             return;
         };
         if self.merged.restarted && delivery.state() == DeliveryState::Applied {
-            delivery.restarts += 1;
+            // One that a person ordered says nothing about the config.
+            let ordered = std::mem::take(&mut self.agent.restart_sent_ms);
+            let is_ordered = ordered != 0 && self.ctx.now_ms < ordered + ORDERED_RESTART_MS;
+            delivery.restarts += u32::from(!is_ordered);
         }
         if let Some(effective) = &self.merged.effective {
             delivery.effective = self.match_of(&delivery, effective).into();
@@ -439,6 +445,10 @@ impl<'a> Turn<'a> {
         let facts = RecordFacts(&self.agent);
         let delivery = self.agent.delivery.as_ref();
         let subject = Subject {
+            uid: *self.uid.as_bytes(),
+            owned_since: delivery.map(|d| Epoch(d.owned_since)),
+            granted: None,
+            stopped: false,
             facts: &facts,
             owner: delivery.map(|d| (d.family.as_str(), d.role.as_str())),
             delivery: delivery.and_then(|d| Digest::from_slice(&d.hash)),
@@ -504,6 +514,7 @@ impl<'a> Turn<'a> {
             accepts: self.agent.capabilities & AgentCapabilities::AcceptsRemoteConfig as u64 != 0,
             many_collectors: attribute(&self.agent, "service.name") == BRIDGE,
             duplicate: self.agent.duplicate,
+            has_room: true,
             proves_not_received: self.full
                 && names_another
                 && reported_now.is_some()
@@ -559,7 +570,11 @@ impl<'a> Turn<'a> {
             Reason::Wave { rollout }
             | Reason::RolledBack { rollout }
             | Reason::Waiting { rollout } => rollout.clone(),
-            Reason::Unassigned | Reason::Stable | Reason::Kept => String::new(),
+            Reason::Unassigned
+            | Reason::Stable
+            | Reason::Kept
+            | Reason::Pinned
+            | Reason::Stopped => String::new(),
         };
         let revision = desired.revision.map_or(0, |r| r.0);
         let verb = if state == State::Offered {
@@ -601,6 +616,10 @@ impl<'a> Turn<'a> {
             revision,
             rollout,
             epoch: self.ctx.program.epoch.0,
+            owned_since: before
+                .as_ref()
+                .filter(|b| b.family == desired.owner.as_ref().map_or("", |(family, _)| family))
+                .map_or(self.ctx.program.epoch.0, |b| b.owned_since),
             offered_ms: self.ctx.now_ms,
             answered_ms: if state == State::Offered {
                 0

@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 
 use fleet::bucket::{Bucket, Counts, Presence, Sighting, bucket};
 use fleet::family::delivery_hash;
+use fleet::membership::{Circumstances, Exclusion, exclusion};
 use fleet::offer::{Failure, State};
 use fleet::program::{Program, Reason, matching};
+use fleet::rollout::{Signs, is_restart_loop};
 use fleet::waves;
 use proto::opamp::AgentCapabilities;
 use proto::store::{self, Link, Match, Member, MemberChunk};
@@ -13,7 +15,7 @@ use proto::uid::Uid;
 
 use super::{Partition, desired_of, place_in};
 use crate::control::role;
-use crate::inventory::{Columns, Row, chunk};
+use crate::inventory::{Columns, Delivery, Row, chunk};
 use crate::ledger::{ProposeError, delete_any, entry, now_ms, put_any, table};
 
 /// Members in one chunk: about 400 KiB.
@@ -166,16 +168,24 @@ impl Partition {
         }
     }
 
-    /// Counts by role index and wave.
-    pub fn count(&self, rollout: &store::Rollout) -> BTreeMap<(u32, u32), Counts> {
-        let mut counts: BTreeMap<(u32, u32), Counts> = BTreeMap::new();
-        self.each_member(rollout, |_, _, member, bucket| {
-            counts
-                .entry((member.role, member.wave))
-                .or_default()
-                .add(bucket);
+    /// Counts and signs by role index and wave.
+    pub fn count(&self, rollout: &store::Rollout) -> BTreeMap<(u32, u32), (Counts, Signs)> {
+        let mut waves: BTreeMap<(u32, u32), (Counts, Signs)> = BTreeMap::new();
+        let now = now_ms();
+        self.each_member(rollout, |columns, uid, member, bucket| {
+            let (counts, signs) = waves.entry((member.role, member.wave)).or_default();
+            counts.add(bucket);
+            let Some(row) = columns.rows.get(&uid) else {
+                return;
+            };
+            signs.unhealthy += u64::from(bucket == Bucket::Converged && !row.healthy);
+            let delivery = row.delivery.as_ref();
+            let ours = delivery.filter(|d| *d.rollout == *rollout.id);
+            let loops =
+                |d: &Delivery| is_restart_loop(d.restarts, now.saturating_sub(d.offered_ms));
+            signs.restart_loops += u64::from(ours.is_some_and(loops));
         });
-        counts
+        waves
     }
 }
 
@@ -238,10 +248,22 @@ fn stand(
     };
     let elsewhere = delivery.is_some_and(|d| *d.family != *rollout.family)
         && !matches!(desired.reason, Reason::Wave { .. } | Reason::Waiting { .. });
-    let cannot = !row.can(AgentCapabilities::AcceptsRemoteConfig)
-        || row.many_collectors()
-        || row.duplicate
-        || row.alias;
+    let roles = program
+        .rollout(&rollout.id)
+        .map_or(1, |(family, r)| matching(family.roles(r.to), row).len());
+    let excluded = exclusion(&Circumstances {
+        duplicate: row.duplicate,
+        reassigned: row.alias,
+        re_owned: elsewhere,
+        touched,
+        roles,
+        accepts: row.can(AgentCapabilities::AcceptsRemoteConfig),
+        many_collectors: row.many_collectors(),
+        ..Circumstances::default()
+    });
+    // It runs the target by its own word: no longer matching its role takes nothing back.
+    let has_target = delivery.is_some_and(|d| Some(d.hash) == target);
+    let excluded = excluded.filter(|why| !(has_target && *why == Exclusion::Relabelled));
     let sighting = Sighting {
         presence: match row.link {
             Link::Connected => Presence::Connected,
@@ -254,7 +276,10 @@ fn stand(
         covered,
         taken_back,
         fresh,
-        excluded: elsewhere || cannot || (!touched && matches!(desired.reason, Reason::Kept)),
+        excluded,
+        pinned: desired.reason == Reason::Pinned && desired.delivery != target,
+        target,
+        flow_lost: false,
         refuses: goal.is_some_and(|hash| row.refused.contains(&hash)),
         reports_status: row.can(AgentCapabilities::ReportsRemoteConfig),
         goal,
@@ -349,6 +374,7 @@ impl Candidate {
             uid: *self.uid.as_bytes(),
             stratum: self.stratum.clone(),
             reachable: self.reachable,
+            ahead: false,
         }
     }
 }

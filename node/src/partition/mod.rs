@@ -16,7 +16,7 @@ use arc_swap::ArcSwap;
 use fleet::digest::Digest;
 use fleet::family::ConfigMap;
 use fleet::offer::{Decision, Situation, decide};
-use fleet::program::{Desired, Place, Program, Reason, Subject, desired};
+use fleet::program::{Desired, Epoch, Place, Program, Reason, Subject, desired};
 use proto::edge::{Answer, Notice, Presence, Report, Session, Transport, Unsent, notice};
 use proto::opamp::AgentCapabilities;
 use proto::sequence::is_fresh;
@@ -154,6 +154,8 @@ pub struct Partition {
     /// When the program was last confirmed with the control group; in milliseconds since `started`, 0 = never.
     confirmed_ms: std::sync::atomic::AtomicU64,
     last_grant_ms: std::sync::atomic::AtomicU64,
+    /// When silence and overdue offers were last looked for.
+    looked_ms: std::sync::atomic::AtomicU64,
     bodies: body::Remembered,
     notices: broadcast::Sender<Arc<Vec<Notice>>>,
     turns: Box<[tokio::sync::Mutex<()>]>,
@@ -186,6 +188,7 @@ impl Partition {
             taking: std::sync::Mutex::default(),
             confirmed_ms: 0.into(),
             last_grant_ms: 0.into(),
+            looked_ms: 0.into(),
             bodies: body::Remembered::default(),
             notices,
             turns: (0..TURNS).map(|_| tokio::sync::Mutex::new(())).collect(),
@@ -595,11 +598,25 @@ impl Partition {
         Ok(false)
     }
 
+    /// How long ago this partition looked at its agents last: what it says of them is no younger.
+    pub fn evidence_age_ms(&self) -> u64 {
+        let looked = self.looked_ms.load(std::sync::atomic::Ordering::SeqCst);
+        self.monotonic_ms().saturating_sub(looked)
+    }
+
+    /// After so long an unanswered offer is *no answer*.
+    pub fn offer_timeout_ms(&self) -> u64 {
+        millis(self.config.offer_timeout)
+    }
+
     /// Looks for silent agents and for offers whose time has passed. Call it every second.
     pub async fn tick(&self) {
         self.core().rest(self.monotonic_ms());
         let (lost, late) = self.overdue();
         self.link_all(lost, Link::Lost, "silent").await;
+        let now = self.monotonic_ms();
+        self.looked_ms
+            .store(now, std::sync::atomic::Ordering::SeqCst);
         for uid in late {
             let _turn = self.turn(uid).lock().await;
             let report = Report {
@@ -913,6 +930,7 @@ fn is_due(columns: &Columns, program: &Program, row: &Row) -> bool {
         accepts: row.can(AgentCapabilities::AcceptsRemoteConfig),
         many_collectors: row.many_collectors(),
         duplicate: row.duplicate,
+        has_room: true,
         proves_not_received: false,
     };
     matches!(decide(&situation), Decision::Offer(_) | Decision::Adopt(_))
@@ -921,6 +939,10 @@ fn is_due(columns: &Columns, program: &Program, row: &Row) -> bool {
 /// What a row should run.
 pub fn desired_of(row: &Row, place: Option<Place<'_>>, program: &Program) -> Desired {
     let subject = Subject {
+        uid: *row.uid.as_bytes(),
+        owned_since: row.delivery.as_ref().map(|d| Epoch(d.owned_since)),
+        granted: None,
+        stopped: false,
         facts: row,
         owner: row.owner(),
         delivery: row.delivery.as_ref().map(|d| d.hash),
@@ -944,6 +966,7 @@ impl OwnedPlace {
             rollout: &self.rollout,
             role: &self.role,
             wave: self.wave,
+            taken_from: None,
         }
     }
 }

@@ -87,6 +87,7 @@ fn condition(condition: &Condition) -> String {
             "ambiguous role: matches {} of {family}",
             roles.join(" and ")
         ),
+        Condition::Late { rollout } => format!("late: joined while rollout {rollout} was open"),
         Condition::Relabelled { rollout } => {
             format!("relabelled: listed by rollout {rollout}, matches its role no more")
         }
