@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use fleet::components::{Available, Used, missing};
-use fleet::diff::diff;
+use fleet::diff::{Change, Kind, diff};
 use fleet::digest::Digest;
+use fleet::drift::{Difference, Sort, content};
 use fleet::family::{ConfigMap, Role, order};
 use fleet::rollout::PlanSpec;
+use fleet::value::Value;
 use fleet::waves::{self, Size};
 use prost::Message;
 use proto::api;
@@ -147,7 +149,7 @@ pub fn make(node: &Arc<Node>, family: &str, revision: u64, plan: &str) -> Result
         });
     }
     maker.roles(&candidates, &plan)?;
-    maker.groups(&candidates);
+    maker.groups(&candidates)?;
     maker.left_out(&candidates);
     maker.sums(&candidates);
     let mut shown = maker.shown;
@@ -363,12 +365,56 @@ fn available(partition: &Partition, hash: &[u8]) -> Result<Option<Available>, ra
     }))
 }
 
+/// Against what a delivery is compared.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Base {
+    /// Family, role, revision and rollout of what it applied.
+    Delivered((String, String, u64, String)),
+    /// Bodies of what it reports, in this partition.
+    Reported {
+        partition: usize,
+        effective: Arc<str>,
+        /// What was offered and not applied.
+        not_applied: Option<String>,
+    },
+}
+
+#[derive(Clone)]
+struct Compared {
+    digest: Digest,
+    text: String,
+    same: bool,
+    against: String,
+}
+
+fn nothing() -> Value {
+    Value::Map(fleet::value::Map::new())
+}
+
+/// What changes for an agent that runs this now. Keys that its supervisor or its components add by themselves stay, and
+/// what is redacted cannot be compared: neither is named.
+fn from_running(running: &Value, to: &Value) -> Vec<Change> {
+    let content = content(to, running, &[]);
+    let change = |d: &Difference| Change {
+        path: d.path.clone(),
+        kind: match d.sort {
+            Sort::Missing => Kind::Added,
+            Sort::Extra => Kind::Removed,
+            Sort::Changed => Kind::Changed,
+            Sort::NotComparable => Kind::NotComparable,
+        },
+        before: d.effective.clone(),
+        after: d.delivered.clone(),
+    };
+    content.differences().map(change).collect()
+}
+
 struct Maker<'a> {
     node: &'a Arc<Node>,
     stored: &'a store::Revision,
     roles: &'a [Role],
     /// Merged configs by family, role, revision: what agents run now.
-    configs: BTreeMap<(String, String, u64, String), Option<Arc<fleet::value::Value>>>,
+    configs: BTreeMap<(String, String, u64, String), Option<Arc<Value>>>,
     shown: api::PreviewResponse,
 }
 
@@ -427,57 +473,26 @@ impl Maker<'_> {
     }
 
     /// Identical diffs count as one.
-    fn groups(&mut self, candidates: &[Vec<Candidate>]) {
-        let after: Vec<Option<Arc<fleet::value::Value>>> = self
-            .roles
-            .iter()
-            .map(|r| merged_config(&r.config).map(Arc::new))
-            .collect();
-        type Known = BTreeMap<
-            (usize, Option<(String, String, u64, String)>),
-            (Digest, String, bool, String),
-        >;
-        let mut known: Known = BTreeMap::new();
+    fn groups(&mut self, candidates: &[Vec<Candidate>]) -> Result<(), Error> {
+        let mut known: BTreeMap<(usize, Base), Compared> = BTreeMap::new();
         let mut groups: BTreeMap<(usize, Digest), api::DiffGroup> = BTreeMap::new();
         for (i, role) in self.roles.iter().enumerate() {
+            let to = merged_config(&role.config).unwrap_or_else(nothing);
             for candidate in members(candidates, i) {
-                let key = candidate.delivery.as_ref().map(|d| {
-                    (
-                        d.family.clone(),
-                        d.role.clone(),
-                        d.revision,
-                        d.rollout.clone(),
-                    )
-                });
-                let found = known.entry((i, key.clone())).or_insert_with(|| {
-                    let before = key.as_ref().and_then(|key| self.config(key));
-                    let empty = fleet::value::Value::Map(fleet::value::Map::new());
-                    let to = after[i].as_deref().unwrap_or(&empty);
-                    let difference = diff(before.as_deref().unwrap_or(&empty), to);
-                    let against = match (&key, &before) {
-                        (None, _) => "nothing was delivered before".to_owned(),
-                        (Some((family, role, 0, _)), _) => format!("{family}/{role} baseline"),
-                        (Some((family, role, revision, _)), Some(_)) => {
-                            format!("{family}/{role} r{revision}")
-                        }
-                        (Some(_), None) => "what it runs is not known any more".to_owned(),
-                    };
-                    let digest = Digest::of(
-                        "muster.preview.group.v1",
-                        &[
-                            role.name.as_bytes(),
-                            against.as_bytes(),
-                            difference.digest().as_bytes(),
-                        ],
-                    );
-                    (
-                        digest,
-                        difference.to_string(),
-                        difference.is_empty(),
-                        against,
-                    )
-                });
-                let (digest, text, same, against) = found.clone();
+                let base = self.base(candidate);
+                if !known.contains_key(&(i, base.clone())) {
+                    let compared = self.compare(&role.name, &base, &to)?;
+                    known.insert((i, base.clone()), compared);
+                }
+                let Some(Compared {
+                    digest,
+                    text,
+                    same,
+                    against,
+                }) = known.get(&(i, base)).cloned()
+                else {
+                    continue;
+                };
                 let group = groups.entry((i, digest)).or_insert_with(|| api::DiffGroup {
                     role: role.name.clone(),
                     digest: digest.to_hex(),
@@ -495,9 +510,94 @@ impl Maker<'_> {
         let mut groups: Vec<_> = groups.into_values().collect();
         groups.sort_by_key(|group| std::cmp::Reverse(group.agents));
         self.shown.groups = groups;
+        Ok(())
     }
 
-    fn config(&self, key: &(String, String, u64, String)) -> Option<Arc<fleet::value::Value>> {
+    /// What an agent runs now: what it said it applied, else what it reports to run.
+    fn base(&self, candidate: &Candidate) -> Base {
+        let delivery = candidate.delivery.as_ref();
+        let name = |d: &store::Delivery| {
+            (
+                d.family.clone(),
+                d.role.clone(),
+                d.revision,
+                d.rollout.clone(),
+            )
+        };
+        if let Some(delivery) = delivery.filter(|_| candidate.applied) {
+            return Base::Delivered(name(delivery));
+        }
+        Base::Reported {
+            partition: self.node.partition_index(candidate.uid),
+            effective: candidate.effective.clone(),
+            not_applied: delivery.map(|d| format!("{}/{} r{}", d.family, d.role, d.revision)),
+        }
+    }
+
+    fn compare(&mut self, role: &str, base: &Base, to: &Value) -> Result<Compared, Error> {
+        let (against, changes) = match base {
+            Base::Delivered(key) => {
+                let (family, role, revision, _) = key;
+                let before = self.config(key);
+                let against = match (&before, revision) {
+                    (None, _) => "what it runs is not known any more".to_owned(),
+                    (Some(_), 0) => format!("{family}/{role} baseline"),
+                    (Some(_), revision) => format!("{family}/{role} r{revision}"),
+                };
+                let empty = nothing();
+                let before = before.as_deref().unwrap_or(&empty);
+                (against, diff(before, to).changes().to_vec())
+            }
+            Base::Reported {
+                partition,
+                effective,
+                not_applied,
+            } => {
+                let running = self.running(*partition, effective)?;
+                let what = match &running {
+                    Some(_) => "what it runs now",
+                    None => "nothing: it does not say what it runs",
+                };
+                let against = match not_applied {
+                    Some(offered) => format!("{what}; {offered} was offered and is not applied"),
+                    None => what.to_owned(),
+                };
+                let changes = match &running {
+                    Some(running) => from_running(running, to),
+                    None => diff(&nothing(), to).changes().to_vec(),
+                };
+                (against, changes)
+            }
+        };
+        let text: String = changes.iter().map(|change| format!("{change}\n")).collect();
+        let parts = [role.as_bytes(), against.as_bytes(), text.as_bytes()];
+        Ok(Compared {
+            digest: Digest::of("muster.preview.group.v1", &parts),
+            same: changes.is_empty(),
+            text,
+            against,
+        })
+    }
+
+    /// The merged effective config of agents that report these bodies; none: it is not kept, or no YAML.
+    fn running(&self, partition: usize, effective: &str) -> Result<Option<Value>, Error> {
+        let view = self.node.partitions[partition].ledger.view();
+        let view = view.map_err(Error::Read)?;
+        let mut files = BTreeMap::new();
+        for (i, address) in effective.split(',').enumerate() {
+            let address = hex::decode(address).unwrap_or_default();
+            let kept: Option<(u64, store::Body)> =
+                view.get(table::BODY, &address).map_err(Error::Read)?;
+            let text = kept.and_then(|(_, kept)| String::from_utf8(body::open(&kept)?).ok());
+            let Some(Ok(parsed)) = text.map(|t| proto::yaml::parse(&body::anonymous(t))) else {
+                return Ok(None);
+            };
+            files.insert(format!("{i:04}"), parsed);
+        }
+        Ok(fleet::merge::merge(&files).ok())
+    }
+
+    fn config(&self, key: &(String, String, u64, String)) -> Option<Arc<Value>> {
         if let Some(found) = self.configs.get(key) {
             return found.clone();
         }

@@ -182,10 +182,8 @@ fn diff_group(group: &api::DiffGroup, lines: usize, look: &Look) -> String {
 fn difference(against: &str) -> String {
     match against {
         "" => "this diff".to_owned(),
-        words if words.contains(" before") || words.contains(" not ") => {
-            format!("this config ({})", clean(words))
-        }
-        revision => format!("this diff against {}", clean(revision)),
+        words if words.starts_with("nothing") => format!("this config (against {})", clean(words)),
+        base => format!("this diff against {}", clean(base)),
     }
 }
 
@@ -284,8 +282,8 @@ Left out
     #[test]
     fn first_config_is_no_diff_against_something() {
         assert_eq!(
-            difference("nothing was delivered before"),
-            "this config (nothing was delivered before)"
+            difference("nothing: it does not say what it runs"),
+            "this config (against nothing: it does not say what it runs)"
         );
         assert_eq!(difference("pii/agent r3"), "this diff against pii/agent r3");
     }

@@ -113,6 +113,8 @@ pub struct Row {
     pub components: Box<[u8]>,
     /// This uid was replaced: a stub.
     pub alias: bool,
+    /// Addresses of the bodies of its effective config, in hex and in order; agents that run the same share it.
+    pub effective: Arc<str>,
 }
 
 // === impl Row ===
@@ -184,6 +186,7 @@ impl Row {
                 .map(|c| c.hash.clone().into_boxed_slice())
                 .unwrap_or_default(),
             alias: !agent.alias_of.is_empty(),
+            effective: interner.get(&effective(agent)),
         }
     }
 
@@ -313,6 +316,13 @@ pub fn stored_state(state: State) -> DeliveryState {
         State::NoAnswer => DeliveryState::NoAnswer,
         State::Withdrawn => DeliveryState::Withdrawn,
     }
+}
+
+fn effective(agent: &store::Agent) -> String {
+    let files = agent.effective.iter().flat_map(|e| &e.files);
+    let bodies = files.filter(|file| !file.body.is_empty());
+    let addresses: Vec<String> = bodies.map(|file| hex::encode(&file.body)).collect();
+    addresses.join(",")
 }
 
 fn delivery(d: &store::Delivery, interner: &mut Interner) -> Option<Delivery> {

@@ -16,6 +16,9 @@ pub const KEPT_BYTES_MAX: usize = 1 << 20;
 /// What stands in a body for text that only one agent has.
 const PLACEHOLDER: &str = "{{muster:";
 
+/// Texts of its own that an agent has: uid, instance id, host name.
+const OWN_TEXTS_MAX: usize = 3;
+
 /// Texts shorter than this are too likely to mean something else.
 const SUBSTITUTED_CHARS_MIN: usize = 8;
 
@@ -204,6 +207,14 @@ fn substitute(mut text: String, own: &[&str]) -> (String, Vec<usize>) {
 
 fn is_own(text: &str) -> bool {
     text.len() >= SUBSTITUTED_CHARS_MIN
+}
+
+/// A shared text as it is for anybody: where an agent's own text stood, that is said.
+pub fn anonymous(mut shared: String) -> String {
+    for i in 0..OWN_TEXTS_MAX {
+        shared = shared.replace(&format!("{PLACEHOLDER}{i}}}}}"), "(own)");
+    }
+    shared
 }
 
 /// Puts an agent's own texts back.

@@ -1,6 +1,7 @@
 //! A partition's part of a rollout: who could be a member, the stored list, and where each member stands.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use fleet::bucket::{Bucket, Counts, Presence, Sighting, bucket};
 use fleet::family::delivery_hash;
@@ -40,6 +41,10 @@ pub struct Candidate {
     pub stratum: String,
     /// What it runs by its last authorised offer: hash as bytes, family, role, revision, rollout; none: nothing.
     pub delivery: Option<store::Delivery>,
+    /// It said that it applied that.
+    pub applied: bool,
+    /// As in [`Row::effective`].
+    pub effective: Arc<str>,
     /// Component list hash.
     pub components: Box<[u8]>,
     /// Owned by this family now.
@@ -323,6 +328,8 @@ fn candidate(
             rollout: d.rollout.to_string(),
             ..store::Delivery::default()
         }),
+        applied: delivery.is_some_and(|d| d.state == State::Applied),
+        effective: row.effective.clone(),
         components: row.components.clone(),
         owned,
     };
