@@ -6,6 +6,7 @@ pub mod http;
 pub mod inflate;
 pub mod meter;
 pub mod negotiate;
+pub mod pace;
 pub mod reply;
 pub mod wire;
 pub mod ws;

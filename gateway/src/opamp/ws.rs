@@ -345,6 +345,7 @@ impl<'e, L: Link> Conversation<'e, L> {
                 if self.agents.len() >= self.exchange.limits.agents_per_connection
                     && !self.agents.contains_key(&uid)
                 {
+                    self.exchange.metrics.refused.agents.inc();
                     let why = "too many agents on one connection (limit agents_per_connection)";
                     return self.write(Reply::bad_request(uid.as_bytes(), why)).await;
                 }
