@@ -68,6 +68,11 @@ impl Share {
         true
     }
 
+    /// How much it is.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     fn show(&self, used: usize) {
         self.budget
             .gauge

@@ -1,6 +1,7 @@
 //! OpAMP as agents speak it: one port, one path, plain HTTP and WebSocket.
 
 pub mod body;
+pub mod boundary;
 pub mod frame;
 pub mod http;
 pub mod inflate;
