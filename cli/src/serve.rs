@@ -36,7 +36,7 @@ pub struct ServeArgs {
     #[arg(long, env = "MUSTER_DATA_DIR", value_name = "DIR")]
     data_dir: PathBuf,
 
-    /// Where collectors' supervisors connect (OpAMP over HTTP and WebSocket, path /v1/opamp)
+    /// Where collectors' supervisors connect (OpAMP over HTTP and WebSocket)
     #[arg(
         long,
         default_value = "127.0.0.1:4320",
@@ -44,6 +44,10 @@ pub struct ServeArgs {
         value_name = "ADDRESS"
     )]
     opamp_listen: SocketAddr,
+
+    /// Path of the OpAMP endpoint; all others are 404
+    #[arg(long, default_value = gateway::config::OPAMP_PATH, value_name = "PATH", value_parser = gateway::config::opamp_path)]
+    opamp_path: String,
 
     /// Where operators connect (gRPC, gRPC-Web, /healthz, /readyz, /metrics)
     #[arg(
@@ -93,6 +97,10 @@ pub struct ServeArgs {
     /// The largest message an agent may send, in MiB, also after inflation
     #[arg(long, default_value_t = 64, value_name = "MIB", value_parser = clap::value_parser!(u32).range(1..=1024))]
     max_message_mib: u32,
+
+    /// Set a limit of the edge, as body_timeout=30s. Can be given several times; `--limit help` lists all
+    #[arg(long, value_name = "NAME=VALUE", value_parser = read_limit)]
+    limit: Vec<(String, String)>,
 
     /// Send Muster's own traces and metrics there (OTLP over gRPC)
     #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL")]
@@ -154,15 +162,18 @@ async fn listen(
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let link = Arc::new(link::Embedded::new(node.clone()));
-    let limits = Limits {
+    let mut limits = Limits {
         receive_bytes: args.max_message_mib as usize * 1024 * 1024,
         ..Limits::default()
     };
+    for (name, value) in &args.limit {
+        limits.set(name, value)?;
+    }
     let opamp = gateway::Config {
         name: "serve".to_owned(),
         listener: args.listener(args.opamp_listen),
+        path: args.opamp_path.clone(),
         limits: limits.clone(),
-        ..gateway::Config::default()
     };
     let bound = Gateway::bind(opamp, link, access.clone())?;
     let mut registry = Registry::default();
@@ -290,6 +301,24 @@ impl ServeArgs {
             history: self.keep_history,
         }
     }
+}
+
+/// One `--limit`, tried out so that a mistake is one of usage. `help` is answered here, as `--help` is by clap: it needs
+/// no other option.
+fn read_limit(text: &str) -> Result<(String, String), String> {
+    if text == "help" {
+        for limit in Limits::described() {
+            println!("{}={}\n    {}", limit.name, limit.default, limit.meaning);
+        }
+        std::process::exit(0);
+    }
+    let (name, value) = text
+        .split_once('=')
+        .ok_or("a limit is set as NAME=VALUE; `--limit help` lists all")?;
+    Limits::default()
+        .set(name, value)
+        .map_err(|error| error.to_string())?;
+    Ok((name.to_owned(), value.to_owned()))
 }
 
 async fn signals(stop: CancellationToken) {

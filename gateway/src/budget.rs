@@ -34,11 +34,22 @@ impl Budget {
 
     /// A share of `bytes`, or none if the budget is spent.
     pub fn take(&self, bytes: usize) -> Option<Share> {
-        let mut share = Share {
+        let mut share = self.empty();
+        share.grow(bytes).then_some(share)
+    }
+
+    /// A share of nothing, to grow with what arrives.
+    pub fn empty(&self) -> Share {
+        Share {
             budget: self.clone(),
             bytes: 0,
-        };
-        share.grow(bytes).then_some(share)
+        }
+    }
+
+    /// Would `bytes` more fit at the moment? Nothing is taken, so others may be faster.
+    pub fn has(&self, bytes: usize) -> bool {
+        let used = self.used.load(Ordering::Relaxed);
+        used.saturating_add(bytes) <= self.max
     }
 }
 
@@ -55,6 +66,11 @@ impl Share {
         self.bytes += bytes;
         self.show(used);
         true
+    }
+
+    /// How much it is.
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 
     fn show(&self, used: usize) {
@@ -80,6 +96,7 @@ mod tests {
         let budget = Budget::new(10, Gauge::default());
         let mut first = budget.take(6).unwrap();
         assert!(budget.take(5).is_none());
+        assert!(budget.has(4) && !budget.has(5) && !budget.has(usize::MAX));
         assert!(first.grow(4));
         assert!(!first.grow(1));
         drop(first);

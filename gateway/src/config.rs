@@ -63,7 +63,9 @@ pub enum StartError {
         remedy: &'static str,
     },
     /// The path is not one.
-    #[error("the OpAMP path `{0}` must begin with a slash and hold no query")]
+    #[error(
+        "the OpAMP path `{0}` must begin with a slash and hold no query, space or letter beyond ASCII"
+    )]
     Path(String),
     /// The address could not be taken.
     #[error("cannot listen on {address}")]
@@ -86,6 +88,17 @@ pub enum StartError {
     },
 }
 
+/// The path, if requests can have it.
+pub fn opamp_path(path: &str) -> Result<String, StartError> {
+    // What is not printable ASCII without spaces would stand percent-encoded in a request, and match none.
+    let is_path = path.starts_with('/')
+        && path.bytes().all(|byte| byte.is_ascii_graphic())
+        && !path.contains(['?', '#']);
+    is_path
+        .then(|| path.to_owned())
+        .ok_or_else(|| StartError::Path(path.to_owned()))
+}
+
 // === impl Config ===
 
 impl Default for Config {
@@ -102,9 +115,7 @@ impl Default for Config {
 impl Config {
     /// Checks what can be checked without touching the system.
     pub(crate) fn check(&self, tokens_required: bool) -> Result<(), StartError> {
-        if !self.path.starts_with('/') || self.path.contains(['?', '#']) {
-            return Err(StartError::Path(self.path.clone()));
-        }
+        opamp_path(&self.path)?;
         self.listener.check(tokens_required)
     }
 }
@@ -155,6 +166,14 @@ mod tests {
             "127.0.0.1:4320"
         );
         assert!(Config::default().check(false).is_ok());
+    }
+
+    #[test]
+    fn a_path_begins_with_a_slash_and_can_stand_in_a_request() {
+        assert_eq!(opamp_path("/fleet/v2").unwrap(), "/fleet/v2");
+        for path in ["", "fleet", "/a?b", "/a#b", "/a b", "/flöte"] {
+            assert!(opamp_path(path).is_err(), "{path}");
+        }
     }
 
     #[test]

@@ -23,6 +23,6 @@ pub mod fuzzing;
 
 pub use config::{Config, Listener, StartError, TlsFiles};
 pub use gateway::{Bound, Gateway};
-pub use limits::Limits;
+pub use limits::{Described, LimitError, Limits};
 pub use link::{Access, Denied, Link, LinkError, Operator, Role};
 pub use metrics::Metrics;

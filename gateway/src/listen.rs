@@ -5,7 +5,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,6 +15,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -44,7 +45,8 @@ pub struct Socket {
 pub struct Shared {
     pub limits: Arc<Limits>,
     pub metrics: Metrics,
-    pub open: Arc<AtomicUsize>,
+    /// One place for each connection, served or refused by answer.
+    places: Arc<Semaphore>,
     /// Connection numbers; unique while the gateway runs.
     pub numbers: Arc<AtomicU64>,
     pub tasks: TaskTracker,
@@ -63,6 +65,7 @@ pub struct Connection {
     pub refused: bool,
     websocket: AtomicBool,
     shared: Shared,
+    _place: OwnedSemaphorePermit,
 }
 
 // === impl Socket ===
@@ -111,6 +114,9 @@ impl Socket {
             tokio::spawn(async move { kill.run_until_cancelled(tls.watch(every)).await });
         }
         loop {
+            let Some(place) = shared.drain.run_until_cancelled(shared.place()).await else {
+                return;
+            };
             let accepted = tokio::select! {
                 biased;
                 () = shared.drain.cancelled() => return,
@@ -124,9 +130,7 @@ impl Socket {
                     continue;
                 }
             };
-            let Some(connection) = Connection::admit(&shared, peer) else {
-                continue;
-            };
+            let connection = Connection::admit(&shared, peer, place);
             let task = run(stream, tls.clone(), connection, handle.clone());
             shared.tasks.spawn(task);
         }
@@ -138,15 +142,32 @@ impl Socket {
 impl Shared {
     /// For a listener that starts.
     pub fn new(limits: Arc<Limits>, metrics: Metrics) -> Self {
+        let places = places(&limits);
         Shared {
             limits,
             metrics,
-            open: Arc::default(),
+            places: Arc::new(Semaphore::new(places)),
             numbers: Arc::default(),
             tasks: TaskTracker::new(),
             drain: CancellationToken::new(),
             kill: CancellationToken::new(),
         }
+    }
+
+    /// A place for one more connection. Without one nothing is accepted: who is accepted gets an answer, and the others
+    /// wait in the backlog, where clients wait or try again on their own.
+    async fn place(&self) -> OwnedSemaphorePermit {
+        if self.places.available_permits() == 0 {
+            self.metrics.accepting_paused.inc();
+            tracing::warn!("too many connections: the next one is accepted when another has gone");
+        }
+        let place = self.places.clone().acquire_owned().await;
+        place.expect("the places are never closed")
+    }
+
+    /// Connections that are open.
+    fn open(&self) -> usize {
+        places(&self.limits) - self.places.available_permits()
     }
 
     /// After `drain`: waits for connections to end, then ends those that have not.
@@ -157,7 +178,7 @@ impl Shared {
             .is_err()
         {
             tracing::warn!(
-                connections = self.open.load(Ordering::Relaxed),
+                connections = self.open(),
                 "connections are cut off after the drain"
             );
         }
@@ -168,27 +189,22 @@ impl Shared {
 // === impl Connection ===
 
 impl Connection {
-    /// Counts a connection in: served, refused by answer, or (none) not even that.
-    fn admit(shared: &Shared, peer: SocketAddr) -> Option<Arc<Self>> {
-        let limits = &shared.limits;
-        let open = shared.open.fetch_add(1, Ordering::Relaxed);
-        let refused = open >= limits.connections;
+    /// Counts a connection in: served, or refused by answer.
+    fn admit(shared: &Shared, peer: SocketAddr, place: OwnedSemaphorePermit) -> Arc<Self> {
+        let refused = shared.open() > shared.limits.connections;
         if refused {
             shared.metrics.refused.connections.inc();
         }
-        if open >= limits.connections + limits.refused_connections {
-            shared.open.fetch_sub(1, Ordering::Relaxed);
-            return None;
-        }
         shared.metrics.http_connections.inc();
-        Some(Arc::new(Connection {
+        Arc::new(Connection {
             number: shared.numbers.fetch_add(1, Ordering::Relaxed) + 1,
             peer,
             watch: Watch::new(),
             refused,
             websocket: AtomicBool::new(false),
             shared: shared.clone(),
-        }))
+            _place: place,
+        })
     }
 
     /// The connection speaks WebSocket from now on.
@@ -208,13 +224,20 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.shared.open.fetch_sub(1, Ordering::Relaxed);
         let metrics = &self.shared.metrics;
         match self.websocket.load(Ordering::Relaxed) {
             true => metrics.ws_connections.dec(),
             false => metrics.http_connections.dec(),
         };
     }
+}
+
+/// Connections that are accepted at a time.
+fn places(limits: &Limits) -> usize {
+    let places = limits
+        .connections
+        .saturating_add(limits.refused_connections);
+    places.clamp(1, Semaphore::MAX_PERMITS)
 }
 
 async fn run<H, F, B>(
@@ -252,6 +275,7 @@ async fn run<H, F, B>(
         limits.header_timeout,
         limits.write_timeout,
     );
+    let metrics = connection.shared.metrics.clone();
     let service = service_fn(move |request| {
         let answer = handle(connection.clone(), request);
         async move { Ok::<_, Infallible>(answer.await) }
@@ -265,6 +289,9 @@ async fn run<H, F, B>(
             biased;
             ended = served.as_mut() => {
                 if let Err(error) = ended {
+                    if is_header_too_large(error.as_ref()) {
+                        metrics.refused.header.inc();
+                    }
                     tracing::debug!(error, "connection ended");
                 }
                 return;
@@ -285,6 +312,12 @@ async fn run<H, F, B>(
             }
         }
     }
+}
+
+/// Answered 431 before there is a request that could be counted.
+fn is_header_too_large(error: &(dyn std::error::Error + Send + Sync + 'static)) -> bool {
+    let error = error.downcast_ref::<hyper::Error>();
+    error.is_some_and(hyper::Error::is_parse_too_large)
 }
 
 fn http_builder(limits: &Limits) -> auto::Builder<TokioExecutor> {

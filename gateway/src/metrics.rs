@@ -43,6 +43,8 @@ pub struct Metrics {
     pub silent: Counter,
     /// Connections dropped because the peer took no bytes.
     pub slow: Counter,
+    /// Times that accepting stopped until a connection had gone.
+    pub accepting_paused: Counter,
 }
 
 /// Why something was refused.
@@ -56,6 +58,16 @@ pub struct Refused {
     pub malformed: Counter,
     /// Over the size limit.
     pub too_large: Counter,
+    /// A request header over the size limit (HTTP/1.1; HTTP/2 answers 431 where nobody can count).
+    pub header: Counter,
+    /// A body in an encoding other than gzip and identity.
+    pub encoding: Counter,
+    /// A body or WebSocket message too slow, or not there in time.
+    pub late: Counter,
+    /// A body that broke off.
+    pub broken: Counter,
+    /// Too many agents on one WebSocket connection.
+    pub agents: Counter,
     /// Over the global budget of bytes.
     pub bytes: Counter,
     /// Over the limit of reports in flight.
@@ -125,6 +137,11 @@ impl Metrics {
                 "Connections dropped because the peer took no bytes",
                 &self.slow,
             ),
+            (
+                "accepting_paused",
+                "Times that accepting stopped until a connection had gone",
+                &self.accepting_paused,
+            ),
         ];
         for (name, help, counter) in counters {
             registry.register(name, help, counter.clone());
@@ -155,6 +172,7 @@ impl Default for Metrics {
             uid_mismatches: Counter::default(),
             silent: Counter::default(),
             slow: Counter::default(),
+            accepting_paused: Counter::default(),
             check_ins,
             refusals,
             connections,
@@ -172,6 +190,11 @@ impl Refused {
             foreign: reason("foreign"),
             malformed: reason("malformed"),
             too_large: reason("too_large"),
+            header: reason("header"),
+            encoding: reason("encoding"),
+            late: reason("late"),
+            broken: reason("broken"),
+            agents: reason("agents"),
             bytes: reason("bytes"),
             reports: reason("reports"),
             connections: reason("connections"),

@@ -13,6 +13,7 @@ use proto::opamp::{
     AgentConfigMap, AgentDisconnect, AgentRemoteConfig, ServerErrorResponseType, ServerToAgent,
 };
 use support::*;
+use tokio::io::AsyncWriteExt;
 
 fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
@@ -493,6 +494,167 @@ async fn overload_is_503_with_a_spread_retry_after_before_the_body_is_read() {
     );
     assert_eq!(post(running.address, &bare(1, 0)).await.status, 200);
     assert_eq!(running.metrics.in_flight_bytes.get(), 0);
+}
+
+/// The head of a request whose body of 64 MiB is announced and never comes.
+const ANNOUNCED: &[u8] = b"POST /v1/opamp HTTP/1.1\r\nHost: localhost\r\n\
+    Content-Type: application/x-protobuf\r\nContent-Length: 67108864\r\n\r\n";
+
+// H10: the budget
+#[tokio::test]
+async fn bodies_that_are_announced_and_never_sent_hold_nothing_and_are_408_before_the_timeout() {
+    let limits = Limits {
+        progress_timeout: Duration::from_secs(1),
+        ..Limits::default()
+    };
+    let running = start(&TestLink::content(), limits);
+    let mut slow = Vec::new();
+    for _ in 0..4 {
+        let mut client = Http::connect(running.address).await;
+        client.stream.write_all(ANNOUNCED).await.unwrap();
+        slow.push(client);
+    }
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(running.metrics.in_flight_bytes.get(), 0);
+    let answer = post(running.address, &described(1, 0)).await;
+    assert_eq!(answer.status, 200);
+    for mut client in slow {
+        assert_eq!(client.read().await.status, 408);
+    }
+    assert_eq!(running.metrics.refused.late.get(), 4);
+}
+
+// H10: the budget
+#[tokio::test]
+async fn a_body_that_trickles_holds_what_came_and_is_408_when_it_is_too_slow() {
+    let limits = Limits {
+        progress_timeout: Duration::from_millis(500),
+        progress_bytes: 10_000,
+        ..Limits::default()
+    };
+    let running = start(&TestLink::content(), limits);
+    let mut client = Http::connect(running.address).await;
+    client.stream.write_all(ANNOUNCED).await.unwrap();
+    client.stream.write_all(&[0; 10_000]).await.unwrap();
+    let began = tokio::time::Instant::now();
+    let trickle = async {
+        loop {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            if client.stream.write_all(&[0; 10]).await.is_err() {
+                return;
+            }
+            assert!(running.metrics.in_flight_bytes.get() < 11_000);
+            if running.metrics.refused.late.get() > 0 {
+                return;
+            }
+        }
+    };
+    within(trickle).await;
+    assert!(
+        began.elapsed() < Duration::from_secs(3),
+        "{:?}",
+        began.elapsed()
+    );
+    assert_eq!(client.read().await.status, 408);
+    assert_eq!(running.metrics.in_flight_bytes.get(), 0);
+}
+
+// H10: a body that goes on is not too slow
+#[tokio::test]
+async fn a_slow_body_that_keeps_the_pace_is_read_to_its_end() {
+    let limits = Limits {
+        progress_timeout: Duration::from_millis(400),
+        progress_bytes: 1000,
+        ..Limits::default()
+    };
+    let running = start(&TestLink::content(), limits);
+    let mut client = Http::connect(running.address).await;
+    let mut message = described(1, 0);
+    message.health = Some(proto::opamp::ComponentHealth {
+        last_error: "x".repeat(8000),
+        ..Default::default()
+    });
+    let body = message.encode_to_vec();
+    let head = format!(
+        "POST /v1/opamp HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-protobuf\r\n\
+         Content-Length: {}\r\n\r\n",
+        body.len()
+    );
+    client.stream.write_all(head.as_bytes()).await.unwrap();
+    for part in body.chunks(1000) {
+        client.stream.write_all(part).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(client.read().await.message().error_response, None);
+}
+
+// H10, E4
+#[tokio::test]
+async fn a_body_of_unknown_length_is_503_before_it_is_read_when_there_are_too_many_reports() {
+    let link = TestLink::content();
+    let limits = Limits {
+        in_flight_reports: 1,
+        ..Limits::default()
+    };
+    let running = start(&link, limits);
+    *link.delay.lock().unwrap() = Duration::from_millis(600);
+    let message = described(1, 0);
+    let (_, refused) = tokio::join!(post(running.address, &message), async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let mut client = Http::connect(running.address).await;
+        let head = "POST /v1/opamp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\
+                    Content-Type: application/x-protobuf\r\n\r\n";
+        client.stream.write_all(head.as_bytes()).await.unwrap();
+        let answer = tokio::time::timeout(Duration::from_millis(200), client.read()).await;
+        answer.expect("an answer before the first chunk")
+    });
+    assert_eq!(refused.status, 503);
+    assert!(refused.header("retry-after").is_some());
+}
+
+// design 10: limits
+#[tokio::test]
+async fn what_is_refused_is_counted_by_its_reason() {
+    let running = start(&TestLink::content(), Limits::default());
+    let refused = &running.metrics.refused;
+    let mut client = Http::connect(running.address).await;
+    let answer = client.post_bytes(b"x", "Content-Encoding: br\r\n").await;
+    assert_eq!((answer.status, refused.encoding.get()), (415, 1));
+
+    let mut client = Http::connect(running.address).await;
+    let long = format!("X-Long: {}\r\n", "x".repeat(20_000));
+    let answer = client.send("POST", "/v1/opamp", &long, b"").await;
+    assert_eq!(answer.status, 431);
+    until(|| refused.header.get() == 1).await;
+
+    let mut client = Http::connect(running.address).await;
+    client.stream.write_all(ANNOUNCED).await.unwrap();
+    client.stream.write_all(b"and no more").await.unwrap();
+    drop(client);
+    until(|| refused.broken.get() == 1).await;
+}
+
+// E6
+#[tokio::test]
+async fn connections_beyond_those_that_are_refused_wait_and_are_not_dropped() {
+    let limits = Limits {
+        connections: 1,
+        refused_connections: 1,
+        ..Limits::default()
+    };
+    let running = start(&TestLink::content(), limits);
+    let mut served = Http::connect(running.address).await;
+    assert_eq!(served.post(&bare(1, 0)).await.status, 200);
+    let refused = Http::connect(running.address).await;
+    until(|| running.metrics.refused.connections.get() == 1).await;
+    let mut waiting = Http::connect(running.address).await;
+    let message = bare(2, 0);
+    let mut answer = std::pin::pin!(waiting.post(&message));
+    let early = tokio::time::timeout(Duration::from_millis(300), answer.as_mut()).await;
+    assert!(early.is_err(), "{early:?}");
+    assert_eq!(running.metrics.accepting_paused.get(), 1);
+    drop(refused);
+    assert_eq!(answer.await.status, 503);
 }
 
 // H10, E4, E6

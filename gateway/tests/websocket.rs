@@ -228,6 +228,117 @@ async fn a_message_over_the_global_budget_is_closed_with_1013() {
     assert_eq!(running.metrics.refused.bytes.get(), 1);
 }
 
+// W5: the global budget
+#[tokio::test]
+async fn unfinished_messages_of_many_connections_stay_within_the_global_budget() {
+    let limits = Limits {
+        in_flight_bytes: 1_000_000,
+        ..Limits::default()
+    };
+    let running = start(&TestLink::content(), limits);
+    let part = &frame(BINARY, &[0; 64_001])[..60_000];
+    let mut sockets = Vec::new();
+    for _ in 0..50 {
+        let mut ws = Ws::connect(running.address).await;
+        let _closed_meanwhile = ws.http.stream.write_all(part).await;
+        sockets.push(ws);
+    }
+    // 16 of 60,000 bytes fit into the budget, each with its TCP segments as they come.
+    until(|| running.metrics.refused.bytes.get() >= 33).await;
+    assert!(running.metrics.in_flight_bytes.get() <= 1_000_000);
+    drop(sockets);
+    until(|| running.metrics.in_flight_bytes.get() == 0).await;
+}
+
+// W5: the global budget; an idle check-in asks nothing of what all share
+#[tokio::test]
+async fn idle_agents_are_answered_when_the_budget_is_spent_and_reports_are_not() {
+    let limits = Limits {
+        in_flight_bytes: 40,
+        ..Limits::default()
+    };
+    let running = start(&TestLink::content(), limits);
+    let mut ws = Ws::connect(running.address).await;
+    assert_eq!(ws.ask(&described(1, 0)).await.error_response, None);
+    let mut large = described(1, 1);
+    large.health = Some(proto::opamp::ComponentHealth {
+        last_error: "x".repeat(100),
+        ..Default::default()
+    });
+    let error = ws.ask(&large).await.error_response.unwrap();
+    assert_eq!(error.r#type(), ServerErrorResponseType::Unavailable);
+    assert_eq!(ws.ask(&bare(1, 1)).await.error_response, None);
+    assert_eq!(running.metrics.refused.bytes.get(), 1);
+}
+
+// limits: slow clients
+#[tokio::test]
+async fn a_message_that_has_begun_and_does_not_go_on_is_closed_with_1008() {
+    let limits = Limits {
+        progress_timeout: Duration::from_millis(300),
+        ..Limits::default()
+    };
+    let running = start(&TestLink::content(), limits);
+    let whole = frame(BINARY, &[0; 20_000]);
+    let mut fragment = frame(BINARY, &[0; 10]);
+    fragment[0] &= 0x7f;
+    for part in [&whole[..10_000], &whole[..1], &fragment] {
+        let mut ws = Ws::connect(running.address).await;
+        ws.http.stream.write_all(part).await.unwrap();
+        assert_eq!(ws.close_code().await, 1008);
+    }
+    assert_eq!(running.metrics.refused.late.get(), 3);
+    assert_eq!(running.metrics.in_flight_bytes.get(), 0);
+    let mut idle = Ws::connect(running.address).await;
+    idle.ask(&described(1, 0)).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(idle.ask(&bare(1, 1)).await.error_response, None);
+}
+
+// limits: slow clients
+#[tokio::test]
+async fn a_message_whose_fragments_trickle_is_closed_with_1008_also_among_pings() {
+    let limits = Limits {
+        progress_timeout: Duration::from_millis(400),
+        progress_bytes: 10_000,
+        ..Limits::default()
+    };
+    let running = start(&TestLink::content(), limits);
+    let mut ws = Ws::connect(running.address).await;
+    let mut first = frame(BINARY, &[0; 10]);
+    first[0] &= 0x7f;
+    ws.http.stream.write_all(&first).await.unwrap();
+    let trickle = async {
+        while running.metrics.refused.late.get() == 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            let mut next = frame(0, &[0; 10]);
+            next[0] &= 0x7f;
+            let both = [next, frame(PING, b"x")].concat();
+            if ws.http.stream.write_all(&both).await.is_err() {
+                return;
+            }
+        }
+    };
+    within(trickle).await;
+    assert_eq!(ws.close_code().await, 1008);
+}
+
+// limits: agents of one connection
+#[tokio::test]
+async fn an_agent_too_many_on_one_connection_is_refused_and_counted() {
+    let limits = Limits {
+        agents_per_connection: 1,
+        ..Limits::default()
+    };
+    let running = start(&TestLink::content(), limits);
+    let mut ws = Ws::connect(running.address).await;
+    assert_eq!(ws.ask(&described(1, 0)).await.error_response, None);
+    let error = ws.ask(&described(2, 0)).await.error_response.unwrap();
+    assert!(error.error_message.contains("agents_per_connection"));
+    assert_eq!(running.metrics.refused.agents.get(), 1);
+    assert_eq!(ws.ask(&bare(1, 1)).await.error_response, None);
+}
+
 // W7
 #[tokio::test]
 async fn an_answer_over_the_limit_is_not_sent_in_part() {

@@ -1,4 +1,4 @@
-//! Reads a request's body within size, time and the global budget.
+//! Reads a request's body within size, pace and the global budget.
 
 use std::time::Duration;
 
@@ -6,13 +6,15 @@ use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
+use tokio::time::timeout_at;
 
 use crate::budget::{Budget, Share};
 use crate::limits::Limits;
 use crate::opamp::inflate::{self, InflateError};
 use crate::opamp::negotiate::{self, Encoding};
+use crate::opamp::pace::Pace;
 
-/// A body that is too large is read on for so long, so that its sender sees the answer rather than a reset.
+/// A body that is refused while it arrives is read on for so long, so that its sender sees the answer rather than a reset.
 const DISCARD: Duration = Duration::from_secs(5);
 /// Compressed bodies from this size are inflated away from the threads that serve connections.
 const INFLATE_ASIDE_BYTES: usize = 64 * 1024;
@@ -23,6 +25,7 @@ pub enum BodyError {
     TooLarge,
     /// The budget is spent.
     Budget,
+    /// Too slow, or not there in time.
     Late,
     /// The connection broke.
     Broken,
@@ -68,17 +71,15 @@ async fn read(
         discard(body, limits).await;
         return Err(BodyError::TooLarge);
     }
-    let mut share = budget.take(announced).ok_or(BodyError::Budget)?;
-    match tokio::time::timeout(
-        limits.body_timeout,
-        collect(&mut body, announced, &mut share, limits),
-    )
-    .await
-    {
-        Err(_) => Err(BodyError::Late),
-        Ok(Ok(bytes)) => Ok((bytes, share)),
-        Ok(Err(error)) => {
-            if error == BodyError::TooLarge {
+    // Looked at, not taken: an announcement costs its sender nothing, so it may hold nothing.
+    if !budget.has(announced) {
+        return Err(BodyError::Budget);
+    }
+    let mut share = budget.empty();
+    match collect(&mut body, &mut share, limits).await {
+        Ok(bytes) => Ok((bytes, share)),
+        Err(error) => {
+            if matches!(error, BodyError::TooLarge | BodyError::Budget) {
                 drop(share);
                 discard(body, limits).await;
             }
@@ -87,29 +88,28 @@ async fn read(
     }
 }
 
-/// Most bodies come in one piece, which is not copied.
+/// Takes from the budget what arrives, when it arrives. Most bodies come in one piece, which is not copied.
 async fn collect(
     body: &mut Incoming,
-    announced: usize,
     share: &mut Share,
     limits: &Limits,
 ) -> Result<Bytes, BodyError> {
+    let mut pace = Pace::new(limits);
     let mut first = Bytes::new();
     let mut all = BytesMut::new();
-    while let Some(frame) = body.frame().await {
+    while let Some(frame) = timeout_at(pace.due(), body.frame())
+        .await
+        .map_err(|_| BodyError::Late)?
+    {
         let Ok(data) = frame.map_err(|_| BodyError::Broken)?.into_data() else {
             continue;
         };
-        let before = if all.is_empty() {
-            first.len()
-        } else {
-            all.len()
-        };
-        let size = before + data.len();
-        if size > limits.receive_bytes {
+        pace.arrived(data.len());
+        let before = first.len().max(all.len());
+        if before + data.len() > limits.receive_bytes {
             return Err(BodyError::TooLarge);
         }
-        if !share.grow(size.saturating_sub(announced.max(before))) {
+        if !share.grow(data.len()) {
             return Err(BodyError::Budget);
         }
         if before == 0 {

@@ -51,7 +51,9 @@ pub async fn respond<L: Link, A: Access>(
         return text(StatusCode::NOT_FOUND, "not found\n");
     }
     let busy = edge.exchange.reports.available_permits() == 0;
-    if busy && request.body().size_hint().lower() > POLL_BYTES_MAX {
+    // A body of unknown length counts as a large one: it would be received and inflated only to be refused.
+    let is_poll = |most: Option<u64>| most.is_some_and(|most| most <= POLL_BYTES_MAX);
+    if busy && !is_poll(request.body().size_hint().upper()) {
         edge.exchange.metrics.refused.reports.inc();
         return overloaded();
     }
@@ -169,12 +171,19 @@ fn refuse_body<L, A>(edge: &Edge<L, A>, error: BodyError) -> Answer {
             refused.bytes.inc();
             overloaded()
         }
-        BodyError::Late => text(
-            StatusCode::REQUEST_TIMEOUT,
-            "the body did not arrive in time\n",
-        ),
-        BodyError::Broken => text(StatusCode::BAD_REQUEST, "the body ended early\n"),
+        BodyError::Late => {
+            refused.late.inc();
+            text(
+                StatusCode::REQUEST_TIMEOUT,
+                "the body did not arrive in time\n",
+            )
+        }
+        BodyError::Broken => {
+            refused.broken.inc();
+            text(StatusCode::BAD_REQUEST, "the body ended early\n")
+        }
         BodyError::UnknownEncoding => {
+            refused.encoding.inc();
             let mut answer = text(
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
                 "content encodings are gzip and identity\n",

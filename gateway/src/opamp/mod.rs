@@ -1,11 +1,13 @@
 //! OpAMP as agents speak it: one port, one path, plain HTTP and WebSocket.
 
 pub mod body;
+pub mod boundary;
 pub mod frame;
 pub mod http;
 pub mod inflate;
 pub mod meter;
 pub mod negotiate;
+pub mod pace;
 pub mod reply;
 pub mod wire;
 pub mod ws;

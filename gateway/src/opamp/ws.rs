@@ -15,10 +15,10 @@ use futures::{FutureExt, SinkExt, StreamExt};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use proto::uid::Uid;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_tungstenite::WebSocketStream;
@@ -27,11 +27,12 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Message};
+use tokio_util::sync::CancellationToken;
 
-use crate::budget::Share;
+use crate::budget::{Budget, Share};
 use crate::limits::Limits;
 use crate::link::{Access, Link};
-use crate::listen::Connection;
+use crate::listen::{Connection, Shared};
 use crate::opamp::http::{Answer, overloaded, text};
 use crate::opamp::meter::Metered;
 use crate::opamp::reply::Reply;
@@ -48,8 +49,6 @@ const LAST_REPORTS: Duration = Duration::from_secs(6);
 /// What the peer still sends after our Close frame is read up to here, so that it sees the frame and no reset.
 const DISCARD_BYTES: usize = 128 * 1024 * 1024;
 const WRITE_BUFFER_BYTES: usize = 4 * 1024;
-
-type Socket = WebSocketStream<Metered<TokioIo<Upgraded>>>;
 
 /// Answers an upgrade request, and serves the connection in a task of its own.
 pub fn upgrade<L: Link, A: Access>(
@@ -143,10 +142,6 @@ async fn serve<L: Link, A: Access>(
         return;
     };
     connection.upgraded();
-    let limits = &edge.exchange.limits;
-    let stream = Metered::new(TokioIo::new(upgraded), edge.budget.clone());
-    let socket =
-        WebSocketStream::from_raw_socket(stream, Role::Server, Some(settings(limits))).await;
     let (orders, ear) = mpsc::channel(ORDERS);
     let holder = Holder {
         connection: connection.number,
@@ -158,13 +153,28 @@ async fn serve<L: Link, A: Access>(
         token,
         holder: Some(holder),
     };
-    let (drain, kill) = (
-        connection.shared().drain.clone(),
-        connection.shared().kill.clone(),
-    );
+    let stream = TokioIo::new(upgraded);
+    let Shared { drain, kill, .. } = connection.shared().clone();
+    let conversation = converse(&edge.exchange, &edge.budget, &source, stream, ear, drain);
+    let _killed = kill.run_until_cancelled(conversation).await;
+}
+
+/// One connection from its first frame to its last.
+pub async fn converse<L: Link, S: AsyncRead + AsyncWrite + Unpin>(
+    exchange: &Exchange<L>,
+    budget: &Budget,
+    source: &Source,
+    stream: S,
+    orders: mpsc::Receiver<Order>,
+    drain: CancellationToken,
+) {
+    let limits = &exchange.limits;
+    let stream = Metered::new(stream, budget.clone(), limits.clone());
+    let socket =
+        WebSocketStream::from_raw_socket(stream, Role::Server, Some(settings(limits))).await;
     let conversation = Conversation {
-        exchange: &edge.exchange,
-        source: &source,
+        exchange,
+        source,
         socket,
         agents: HashMap::new(),
         busy: FuturesUnordered::new(),
@@ -173,7 +183,7 @@ async fn serve<L: Link, A: Access>(
         drain_at: None,
         pinged: false,
     };
-    let _killed = kill.run_until_cancelled(conversation.run(ear, drain)).await;
+    conversation.run(orders, drain).await;
 }
 
 fn settings(limits: &Limits) -> WebSocketConfig {
@@ -186,10 +196,10 @@ fn settings(limits: &Limits) -> WebSocketConfig {
 }
 
 /// One connection.
-struct Conversation<'e, L> {
+struct Conversation<'e, L, S> {
     exchange: &'e Exchange<L>,
     source: &'e Source,
-    socket: Socket,
+    socket: WebSocketStream<Metered<S>>,
     /// The agents that spoke here, and whether they said that they leave.
     agents: HashMap<Uid, bool>,
     busy: FuturesUnordered<BoxFuture<'e, Done>>,
@@ -218,12 +228,8 @@ enum End {
 
 // === impl Conversation ===
 
-impl<'e, L: Link> Conversation<'e, L> {
-    async fn run(
-        mut self,
-        mut orders: mpsc::Receiver<Order>,
-        drain: tokio_util::sync::CancellationToken,
-    ) {
+impl<'e, L: Link, S: AsyncRead + AsyncWrite + Unpin> Conversation<'e, L, S> {
+    async fn run(mut self, mut orders: mpsc::Receiver<Order>, drain: CancellationToken) {
         let end = self.talk(&mut orders, &drain).await;
         let clean = matches!(end, End::Peer(Some(CloseCode::Normal)));
         self.farewell(end).await;
@@ -252,13 +258,13 @@ impl<'e, L: Link> Conversation<'e, L> {
         }
     }
 
-    async fn talk(
-        &mut self,
-        orders: &mut mpsc::Receiver<Order>,
-        drain: &tokio_util::sync::CancellationToken,
-    ) -> End {
+    async fn talk(&mut self, orders: &mut mpsc::Receiver<Order>, drain: &CancellationToken) -> End {
         loop {
             let room = self.busy.len() < self.exchange.limits.messages_per_connection;
+            if !room {
+                // Nothing is read until something is done.
+                self.socket.get_mut().excuse();
+            }
             let next = self.next_check();
             let step = tokio::select! {
                 message = self.socket.next(), if room => self.received(message).await,
@@ -308,6 +314,11 @@ impl<'e, L: Link> Conversation<'e, L> {
                 self.exchange.metrics.refused.bytes.inc();
                 Err(End::Ours(CloseCode::Again, "too many bytes in flight"))
             }
+            Some(Err(Error::Io(_))) if self.socket.get_ref().is_late() => {
+                self.exchange.metrics.refused.late.inc();
+                let why = "the message did not arrive in time";
+                Err(End::Ours(CloseCode::Policy, why))
+            }
             Some(Err(_)) => Err(End::Broken),
         }
     }
@@ -323,6 +334,7 @@ impl<'e, L: Link> Conversation<'e, L> {
                 .await;
         };
         let bytes = bytes.split_off(header);
+        let size = bytes.len();
         match self.exchange.hear(self.source, bytes) {
             First::Done { uid, reply } => {
                 self.malformed = 0;
@@ -345,8 +357,14 @@ impl<'e, L: Link> Conversation<'e, L> {
                 if self.agents.len() >= self.exchange.limits.agents_per_connection
                     && !self.agents.contains_key(&uid)
                 {
+                    self.exchange.metrics.refused.agents.inc();
                     let why = "too many agents on one connection (limit agents_per_connection)";
                     return self.write(Reply::bad_request(uid.as_bytes(), why)).await;
+                }
+                let share = share.or_else(|| self.socket.get_ref().take(size));
+                if share.is_none() {
+                    self.exchange.metrics.refused.bytes.inc();
+                    return self.write(Refusal::Overloaded.reply(uid.as_bytes())).await;
                 }
                 self.agents.entry(uid).or_default();
                 self.exchange.hold(self.source, uid);
@@ -530,9 +548,8 @@ impl<'e, L: Link> Conversation<'e, L> {
         let mut scratch = vec![0; 16 * 1024];
         let mut left = DISCARD_BYTES;
         let stream = self.socket.get_mut();
-        stream.message();
+        stream.let_go();
         while let Ok(read @ 1..) = stream.read(&mut scratch).await {
-            stream.message();
             match left.checked_sub(read) {
                 Some(rest) => left = rest,
                 None => return,
