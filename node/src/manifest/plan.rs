@@ -14,7 +14,7 @@ pub(super) fn plan(document: &Map, reader: &mut Reader) -> Option<Manifest> {
     let spec = reader.field(document, "", "spec")?;
     let metadata = metadata?;
     reader.known(metadata, "metadata", &["name"]);
-    reader.known(spec, "spec", &["waves", "onStop", "interleave", "urgent"]);
+    reader.known(spec, "spec", &["waves", "onStop", "interleave"]);
     let name = reader.text(metadata, "metadata", "name")?;
     if let Err(error) = check_name("plan", &name) {
         reader.mistake(error.to_string());
@@ -41,7 +41,7 @@ pub(super) fn plan(document: &Map, reader: &mut Reader) -> Option<Manifest> {
         waves: waves.into_iter().collect::<Option<_>>()?,
         on_stop,
         interleave: flag(spec, "spec", "interleave", reader),
-        urgent: flag(spec, "spec", "urgent", reader),
+        urgent: false,
     };
     for error in plan.check() {
         reader.mistake(format!("spec.waves: {error}"));
@@ -130,22 +130,15 @@ fn gate(value: &Value, at: &str, reader: &mut Reader) -> Option<Gate> {
     Some(gate)
 }
 
-/// `{check: promql, query: "…", observe: true}`; also `converged` alone.
+/// `{check: flow, observe: true}`; also `converged` alone.
 fn check(value: &Value, at: &str, reader: &mut Reader) -> Option<CheckSpec> {
-    let (kind, text, observe) = match value {
-        Value::String(kind) => (kind.clone(), String::new(), false),
+    let (kind, observe) = match value {
+        Value::String(kind) => (kind.clone(), false),
         value => {
             let map = reader.map(value, at)?;
-            reader.known(map, at, &["check", "query", "url", "who", "observe"]);
-            let text = ["query", "url", "who"]
-                .iter()
-                .find_map(|key| reader.optional(map, at, key));
+            reader.known(map, at, &["check", "observe"]);
             let kind = reader.text(map, at, "check")?;
-            (
-                kind,
-                text.unwrap_or_default(),
-                flag(map, at, "observe", reader),
-            )
+            (kind, flag(map, at, "observe", reader))
         }
     };
     let check = match kind.as_str() {
@@ -154,13 +147,9 @@ fn check(value: &Value, at: &str, reader: &mut Reader) -> Option<CheckSpec> {
         "no restart loop" => Check::NoRestartLoop,
         "flow" => Check::Flow,
         "resource regression" => Check::Resources,
-        "promql" => Check::PromQl(text),
-        "webhook" => Check::Webhook(text),
-        "person" => Check::Person(text),
         other => {
             reader.mistake(format!(
-                "{at} is `{other}`: use one of converged, healthy, no restart loop, flow, resource regression, promql, \
-                 webhook, person"
+                "{at} is `{other}`: use one of converged, healthy, no restart loop, flow, resource regression"
             ));
             return None;
         }
