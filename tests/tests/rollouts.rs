@@ -18,6 +18,9 @@ use system_tests::wait::{SOON, eventually, holds};
 /// The marker of configs that scripted agents do not like.
 const BROKEN: &str = "broken";
 
+/// For everything a rollout does here by itself; the longest is to call an agent unhealthy, after 30 s.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// A server, a fleet, and what to ask them.
 struct Scene {
     server: Server,
@@ -111,6 +114,12 @@ impl Scene {
                 "",
             ),
             plan("holding", &["size: 1", "size: 100%"], "hold"),
+            plan("watching", &["size: 1, soak: 1h", "size: 100%"], "hold"),
+            plan(
+                "by-wave",
+                &["size: 1, soak: 2s", "size: 50%, soak: 4s", "size: 100%"],
+                "roll back the wave",
+            ),
         ];
         let manifests = [&[family("edge", 10, roles)], &plans[..]]
             .concat()
@@ -140,7 +149,7 @@ impl Scene {
     }
 
     async fn until(&self, id: &str, what: &str, reached: impl Fn(&Rollout) -> bool) -> Rollout {
-        eventually(Duration::from_secs(40), what, async || {
+        eventually(PATIENCE, what, async || {
             let rollout = self.api.rollout(id).await;
             assert_adds_up(&rollout);
             let seen = (
@@ -526,6 +535,109 @@ async fn collectors_that_crash_in_a_later_wave_roll_everything_back() {
         holds(away.is_empty(), away)
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_later_wave_that_fails_goes_back_alone_where_the_plan_says_so() {
+    let scene = Scene::of(12).await;
+    let good = scene.stable("good").await;
+    let bad = scene.store(BROKEN).await;
+    let id = scene.start("by-wave").await;
+    let canary = *scene.until_offered(&bad, 1).await.first().unwrap();
+    for agent in scene.fleet.agents() {
+        if agent.index() != canary {
+            agent.follow(Script::rejecting(BROKEN, "no")).await;
+        }
+    }
+    let rollout = scene.state(&id, "halted").await;
+    scene.nobody_is_offered_anything().await;
+
+    let touched: BTreeSet<usize> = scene.offered(&bad).into_iter().collect();
+    let second = touched.len() - 1;
+    assert!((1..=5).contains(&second), "{touched:?}");
+    let total = rollout.total.unwrap();
+    assert_eq!(
+        (total.converged, total.returned, total.waiting),
+        (1, second as u64, 11 - second as u64),
+        "{total:?}"
+    );
+    for agent in scene.fleet.agents() {
+        let is_back = touched.contains(&agent.index()) && agent.index() != canary;
+        let of_good = agent.offers().iter().filter(|o| o.hash == good).count();
+        assert_eq!(of_good, if is_back { 2 } else { 1 }, "{}", agent.index());
+        let runs = if agent.index() == canary { &bad } else { &good };
+        assert!(agent.state().applied(runs), "{}", agent.index());
+    }
+    // The rest is for a person to say.
+    scene.cli.ok(&["rollout", "rollback", &id]);
+    scene.state(&id, "rolled back").await;
+    assert!(scene.fleet.agent(canary).state().applied(&good));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_canary_that_gets_unhealthy_and_stays_so_stops_the_rollout() {
+    let does = [Behaviour::UnhealthyAfter {
+        after: Duration::from_millis(500),
+    }];
+    let scene = Scene::disliking(4, &does).await;
+    scene.stable("good").await;
+    let bad = scene.store(BROKEN).await;
+    let id = scene.start("watching").await;
+    let canary = *scene.until_offered(&bad, 1).await.first().unwrap();
+    let rollout = scene.state(&id, "halted").await;
+    let total = rollout.total.unwrap();
+    assert_eq!((total.unhealthy, total.waiting), (1, 3), "{total:?}");
+    assert!(rollout.cause.contains("unhealthy"), "{}", rollout.cause);
+    // It has applied what it was sent; that alone proves nothing.
+    assert!(scene.fleet.agent(canary).state().applied(&bad));
+    assert_eq!(scene.offered(&bad), [canary]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_canary_that_falls_silent_after_its_offer_has_vanished_and_stops_the_rollout() {
+    let scene = Scene::of(4).await;
+    scene.stable("good").await;
+    let bad = scene.store("deaf").await;
+    let id = scene.start("watching").await;
+    let canary = *scene.until_offered(&bad, 1).await.first().unwrap();
+    scene
+        .fleet
+        .agent(canary)
+        .sleep(Duration::from_secs(600))
+        .await;
+    let rollout = scene.state(&id, "halted").await;
+    let total = rollout.total.unwrap();
+    assert_eq!((total.vanished, total.waiting), (1, 3), "{total:?}");
+    assert!(rollout.cause.contains("vanished"), "{}", rollout.cause);
+    let named = scene
+        .cli
+        .json(&["agents", "list", "--rollout", &id, "--bucket", "vanished"]);
+    let uid = scene.fleet.agent(canary).uid().to_string();
+    assert!(named.to_string().contains(&uid), "{named}");
+    assert_eq!(scene.offered(&bad), [canary]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_canary_that_crashes_again_and_again_after_it_has_applied_is_taken_back() {
+    let does = [Behaviour::CrashesAfter {
+        after: Duration::from_secs(2),
+    }];
+    let scene = Scene::disliking(4, &does).await;
+    let good = scene.stable("good").await;
+    let bad = scene.store(BROKEN).await;
+    let id = scene.start("canary").await;
+    let canary = *scene.until_offered(&bad, 1).await.first().unwrap();
+    let agent = scene.fleet.agent(canary);
+    eventually(SOON, "the canary to apply it", async || {
+        holds(agent.state().applied(&bad), agent.state())
+    })
+    .await;
+    let rollout = scene.state(&id, "rolled back").await;
+    assert!(rollout.cause.contains("restart"), "{}", rollout.cause);
+    let total = rollout.total.unwrap();
+    assert_eq!((total.returned, total.waiting), (1, 3), "{total:?}");
+    assert!(agent.state().applied(&good));
+    assert_eq!(scene.offered(&bad), [canary]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

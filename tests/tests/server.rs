@@ -55,6 +55,51 @@ async fn sigterm_ends_it_clean_in_time_with_agents_connected() {
 }
 
 #[tokio::test]
+async fn sigterm_ends_it_clean_in_time_with_peers_that_do_not_answer() {
+    let mut server = Server::start(&[]);
+    // No Close is ever answered: nobody reads these.
+    let mut silent = Vec::new();
+    for n in 0..20 {
+        let mut ws = Ws::connect(server.opamp).await;
+        ws.ask(&Script::new(&format!("silent-{n}")).full()).await;
+        silent.push(ws);
+    }
+    silent.push(Ws::connect(server.opamp).await);
+    let post = |path: &str, kind: &str| {
+        let head = format!("POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\n");
+        format!("{head}Content-Length: 1000\r\n\r\n{}", "x".repeat(500))
+    };
+    let report = post("/v1/opamp", "application/x-protobuf");
+    let call = post(
+        "/muster.v1.AgentService/ListAgents",
+        "application/grpc-web+proto",
+    );
+    // Half of a body, half of a head, and nothing at all.
+    let mut half = Vec::new();
+    for (address, sent) in [
+        (server.opamp, report.as_str()),
+        (server.opamp, &report[..20]),
+        (server.opamp, ""),
+        (server.api, call.as_str()),
+        (server.api, &call[..20]),
+        (server.api, ""),
+    ] {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(sent.as_bytes()).await.unwrap();
+        half.push(stream);
+    }
+    // Whoever asks now is answered after those were read.
+    Http::connect(server.opamp)
+        .await
+        .ask(&Script::new("last").full())
+        .await;
+    server.stop();
+    drop((silent, half));
+    server.again();
+    assert_eq!(Api::new(server.api).list("").await.len(), 21);
+}
+
+#[tokio::test]
 async fn what_an_agent_says_before_it_sees_the_close_is_heard_by_a_clean_stop() {
     let mut server = Server::start(&[]);
     let mut agent = Script::new("hasty");
