@@ -13,7 +13,11 @@ export MUSTER_TOOLS ?= $(CACHE)/tools
 export PATH := $(MUSTER_TOOLS)/bin:$(HOME)/.cargo/bin:$(PATH)
 
 BIN = $(CARGO_TARGET_DIR)/debug
-PROGRAMS = -p muster -p muster-loadtest
+# With the helpers of the system tests, so that dependencies have the features that `cargo test --workspace` gives them,
+# and nothing is compiled twice.
+PROGRAMS = -p muster -p muster-loadtest -p system-tests
+# They mostly wait for a supervisor's next poll, so there may be more of them than processors.
+INTEROP_AT_ONCE := 16
 # Seconds per fuzz target.
 SECONDS_EACH := $(if $(SECONDS),$(SECONDS),20)
 
@@ -40,12 +44,13 @@ test: build ## every test but those with real peers (make interop)
 interop: build ## the real OpAMP supervisor, a real collector and the Python client against muster
 	@scripts/setup interop
 	@tests/interop/build
-	@cargo test -p system-tests --features interop --test interop
+	@cargo test --workspace --features system-tests/interop --test interop -- --test-threads $(INTEROP_AT_ONCE)
 
 lint: target ## formatting, clippy, licences, and the rules of scripts/check
 	@scripts/lint
 
 fuzz: ## fuzz what strangers can reach, SECONDS=20 for each target
+	@scripts/setup fuzz
 	@scripts/fuzz "$(SECONDS_EACH)"
 
 bench: target ## check-ins and registrations per second, memory per agent; writes bench-results.json

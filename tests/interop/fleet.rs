@@ -1,6 +1,7 @@
 //! A Muster server with real supervisors at it: agents that take logs and pass them to one gateway, which writes a file.
 
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -19,7 +20,15 @@ pub const ROLLOUT: Duration = Duration::from_secs(150);
 /// The family of all tests here.
 pub const FAMILY: &str = "pii-redaction";
 
-/// How supervisors reach the server.
+/// The version in collector.yaml.
+pub const COLLECTOR: &str = "0.155.0";
+
+/// Held by the fleet that starts. Tests run side by side, and each supervisor starts its collector twice before it
+/// connects: all at once would exceed its `bootstrap_timeout` on a small machine.
+static STARTING: Mutex<()> = Mutex::new(());
+
+/// How supervisors reach the server. Over HTTP this one polls every 30 s, which no setting of it changes, and says what is
+/// new at once; over WebSocket it is told at once, too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
     Http,
@@ -43,6 +52,7 @@ pub struct Fleet {
 impl Fleet {
     /// Starts a server that wants tokens, a gateway and `agents` agents, and waits until all are in the inventory.
     pub fn start(transport: Transport, agents: usize) -> Self {
+        let _turn = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
         let server = Server::start(&[
             "--require-tokens",
             "--offer-timeout",

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::fleet::{FAMILY, Fleet, Transport, roll_out};
+use crate::fleet::{COLLECTOR, FAMILY, Fleet, Transport, roll_out};
 use crate::logs::{MASKED, PERSONAL};
 
 #[test]
@@ -64,7 +64,7 @@ fn is_in_inventory(fleet: &Fleet, transport: Transport) {
     ]);
     assert_eq!(listed["total"], 4, "{listed:#}");
     for agent in listed["agents"].as_array().unwrap() {
-        assert_eq!(agent["version"], "0.0.1", "{agent:#}");
+        assert_eq!(agent["version"], COLLECTOR, "{agent:#}");
         assert_eq!(agent["service"], "otelcol-test", "{agent:#}");
         assert_eq!(agent["os"], "linux", "{agent:#}");
         assert_eq!(agent["transport"], word, "{agent:#}");

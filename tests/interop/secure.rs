@@ -55,7 +55,7 @@ fn is_configured(scheme: &str, transport: &str) {
     arrives(&cli, "gateway-0");
     let detail = cli.json(&["agents", "get", "gateway-0"]);
     assert_eq!(detail["agent"]["transport"], transport, "{detail:#}");
-    assert_eq!(detail["agent"]["version"], "0.0.1", "{detail:#}");
+    assert_eq!(detail["agent"]["version"], fleet::COLLECTOR, "{detail:#}");
     assert_eq!(detail["health"]["status"], "StatusOK", "{detail:#}");
 
     cli.apply(&manifest(&home, "gateway-redacted", "agent-redacted"));

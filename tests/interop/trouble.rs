@@ -3,11 +3,30 @@
 use serde_json::Value;
 use system_tests::wait::{SOON, eventually_blocking, holds};
 
-use crate::fleet::{ARRIVAL, FAMILY, Fleet, Transport, history, kinds};
+use crate::fleet::{FAMILY, Fleet, ROLLOUT, Transport, history, kinds};
 
 #[test]
-fn config_that_the_collector_refuses_stops_at_the_canary_and_is_rolled_back() {
-    let fleet = Fleet::start(Transport::Ws, 3);
+fn config_that_the_collector_refuses_stops_at_the_canary_and_is_rolled_back_over_websocket() {
+    stops_at_the_canary(Transport::Ws);
+}
+
+#[test]
+fn config_that_the_collector_refuses_stops_at_the_canary_and_is_rolled_back_over_http() {
+    stops_at_the_canary(Transport::Http);
+}
+
+#[test]
+fn rollout_goes_on_after_the_server_was_killed_in_it_over_websocket() {
+    goes_on_after_a_kill(Transport::Ws);
+}
+
+#[test]
+fn rollout_goes_on_after_the_server_was_killed_in_it_over_http() {
+    goes_on_after_a_kill(Transport::Http);
+}
+
+fn stops_at_the_canary(transport: Transport) {
+    let fleet = Fleet::start(transport, 3);
     fleet.deliver("gateway", "agent");
 
     fleet.apply("gateway", "agent-bad");
@@ -64,9 +83,8 @@ fn config_that_the_collector_refuses_stops_at_the_canary_and_is_rolled_back() {
     fleet.alice.ok(&["audit", "verify"]);
 }
 
-#[test]
-fn rollout_goes_on_after_the_server_was_killed_in_it() {
-    let mut fleet = Fleet::start(Transport::Ws, 3);
+fn goes_on_after_a_kill(transport: Transport) {
+    let mut fleet = Fleet::start(transport, 3);
     fleet.deliver("gateway", "agent");
 
     fleet.apply("gateway-redacted", "agent-redacted");
@@ -74,7 +92,7 @@ fn rollout_goes_on_after_the_server_was_killed_in_it() {
         .alice
         .json(&["rollout", "start", FAMILY, "--plan", "quick", "--yes"]);
     let id = started["id"].as_str().unwrap();
-    let canary = eventually_blocking(ARRIVAL, "the canary agent to be offered revision 2", || {
+    let canary = eventually_blocking(ROLLOUT, "the canary agent to be offered revision 2", || {
         let agents = offered(&fleet);
         holds(agents.len() == 1, &agents).map(|()| agents[0].clone())
     });
