@@ -90,11 +90,11 @@ fn wave(value: &Value, at: &str, reader: &mut Reader) -> Option<WaveSpec> {
         size,
         selector,
         zone: reader.optional(map, at, "zone"),
-        soak_ms: duration(map, at, "soak", reader)?.unwrap_or(0),
+        soak_ms: duration(map, at, "soak", reader).unwrap_or(0),
         max_in_flight: 0,
         max_unreachable: limit(map, at, "maxUnreachable", reader),
-        unreachable_ms: duration(map, at, "unreachableWait", reader)?.unwrap_or(0),
-        deadline_ms: duration(map, at, "deadline", reader)?,
+        unreachable_ms: duration(map, at, "unreachableWait", reader).unwrap_or(0),
+        deadline_ms: duration(map, at, "deadline", reader),
         gate,
     })
 }
@@ -181,11 +181,9 @@ fn limit(map: &Map, at: &str, key: &str, reader: &mut Reader) -> Option<Size> {
     limit
 }
 
-/// Milliseconds; none inside: it is not given.
-fn duration(map: &Map, at: &str, key: &str, reader: &mut Reader) -> Option<Option<u64>> {
-    let Some(text) = reader.optional(map, at, key) else {
-        return Some(None);
-    };
+/// Milliseconds; none: it is not given, or a mistake, which refuses the manifest in the end.
+fn duration(map: &Map, at: &str, key: &str, reader: &mut Reader) -> Option<u64> {
+    let text = reader.optional(map, at, key)?;
     let ms = duration_ms(&text);
     if ms.is_none() {
         reader.mistake(format!(
@@ -193,7 +191,7 @@ fn duration(map: &Map, at: &str, key: &str, reader: &mut Reader) -> Option<Optio
             join(at, key)
         ));
     }
-    ms.map(Some)
+    ms
 }
 
 fn size(value: &Value) -> Option<Size> {

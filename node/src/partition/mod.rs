@@ -41,8 +41,11 @@ pub const LEASE: Duration = Duration::from_secs(3);
 /// The refusals of a forgotten agent are kept for so long.
 const TOMBSTONE_LIFE: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// Documents of a table that are removed at a time.
-const PRUNED: usize = 10_000;
+/// Documents of a table that are removed at a time: in ten minutes a partition writes fewer.
+const PRUNED: usize = 200_000;
+
+/// Removed by one entry: half a MiB.
+const PRUNED_AT_ONCE: usize = 10_000;
 
 /// Messages of one agent take turns; agents share so many queues.
 const TURNS: usize = 1024;
@@ -831,10 +834,11 @@ impl Partition {
         let writes = tokio::task::spawn_blocking(find)
             .await
             .map_err(|error| raft::Fatal::because("look for what is past its time", error))??;
-        if !writes.is_empty()
-            && let Err(error) = self.ledger.propose(entry(writes, vec![])).await
-        {
-            tracing::warn!(error = %chain(&error), "what is past its time was not removed");
+        for part in writes.chunks(PRUNED_AT_ONCE) {
+            if let Err(error) = self.ledger.propose(entry(part.to_vec(), vec![])).await {
+                tracing::warn!(error = %chain(&error), "what is past its time was not removed");
+                break;
+            }
         }
         Ok(())
     }
