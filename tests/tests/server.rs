@@ -477,7 +477,8 @@ async fn a_call_repeated_with_its_key_happens_once() {
     let mut ordered = Vec::new();
     for _ in 0..2 {
         let changed = api.agents.clone().restart_agents(restart.clone()).await;
-        assert_eq!(changed.unwrap().into_inner().changed, 1);
+        let changed = changed.unwrap().into_inner();
+        assert_eq!(changed.changed, 1, "{changed:?}");
         ordered.push(http.ask(&agent.bare()).await.command.is_some());
     }
     assert_eq!(ordered, [true, false], "one order is one restart");
