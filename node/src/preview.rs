@@ -2,6 +2,7 @@
 //! left out and why. An activation is bound to one.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 use fleet::components::{Available, Used, missing};
@@ -480,18 +481,17 @@ impl Maker<'_> {
             let to = merged_config(&role.config).unwrap_or_else(nothing);
             for candidate in members(candidates, i) {
                 let base = self.base(candidate);
-                if !known.contains_key(&(i, base.clone())) {
-                    let compared = self.compare(&role.name, &base, &to)?;
-                    known.insert((i, base.clone()), compared);
-                }
-                let Some(Compared {
+                let Compared {
                     digest,
                     text,
                     same,
                     against,
-                }) = known.get(&(i, base)).cloned()
-                else {
-                    continue;
+                } = match known.entry((i, base)) {
+                    Entry::Occupied(known) => known.get().clone(),
+                    Entry::Vacant(new) => {
+                        let compared = self.compare(&role.name, &new.key().1, &to)?;
+                        new.insert(compared).clone()
+                    }
                 };
                 let group = groups.entry((i, digest)).or_insert_with(|| api::DiffGroup {
                     role: role.name.clone(),

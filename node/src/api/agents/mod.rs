@@ -33,16 +33,16 @@ impl Api {
         let mut answer = ChangedAgents::default();
         let one = async |uid: Uid| {
             let partition = self.node.partition(uid);
+            let key = once(action, &uid.to_string(), key);
+            let done = partition.ledger.has_done(&key);
+            if done.map_err(|error| chain(&error))? {
+                return Ok(true);
+            }
             let stored = partition.agent(uid).map_err(|error| chain(&error))?;
             let (_, mut agent) = stored.ok_or_else(|| "there is no such agent".to_owned())?;
             change(&mut agent)?;
             partition
-                .change_with(
-                    uid,
-                    once(action, &uid.to_string(), key),
-                    acts(uid),
-                    |agent| change(agent).ok().flatten(),
-                )
+                .change_with(uid, key, acts(uid), |agent| change(agent).ok().flatten())
                 .await
                 .map_err(|error| chain(&error))
         };
