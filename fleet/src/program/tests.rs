@@ -1,6 +1,8 @@
 //! What an agent should run, case by case.
 
 use super::*;
+use proptest::prelude::*;
+
 use crate::family::stop_delivery;
 
 type Labels = BTreeMap<String, String>;
@@ -330,4 +332,107 @@ fn a_claim_names_its_family_and_every_role_that_matches() {
     assert_eq!(claims[0].only(), Some(("web", "agent")));
     assert!(program.rollout("ro-1").is_none());
     assert_eq!(program.claims(&labels("app=db")), []);
+}
+
+/// Any family, rollout state, owner, delivery, label and place.
+#[derive(Debug, Clone)]
+struct Case {
+    rollout: Option<ProgramRollout>,
+    owner: Option<&'static str>,
+    delivery: Option<&'static str>,
+    delivered_in: &'static str,
+    label: &'static str,
+    wave: Option<u32>,
+}
+
+fn any_rollout() -> impl Strategy<Value = ProgramRollout> {
+    let scope = prop_oneof![
+        Just(None),
+        Just(Some(Scope::All)),
+        (0u32..3).prop_map(|wave| Some(Scope::Wave {
+            role: "agent".into(),
+            wave
+        })),
+    ];
+    (any::<[bool; 4]>(), 0u32..3, scope).prop_map(|(flags, open, scope)| {
+        let [running, returning, passed, turn] = flags;
+        ProgramRollout {
+            running: running && !returning,
+            returning,
+            passed,
+            open_waves: BTreeMap::from([("agent".to_owned(), open)]),
+            roll_back: scope.map(|scope| RollBack {
+                scope,
+                open_roles: if turn { vec!["agent".into()] } else { vec![] },
+            }),
+            ..rollout()
+        }
+    })
+}
+
+fn any_case() -> impl Strategy<Value = Case> {
+    let owners = [None, Some("web"), Some("base"), Some("gone")];
+    let deliveries = [
+        None,
+        Some("web 1"),
+        Some("web 2"),
+        Some("base 1"),
+        Some("x"),
+    ];
+    (
+        proptest::option::of(any_rollout()),
+        proptest::sample::select(owners.to_vec()),
+        proptest::sample::select(deliveries.to_vec()),
+        proptest::sample::select(&["", "ro-1"][..]),
+        proptest::sample::select(&["app=web", "app=base", "app=other", "app=web,tier=x"][..]),
+        proptest::option::of(0u32..3),
+    )
+        .prop_map(
+            |(rollout, owner, delivery, delivered_in, label, wave)| Case {
+                rollout,
+                owner,
+                delivery,
+                delivered_in,
+                label,
+                wave,
+            },
+        )
+}
+
+proptest! {
+    #[test]
+    fn whatever_the_case_nobody_is_offered_what_is_not_theirs_now(case in any_case()) {
+        let mut web = family("web", 2, "app = web");
+        web.rollout.clone_from(&case.rollout);
+        let program = program(vec![web, family("base", 1, "app in (base, web)")]);
+        let facts = labels(case.label);
+        let subject = Subject {
+            delivery: case.delivery.map(hash),
+            delivered_in: case.delivered_in,
+            place: case.wave.and_then(place),
+            ..subject(&facts, case.owner)
+        };
+        let wanted = desired(&subject, &program);
+        prop_assert_eq!(&wanted, &desired(&subject, &program));
+        prop_assert_ne!(wanted.delivery, Some(stop_delivery()), "nobody ordered a stop");
+        let offered = wanted.delivery.filter(|_| wanted.offerable);
+        let at = subject.place.as_ref().zip(case.rollout.as_ref());
+        if offered == Some(hash("web 2")) {
+            let (place, rollout) = at.map_or((None, case.rollout.as_ref()), |(p, r)| (Some(p), Some(r)));
+            let moves = rollout.is_some_and(|r| r.running);
+            prop_assert!(moves, "a rollout that stands still offers its target");
+            let open = place.is_none_or(|p| rollout.is_some_and(|r| r.is_open(p)));
+            prop_assert!(open || rollout.is_some_and(|r| r.passed), "before its wave");
+        }
+        if let (Some((place, rollout)), Some("web") | None) = (at, case.owner)
+            && case.delivered_in == rollout.id
+            && rollout.takes_back(place)
+        {
+            prop_assert_eq!(wanted.delivery, Some(hash("web 1")), "what it had before");
+        }
+        if let Some(owner @ ("base" | "gone")) = case.owner {
+            let foreign = [hash("web 1"), hash("web 2")];
+            prop_assert!(!offered.is_some_and(|hash| foreign.contains(&hash)), "taken from {}", owner);
+        }
+    }
 }
