@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 // The module itself rather than the crate `node`, which brings RocksDB. It uses fleet and proto alone.
-#[allow(dead_code, unused_imports)]
+#[allow(dead_code, unused_imports, reason = "a part of the module is for `node` alone")]
 #[path = "../../node/src/manifest/mod.rs"]
 mod manifest;
 

@@ -1,5 +1,5 @@
 //! Plain HTTP as agents speak it. Ids in comments are rows of the conformance list.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, reason = "the helpers of a test may fail it, too")]
 
 mod support;
 
@@ -358,6 +358,7 @@ async fn a_poll_carries_what_is_pending_and_a_retry_of_it_asks_the_leader_again(
     let mut client = Http::connect(running.address).await;
     client.post(&described(1, 0)).await;
     link.notice(&[1; 16], edge::notice::Kind::Pending);
+    // Notices come by a stream of their own, and say nothing when they were taken.
     tokio::time::sleep(Duration::from_millis(100)).await;
     let first = client.post(&bare(1, 1)).await;
     assert!(first.message().remote_config.is_some());
@@ -403,6 +404,7 @@ async fn a_recalled_answer_is_asked_for_again() {
     let running = start(&link, Limits::default());
     post(running.address, &bare(1, 7)).await;
     link.notice(&[1; 16], edge::notice::Kind::Recall);
+    // Notices come by a stream of their own, and say nothing when they were taken.
     tokio::time::sleep(Duration::from_millis(100)).await;
     post(running.address, &bare(1, 7)).await;
     assert_eq!(link.reports(), 2);
@@ -514,6 +516,7 @@ async fn bodies_that_are_announced_and_never_sent_hold_nothing_and_are_408_befor
         client.stream.write_all(ANNOUNCED).await.unwrap();
         slow.push(client);
     }
+    // Nothing tells when the server has read four heads; too early a look would pass and prove less.
     tokio::time::sleep(Duration::from_millis(200)).await;
     assert_eq!(running.metrics.in_flight_bytes.get(), 0);
     let answer = post(running.address, &described(1, 0)).await;
@@ -539,6 +542,7 @@ async fn a_body_that_trickles_holds_what_came_and_is_408_when_it_is_too_slow() {
     let began = tokio::time::Instant::now();
     let trickle = async {
         loop {
+            // The pace of the sender is what is tested.
             tokio::time::sleep(Duration::from_millis(20)).await;
             if client.stream.write_all(&[0; 10]).await.is_err() {
                 return;
@@ -583,6 +587,7 @@ async fn a_slow_body_that_keeps_the_pace_is_read_to_its_end() {
     client.stream.write_all(head.as_bytes()).await.unwrap();
     for part in body.chunks(1000) {
         client.stream.write_all(part).await.unwrap();
+        // The pace of the sender is what is tested.
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     assert_eq!(client.read().await.message().error_response, None);
@@ -600,6 +605,7 @@ async fn a_body_of_unknown_length_is_503_before_it_is_read_when_there_are_too_ma
     *link.delay.lock().unwrap() = Duration::from_millis(600);
     let message = described(1, 0);
     let (_, refused) = tokio::join!(post(running.address, &message), async {
+        // In the middle of the first one's 600 ms.
         tokio::time::sleep(Duration::from_millis(200)).await;
         let mut client = Http::connect(running.address).await;
         let head = "POST /v1/opamp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\
@@ -695,6 +701,7 @@ async fn reports_over_the_limit_are_503_while_idle_polls_are_still_answered() {
     let message = described(2, 0);
     let (slow, refused, idle) = tokio::join!(
         slow.post(&message),
+        // Both in the middle of the slow one's time at the leader.
         async {
             tokio::time::sleep(Duration::from_millis(150)).await;
             fast.post(&described(3, 0)).await
@@ -750,6 +757,7 @@ async fn one_connection_serves_many_polls_and_is_closed_when_idle_for_long() {
     let mut client = Http::connect(running.address).await;
     for number in 0..5 {
         assert_eq!(client.post(&bare(1, number)).await.status, 200);
+        // The time between two requests is what is tested.
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     let mut byte = [0];
@@ -1115,6 +1123,7 @@ async fn messages_of_one_agent_are_handled_one_at_a_time_and_a_bounded_number_wa
     let send = |after: u64| {
         let message = message.clone();
         async move {
+            // One after the other, within the first one's time at the leader.
             tokio::time::sleep(Duration::from_millis(after)).await;
             post(running.address, &message).await.status
         }

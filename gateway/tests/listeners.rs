@@ -1,5 +1,5 @@
 //! Addresses, TLS, Host and Origin rules, and the operators' side.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, reason = "the helpers of a test may fail it, too")]
 
 mod support;
 
@@ -137,6 +137,7 @@ async fn a_new_certificate_is_used_without_restart_and_a_broken_one_is_not() {
     let running = start_with(&TestLink::content(), config, true);
     handshake(running.address, &first, "h2").await.unwrap();
     std::fs::write(&files.certificate, "broken").unwrap();
+    // Several looks at the files: none of them may take the broken one.
     tokio::time::sleep(Duration::from_millis(300)).await;
     handshake(running.address, &first, "h2").await.unwrap();
     let second = issue(&files);

@@ -1,5 +1,5 @@
 //! WebSocket as agents speak it. Ids in comments are rows of the conformance list.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, reason = "the helpers of a test may fail it, too")]
 
 mod support;
 

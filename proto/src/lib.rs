@@ -3,7 +3,7 @@
 //! Generated from the `.proto` files beside this crate, plus the few rules that belong to a form itself.
 //! It decides nothing: decisions are in `fleet`.
 
-#[allow(clippy::all, clippy::disallowed_types)]
+#[allow(clippy::all, clippy::disallowed_types, reason = "generated")]
 mod generated {
     pub mod opamp {
         pub mod proto {

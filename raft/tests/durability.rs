@@ -1,6 +1,6 @@
 //! What survives, and what stops the node.
 
-#![allow(clippy::unwrap_used)] // helpers of tests are not marked as tests
+#![allow(clippy::unwrap_used, reason = "the helpers of a test may fail it, too")]
 
 mod common;
 

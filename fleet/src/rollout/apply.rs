@@ -1,4 +1,5 @@
-//! Performs what a plan says, and what a person orders. The only place that moves a rollout's state.
+//! Performs what a plan says, and what a person orders. Here the domain's own form is moved; the
+//! controller does the same to the stored one.
 
 use super::plan::{Plan, Step};
 use super::{Clock, Observed, Rollout, State};

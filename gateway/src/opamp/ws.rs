@@ -528,7 +528,10 @@ impl<'e, L: Link, S: AsyncRead + AsyncWrite + Unpin> Conversation<'e, L, S> {
     /// Hears what the peer had sent before it saw our Close frame. Nothing can be answered any more, but a number
     /// that was not heard is a lost message to whoever serves this agent next, and costs a full state.
     async fn last_words(&mut self) {
-        while let Some(Ok(message)) = self.socket.next().await {
+        let limit = self.exchange.limits.messages_per_connection;
+        while self.busy.len() < limit
+            && let Some(Ok(message)) = self.socket.next().await
+        {
             let share = self.socket.get_mut().message();
             let Message::Binary(mut bytes) = message else {
                 continue;
@@ -541,6 +544,7 @@ impl<'e, L: Link, S: AsyncRead + AsyncWrite + Unpin> Conversation<'e, L, S> {
                 self.report(later, share);
             }
         }
+        self.discard().await;
     }
 
     /// Reads what the peer has still sent, until it closes.

@@ -1,5 +1,6 @@
 //! A scripted link, an access list, and raw clients that build every byte themselves.
-#![allow(dead_code, clippy::unwrap_used)]
+#![allow(dead_code, reason = "each test file uses a part of it")]
+#![allow(clippy::unwrap_used, reason = "the helpers of a test may fail it, too")]
 
 use std::future::Future;
 use std::net::SocketAddr;

@@ -1,7 +1,7 @@
 //! The shells against a small server in the test's own process: real sockets, both transports.
 
 // The whole crate is a test; the switch in clippy.toml sees only its functions.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, reason = "the helpers of a test may fail it, too")]
 
 mod server;
 

@@ -1,6 +1,6 @@
 //! A key-value machine, and stores and groups of it.
 
-#![allow(dead_code)]
+#![allow(dead_code, reason = "each test file uses a part of it")]
 
 use std::collections::BTreeMap;
 use std::path::Path;
