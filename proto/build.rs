@@ -2,13 +2,14 @@
 
 use prost::Message;
 
-const FILES: [&str; 7] = [
+const FILES: [&str; 8] = [
     "opamp/v1/opamp.proto",
     "muster/edge/v1/edge.proto",
     "muster/store/v1/store.proto",
     "muster/v1/agents.proto",
     "muster/v1/families.proto",
     "muster/v1/rollouts.proto",
+    "muster/v1/governance.proto",
     "muster/v1/admin.proto",
 ];
 

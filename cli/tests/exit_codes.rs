@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use proto::api::rollout_service_server::{RolloutService, RolloutServiceServer};
 use proto::api::{
-    Counts, GetRolloutRequest, ListRolloutsRequest, ListRolloutsResponse, Rollout, RolloutVerb,
-    StartRolloutRequest, WatchRolloutRequest,
+    AnswerCheckRequest, Counts, GetRolloutRequest, ListRolloutsRequest, ListRolloutsResponse,
+    ReviewRolloutRequest, Rollout, RolloutVerb, StartRolloutRequest, WatchRolloutRequest,
 };
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status};
@@ -102,6 +102,14 @@ impl RolloutService for Scripted {
     }
 
     async fn rollback_rollout(&self, _: Request<RolloutVerb>) -> Answer<Rollout> {
+        Err(Status::internal("no"))
+    }
+
+    async fn answer_check(&self, _: Request<AnswerCheckRequest>) -> Answer<Rollout> {
+        Err(Status::internal("no"))
+    }
+
+    async fn review_rollout(&self, _: Request<ReviewRolloutRequest>) -> Answer<Rollout> {
         Err(Status::internal("no"))
     }
 }

@@ -51,6 +51,7 @@ pub async fn run(
         idempotency_key: idempotency_key(),
         dry_run,
         note,
+        ..Default::default()
     };
     let answer = client
         .call("apply the manifests", async || {

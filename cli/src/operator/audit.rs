@@ -69,6 +69,7 @@ pub async fn run(command: Command, client: &Client, out: Output) -> Result<(), F
                 object,
                 actor,
                 since_ms,
+                ..Default::default()
             };
             let answer = client
                 .call("list the audit log", async || {

@@ -40,6 +40,7 @@ pub async fn run(args: PreviewArgs, client: &Client, out: Output) -> Result<(), 
         family: args.family,
         revision: args.revision,
         plan: args.plan,
+        back: false,
     };
     let preview = make(&request, client).await?;
     let mut known = Names::default();

@@ -111,6 +111,7 @@ pub async fn run(command: Command, client: &Client, out: Output) -> Result<(), F
             let request = api::ListRolloutsRequest {
                 family,
                 open_only: open,
+                ..Default::default()
             };
             let answer = client
                 .call("list rollouts", async || {

@@ -79,6 +79,7 @@ pub async fn run(args: StartArgs, client: &Client, out: Output) -> Result<(), Fa
                     family: family.clone(),
                     revision,
                     plan: plan.clone(),
+                    back: false,
                 },
                 reach,
                 yes,
@@ -96,6 +97,7 @@ pub async fn run(args: StartArgs, client: &Client, out: Output) -> Result<(), Fa
         preview,
         reach,
         idempotency_key: idempotency_key(),
+        ..Default::default()
     };
     let rollout = client
         .call(&doing, async || {

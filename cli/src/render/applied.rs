@@ -79,6 +79,7 @@ mod tests {
             change: "new revision".into(),
             revision: 4,
             findings: vec![finding],
+            ..Default::default()
         };
         let text = applied(
             &api::ApplyResponse {

@@ -49,6 +49,7 @@ fn entry_view(group: &str, record: ActRecord) -> api::AuditEntry {
         object: act.object,
         detail: act.detail,
         at_ms: act.at_ms,
+        prev: String::new(),
     }
 }
 
@@ -328,5 +329,14 @@ impl AdminService for Api {
         }
         info.epoch = self.node.control.read().program_version;
         Ok(Response::new(info))
+    }
+
+    type ExportAuditStream = ReceiverStream<Result<api::AuditEntry, Status>>;
+
+    async fn export_audit(
+        &self,
+        _: Request<api::ExportAuditRequest>,
+    ) -> Result<Response<Self::ExportAuditStream>, Status> {
+        Err(Status::unimplemented("export_audit"))
     }
 }

@@ -149,6 +149,7 @@ impl Api {
                 .map(|p| policy_text(&p))
                 .collect(),
             note: stored.note.clone(),
+            ..api::Revision::default()
         }
     }
 }
@@ -286,6 +287,7 @@ fn family_change(
             policies: family.policies.iter().map(policy_to_store).collect(),
             precedence: family.precedence,
             owner: family.owner.clone(),
+            ..store::Revision::default()
         };
         change.writes.push(put(
             table::REVISION,
@@ -300,6 +302,7 @@ fn family_change(
         change: word.to_owned(),
         revision: number,
         findings,
+        ..apply_response::Result::default()
     });
     mistakes
 }
@@ -548,6 +551,7 @@ impl FamilyService for Api {
                 author: r.author.clone(),
                 created_ms: r.created_ms,
                 note: r.note.clone(),
+                ..api::RevisionSummary::default()
             };
             let mut revisions: Vec<_> = all.map(|(_, r)| summary(&r.value)).collect();
             revisions.reverse();
@@ -650,6 +654,27 @@ impl FamilyService for Api {
         );
         Ok(Response::new(api::ListPlansResponse { plans }))
     }
+
+    async fn list_sources(
+        &self,
+        _: Request<api::ListSourcesRequest>,
+    ) -> Result<Response<api::ListSourcesResponse>, Status> {
+        Err(Status::unimplemented("list_sources"))
+    }
+
+    async fn set_source(
+        &self,
+        _: Request<api::SetSourceRequest>,
+    ) -> Result<Response<api::Source>, Status> {
+        Err(Status::unimplemented("set_source"))
+    }
+
+    async fn adopt(
+        &self,
+        _: Request<api::AdoptRequest>,
+    ) -> Result<Response<api::ApplyResponse>, Status> {
+        Err(Status::unimplemented("adopt"))
+    }
 }
 
 fn plan_view(name: &str, plan: &fleet::rollout::PlanSpec) -> api::Plan {
@@ -664,6 +689,7 @@ fn plan_view(name: &str, plan: &fleet::rollout::PlanSpec) -> api::Plan {
         name: name.to_owned(),
         waves: plan.waves.iter().map(wave).collect(),
         on_stop: on_stop_word(plan.on_stop).to_owned(),
+        ..api::Plan::default()
     }
 }
 

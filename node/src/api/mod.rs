@@ -3,6 +3,7 @@
 pub mod admin;
 mod agents;
 mod families;
+mod governance;
 mod rollouts;
 
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use std::sync::Arc;
 use proto::api::admin_service_server::AdminServiceServer;
 use proto::api::agent_service_server::AgentServiceServer;
 use proto::api::family_service_server::FamilyServiceServer;
+use proto::api::governance_service_server::GovernanceServiceServer;
 use proto::api::rollout_service_server::RolloutServiceServer;
 use proto::uid::Uid;
 use tonic::{Request, Status};
@@ -47,10 +49,11 @@ pub struct Api {
 }
 
 /// Full names of the services, for health checks.
-pub const SERVICES: [&str; 4] = [
+pub const SERVICES: [&str; 5] = [
     "muster.v1.AgentService",
     "muster.v1.FamilyService",
     "muster.v1.RolloutService",
+    "muster.v1.GovernanceService",
     "muster.v1.AdminService",
 ];
 
@@ -72,6 +75,7 @@ impl Api {
                 FamilyServiceServer::new(self.clone()).max_decoding_message_size(REQUEST_BYTES_MAX),
             )
             .add_service(RolloutServiceServer::new(self.clone()))
+            .add_service(GovernanceServiceServer::new(self.clone()))
             .add_service(AdminServiceServer::new(self.clone()));
         routes.routes()
     }

@@ -120,6 +120,7 @@ impl Api {
             errors: errors(stored, &members),
             rolling_back: going_back.map(back_text).unwrap_or_default(),
             on_stop: on_stop_word(domain.plan.on_stop).to_owned(),
+            ..api::Rollout::default()
         }
     }
 
@@ -416,6 +417,7 @@ fn role_view(
                 0
             },
             soak_ms: spec.soak_ms,
+            checks: vec![],
         });
     }
     let state = match (role.done, role.open_waves) {
@@ -625,5 +627,19 @@ impl RolloutService for Api {
         request: Request<api::RolloutVerb>,
     ) -> Result<Response<api::Rollout>, Status> {
         self.verb(request, Verb::RollBack).await
+    }
+
+    async fn answer_check(
+        &self,
+        _: Request<api::AnswerCheckRequest>,
+    ) -> Result<Response<api::Rollout>, Status> {
+        Err(Status::unimplemented("answer_check"))
+    }
+
+    async fn review_rollout(
+        &self,
+        _: Request<api::ReviewRolloutRequest>,
+    ) -> Result<Response<api::Rollout>, Status> {
+        Err(Status::unimplemented("review_rollout"))
     }
 }

@@ -98,6 +98,7 @@ pub fn plan_spec(stored: &store::Plan) -> PlanSpec {
         on_stop,
         interleave,
         urgent,
+        source: _,
     } = stored;
     let on_stop = match on_stop.as_str() {
         "hold" => OnStop::Hold,
@@ -239,6 +240,7 @@ pub fn plan_to_store(name: &str, plan: &PlanSpec) -> store::Plan {
         on_stop: on_stop.to_owned(),
         interleave: *interleave,
         urgent: *urgent,
+        source: String::new(),
     }
 }
 

@@ -10,6 +10,7 @@ use proto::store::{self, Member};
 use proto::uid::Uid;
 
 use super::set_state;
+use super::verbs::abort;
 use crate::control::plan_spec;
 use crate::ledger::{ProposeError, act, entry, now_ms, put, table};
 use crate::local::Node;
@@ -44,10 +45,15 @@ pub(super) async fn prepare(
         .plan
         .as_ref()
         .map_or_else(fleet::rollout::default_plan, plan_spec);
-    let assignment = assign(node, &candidates, &revision, &plan).unwrap_or_else(|(role, error)| {
-        tracing::warn!(rollout = stored.id, role, %error, "the plan does not fit the fleet any more");
-        in_one_wave(&candidates, &revision, &plan)
-    });
+    let assignment = match assign(node, &candidates, &revision, &plan) {
+        Ok(assignment) => assignment,
+        // The fleet is not what it was when the plan was checked. Nothing was offered: a person looks again.
+        Err((role, error)) => {
+            let whom = if role.is_empty() { "the fleet" } else { &role };
+            let why = format!("the plan does not fit {whom} any more: {error}");
+            return abort(node, version, stored, "controller", &why, "").await;
+        }
+    };
     for (partition, candidates) in node.partitions.iter().zip(&candidates) {
         let members = candidates
             .iter()
@@ -139,30 +145,6 @@ pub fn assign(
     Ok(all)
 }
 
-/// The fleet is not what it was when the plan was checked: everybody is one wave, behind the gate of the plan's last.
-fn in_one_wave(
-    candidates: &[Vec<Candidate>],
-    revision: &store::Revision,
-    plan: &PlanSpec,
-) -> Assignment {
-    let last = u32::try_from(plan.waves.len().saturating_sub(1)).unwrap_or(0);
-    let mut all = Assignment {
-        placed: BTreeMap::new(),
-        roles: Vec::new(),
-    };
-    for role in 0..revision.roles.len() {
-        let members = changed(candidates, role, "");
-        let uids = members.iter().filter_map(|c| Uid::from_wire(&c.uid).ok());
-        all.placed.extend(uids.map(|uid| (uid, 0)));
-        all.roles.push(Assigned {
-            ends: vec![members.len() as u64; usize::from(!members.is_empty())],
-            specs: vec![last; usize::from(!members.is_empty())],
-            waves: vec![],
-        });
-    }
-    all
-}
-
 fn changed(candidates: &[Vec<Candidate>], role: usize, seed: &str) -> Vec<waves::Candidate> {
     let changed = candidates
         .iter()
@@ -186,5 +168,6 @@ fn member(candidate: &Candidate, assignment: &Assignment) -> Option<Member> {
             .unwrap_or(last),
         unchanged: candidate.unchanged,
         unreachable: !candidate.reachable,
+        taken_from: None,
     })
 }

@@ -103,7 +103,12 @@ pub async fn order(
             break fence(node, stored.id).await; // said twice, meant once; the first may have failed to fence
         }
         if state == State::Planned && matches!(verb, Verb::Halt | Verb::RollBack) {
-            return abort(node, version, stored, actor, reason, key).await;
+            let id = stored.id.clone();
+            let aborted = abort(node, version, stored, actor, reason, key).await;
+            return match aborted {
+                Ok(()) => Ok(id),
+                Err(source) => Err(VerbError::Store { id, source }),
+            };
         }
         if !state.can_move_to(verb.next()) || (verb == Verb::RollBack && !stored.prepared) {
             return Err(VerbError::State {
@@ -153,19 +158,19 @@ async fn fence(node: &Arc<Node>, id: String) -> Result<String, VerbError> {
 }
 
 /// Nothing has been offered: there is nothing to stop or to give back.
-async fn abort(
+pub(super) async fn abort(
     node: &Arc<Node>,
     version: u64,
     mut stored: store::Rollout,
     actor: &str,
     reason: &str,
     key: &str,
-) -> Result<String, VerbError> {
-    set_state(
-        &mut stored,
-        State::Aborted,
-        &format!("given up by {actor} {reason}"),
-    );
+) -> Result<(), ProposeError> {
+    let cause = match reason {
+        "" => format!("given up by {actor}"),
+        reason => format!("given up by {actor}: {reason}"),
+    };
+    set_state(&mut stored, State::Aborted, &cause);
     stored.ended_ms = crate::ledger::now_ms();
     let act = act(
         actor,
@@ -186,12 +191,7 @@ async fn abort(
         idempotency_key: once("rollout.abort", &stored.id, key),
         ..entry(writes, vec![act])
     };
-    let proposed = node.control_ledger.propose(change).await;
-    proposed.map_err(|source| VerbError::Store {
-        id: stored.id.clone(),
-        source,
-    })?;
-    Ok(stored.id)
+    node.control_ledger.propose(change).await.map(|_| ())
 }
 
 fn change(node: &Arc<Node>, stored: &mut store::Rollout, verb: Verb, actor: &str, reason: &str) {

@@ -634,6 +634,7 @@ impl<'a> Turn<'a> {
             previous: before.map(|b| b.hash).unwrap_or_default(),
             number: self.agent.number,
             restarts: 0,
+            reoffered: false,
         });
     }
 

@@ -21,15 +21,33 @@ const HISTORY: usize = 100;
 /// Changes of agents that one call has under way.
 const CHANGES: usize = 256;
 
+const NO_RESTARTS: &str =
+    "it does not accept restart commands: set accepts_restart_command in its supervisor";
+
+/// A person's order to agents, for the audit chain.
+struct Order<'a> {
+    actor: &'a str,
+    action: &'a str,
+    detail: &'a str,
+    /// Of the call; empty: none.
+    key: &'a str,
+}
+
 impl Api {
-    /// Changes each of these agents; `Err` from the closure names why one is left as it is.
+    /// Changes each of these agents, once for each key, and has their gateways ask what follows; `Err` from the
+    /// closure names why one is left as it is.
     async fn change_each(
         &self,
         uids: &[Uid],
-        (action, key): (&str, &str),
-        acts: impl Fn(Uid) -> Vec<store::Act>,
+        order: Order<'_>,
         change: impl Fn(&mut store::Agent) -> Result<Option<store::Transition>, String>,
     ) -> ChangedAgents {
+        let Order {
+            actor,
+            action,
+            detail,
+            key,
+        } = order;
         let mut answer = ChangedAgents::default();
         let one = async |uid: Uid| {
             let partition = self.node.partition(uid);
@@ -41,8 +59,9 @@ impl Api {
             let stored = partition.agent(uid).map_err(|error| chain(&error))?;
             let (_, mut agent) = stored.ok_or_else(|| "there is no such agent".to_owned())?;
             change(&mut agent)?;
+            let act = act(actor, action, format!("agent/{uid}"), detail.to_owned());
             partition
-                .change_with(uid, key, acts(uid), |agent| change(agent).ok().flatten())
+                .change_with(uid, key, vec![act], |agent| change(agent).ok().flatten())
                 .await
                 .map_err(|error| chain(&error))
         };
@@ -56,6 +75,9 @@ impl Api {
                 Ok(changed) => answer.changed += u64::from(changed),
                 Err(why) => answer.refused.push(format!("{uid}: {why}")),
             }
+        }
+        for uid in uids {
+            self.node.partition(*uid).tell(*uid, notice::Kind::Pending);
         }
         answer
     }
@@ -152,19 +174,15 @@ impl AgentService for Api {
             .collect();
         let removed: Vec<String> = request.remove.iter().map(|k| format!("{k}-")).collect();
         let text = [set, removed].concat().join(" ");
-        let acts = |uid: Uid| {
-            vec![act(
-                &actor,
-                "agent.label",
-                format!("agent/{uid}"),
-                text.clone(),
-            )]
-        };
         let changed = self
             .change_each(
                 &uids,
-                ("agent.label", &request.idempotency_key),
-                acts,
+                Order {
+                    actor: &actor,
+                    action: "agent.label",
+                    detail: &text,
+                    key: &request.idempotency_key,
+                },
                 |agent| {
                     let before = agent.operator_labels.clone();
                     agent.operator_labels.extend(request.set.clone());
@@ -179,10 +197,6 @@ impl AgentService for Api {
                 },
             )
             .await;
-        // An agent that nobody owned may have come under a family's claim.
-        for uid in uids {
-            self.node.partition(uid).tell(uid, notice::Kind::Pending);
-        }
         Ok(Response::new(changed))
     }
 
@@ -193,26 +207,25 @@ impl AgentService for Api {
         let actor = self.actor(&request, Rank::Approver)?;
         let request = request.into_inner();
         let uids = self.chosen(&request.uids, &request.selector)?;
-        let acts = |uid: Uid| {
-            vec![act(
-                &actor,
-                "agent.restart",
-                format!("agent/{uid}"),
-                String::new(),
-            )]
-        };
         let changed = self
-            .change_each(&uids, ("agent.restart", &request.idempotency_key), acts, |agent| {
-                if agent.capabilities & AgentCapabilities::AcceptsRestartCommand as u64 == 0 {
-                    return Err("it does not accept restart commands: set accepts_restart_command in its supervisor".to_owned());
-                }
-                let already = std::mem::replace(&mut agent.restart_pending, true);
-                Ok((!already).then(|| merge::transition(now_ms(), "restart ordered", "", "", &actor)))
-            })
+            .change_each(
+                &uids,
+                Order {
+                    actor: &actor,
+                    action: "agent.restart",
+                    detail: "",
+                    key: &request.idempotency_key,
+                },
+                |agent| {
+                    if agent.capabilities & AgentCapabilities::AcceptsRestartCommand as u64 == 0 {
+                        return Err(NO_RESTARTS.to_owned());
+                    }
+                    let already = std::mem::replace(&mut agent.restart_pending, true);
+                    Ok((!already)
+                        .then(|| merge::transition(now_ms(), "restart ordered", "", "", &actor)))
+                },
+            )
             .await;
-        for uid in uids {
-            self.node.partition(uid).tell(uid, notice::Kind::Pending);
-        }
         Ok(Response::new(changed))
     }
 
@@ -285,19 +298,15 @@ impl AgentService for Api {
         let actor = self.actor(&request, Rank::Approver)?;
         let request = request.into_inner();
         let uids = self.chosen(&request.uids, &request.selector)?;
-        let acts = |uid: Uid| {
-            vec![act(
-                &actor,
-                "agent.retry",
-                format!("agent/{uid}"),
-                String::new(),
-            )]
-        };
         let changed = self
             .change_each(
                 &uids,
-                ("agent.retry", &request.idempotency_key),
-                acts,
+                Order {
+                    actor: &actor,
+                    action: "agent.retry",
+                    detail: "",
+                    key: &request.idempotency_key,
+                },
                 |agent| {
                     let refusals = agent.refused.len() + usize::from(agent.duplicate);
                     agent.refused.clear();
@@ -316,9 +325,27 @@ impl AgentService for Api {
                 },
             )
             .await;
-        for uid in uids {
-            self.node.partition(uid).tell(uid, notice::Kind::Pending);
-        }
         Ok(Response::new(changed))
+    }
+
+    async fn resolve_owner(
+        &self,
+        _: Request<proto::api::ResolveOwnerRequest>,
+    ) -> Result<Response<proto::api::ChangedAgents>, Status> {
+        Err(Status::unimplemented("resolve_owner"))
+    }
+
+    async fn stop_collectors(
+        &self,
+        _: Request<proto::api::StopCollectorsRequest>,
+    ) -> Result<Response<proto::api::ChangedAgents>, Status> {
+        Err(Status::unimplemented("stop_collectors"))
+    }
+
+    async fn agents_at(
+        &self,
+        _: Request<proto::api::AgentsAtRequest>,
+    ) -> Result<Response<proto::api::AgentsAtResponse>, Status> {
+        Err(Status::unimplemented("agents_at"))
     }
 }

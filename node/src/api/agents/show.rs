@@ -63,6 +63,7 @@ pub(super) fn view(row: &Row, desired: &Desired) -> api::Agent {
         last_seen_ms_ago: 0,
         conditions,
         labels: row.labels().collect(),
+        drift: vec![],
     }
 }
 
