@@ -9,7 +9,7 @@ use anyhow::Context;
 use gateway::{Access, Denied, Operator, Role};
 use node::Node;
 use node::api::admin::{new_secret, secret_hash};
-use node::api::{Actor, Rank};
+use node::api::{Actor, Role as Allowed};
 use node::control::Control;
 use node::ledger::{act, entry, now_ms, put, table};
 use proto::store;
@@ -83,15 +83,15 @@ fn is_valid(token: &store::Token) -> bool {
 /// Tells the services who calls, in their words.
 pub async fn name_actor(mut request: axum::extract::Request) -> axum::extract::Request {
     if let Some(operator) = request.extensions().get::<Operator>().cloned() {
-        let rank = match operator.role {
-            Role::Viewer => Rank::Viewer,
-            Role::Editor => Rank::Editor,
-            Role::Approver => Rank::Approver,
-            Role::Admin => Rank::Admin,
+        let role = match operator.role {
+            Role::Viewer => Allowed::Viewer,
+            Role::Editor => Allowed::Editor,
+            Role::Approver => Allowed::Approver,
+            Role::Admin => Allowed::Admin,
         };
         request.extensions_mut().insert(Actor {
             name: operator.name,
-            rank,
+            role,
         });
     }
     request

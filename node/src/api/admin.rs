@@ -1,5 +1,6 @@
 //! Tokens, audit and the server itself.
 
+use fleet::governance::actor::Act;
 use proto::api;
 use proto::api::admin_service_server::AdminService;
 use proto::store::{self, ActRecord};
@@ -7,7 +8,7 @@ use rand::RngCore;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::{Api, Rank, broken, not_stored};
+use super::{Api, broken, not_stored};
 use crate::ledger::{Ledger, Mirror, act, entry, now_ms, once, put, table};
 
 const AUDIT: usize = 100;
@@ -110,7 +111,7 @@ impl AdminService for Api {
         &self,
         request: Request<api::CreateTokenRequest>,
     ) -> Result<Response<api::CreateTokenResponse>, Status> {
-        let actor = self.actor(&request, Rank::Admin)?;
+        let actor = self.actor(&request, Act::ManageTokens)?;
         let request = request.into_inner();
         fleet::family::check_name("token", &request.name)
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
@@ -202,7 +203,7 @@ impl AdminService for Api {
         &self,
         request: Request<api::ListTokensRequest>,
     ) -> Result<Response<api::ListTokensResponse>, Status> {
-        self.actor(&request, Rank::Admin)?;
+        self.actor(&request, Act::ManageTokens)?;
         let tokens = self
             .node
             .control
@@ -218,7 +219,7 @@ impl AdminService for Api {
         &self,
         request: Request<api::RevokeTokenRequest>,
     ) -> Result<Response<api::Token>, Status> {
-        let actor = self.actor(&request, Rank::Admin)?;
+        let actor = self.actor(&request, Act::ManageTokens)?;
         let request = request.into_inner();
         let found = self.node.control.read().tokens.get(&request.name).cloned();
         let found = found.ok_or_else(|| {
@@ -264,7 +265,7 @@ impl AdminService for Api {
         &self,
         request: Request<api::ListAuditRequest>,
     ) -> Result<Response<api::ListAuditResponse>, Status> {
-        self.actor(&request, Rank::Viewer)?;
+        self.actor(&request, Act::Read)?;
         let request = request.into_inner();
         let limit = if request.limit == 0 {
             AUDIT
@@ -291,7 +292,7 @@ impl AdminService for Api {
         &self,
         request: Request<api::VerifyAuditRequest>,
     ) -> Result<Response<Self::VerifyAuditStream>, Status> {
-        self.actor(&request, Rank::Viewer)?;
+        self.actor(&request, Act::Read)?;
         let (send, receive) = tokio::sync::mpsc::channel(4);
         let node = self.node.clone();
         tokio::task::spawn_blocking(move || {
@@ -311,7 +312,7 @@ impl AdminService for Api {
         &self,
         request: Request<api::ServerInfoRequest>,
     ) -> Result<Response<api::ServerInfoResponse>, Status> {
-        self.actor(&request, Rank::Viewer)?;
+        self.actor(&request, Act::Read)?;
         let mut info = api::ServerInfoResponse {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             ..Default::default()

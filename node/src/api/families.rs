@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 
 use fleet::family::{Role, delivery_hash, revision_hash};
+use fleet::governance::actor::Act;
 use fleet::validate::{Finding, Policy, Severity, check_policies, validate};
 use proto::api::family_service_server::FamilyService;
 use proto::api::{self, apply_response};
 use proto::store::{self, RevisionState};
 use tonic::{Request, Response, Status};
 
-use super::{Api, Rank, not_stored};
+use super::{Api, not_stored};
 use crate::control::{Documents, plan_to_store, revision_key, role_to_store};
 use crate::ledger::{act, entry, now_ms, once, put, table};
 use crate::manifest::{FamilySpec, Manifest, duration_text, parse, policy_text};
@@ -458,7 +459,7 @@ impl FamilyService for Api {
         &self,
         request: Request<api::ApplyRequest>,
     ) -> Result<Response<api::ApplyResponse>, Status> {
-        let actor = self.actor(&request, Rank::Editor)?;
+        let actor = self.actor(&request, Act::Edit)?;
         let request = request.into_inner();
         let mut manifests = Vec::new();
         let mut mistakes = Vec::new();
@@ -497,7 +498,7 @@ impl FamilyService for Api {
         &self,
         request: Request<api::ListFamiliesRequest>,
     ) -> Result<Response<api::ListFamiliesResponse>, Status> {
-        self.actor(&request, Rank::Viewer)?;
+        self.actor(&request, Act::Read)?;
         let stored: Vec<_> = self
             .node
             .control
@@ -514,7 +515,7 @@ impl FamilyService for Api {
         &self,
         request: Request<api::GetFamilyRequest>,
     ) -> Result<Response<api::FamilyDetail>, Status> {
-        self.actor(&request, Rank::Viewer)?;
+        self.actor(&request, Act::Read)?;
         let request = request.into_inner();
         let (family, revision, revisions) = {
             let documents = self.node.control.read();
@@ -569,7 +570,7 @@ impl FamilyService for Api {
         &self,
         request: Request<api::DiffRevisionsRequest>,
     ) -> Result<Response<api::DiffRevisionsResponse>, Status> {
-        self.actor(&request, Rank::Viewer)?;
+        self.actor(&request, Act::Read)?;
         let request = request.into_inner();
         let documents = self.node.control.read();
         let unknown = || {
@@ -630,7 +631,7 @@ impl FamilyService for Api {
         &self,
         request: Request<api::PreviewRequest>,
     ) -> Result<Response<api::PreviewResponse>, Status> {
-        self.actor(&request, Rank::Viewer)?;
+        self.actor(&request, Act::Read)?;
         let request = request.into_inner();
         let made = self
             .make_preview(&request.family, request.revision, &request.plan)
@@ -643,7 +644,7 @@ impl FamilyService for Api {
         &self,
         request: Request<api::ListPlansRequest>,
     ) -> Result<Response<api::ListPlansResponse>, Status> {
-        self.actor(&request, Rank::Viewer)?;
+        self.actor(&request, Act::Read)?;
         let mut plans = vec![plan_view("default", &fleet::rollout::default_plan())];
         let documents = self.node.control.read();
         plans.extend(

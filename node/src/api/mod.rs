@@ -8,6 +8,8 @@ mod rollouts;
 
 use std::sync::Arc;
 
+use fleet::governance::actor;
+pub use fleet::governance::actor::Role;
 use proto::api::admin_service_server::AdminServiceServer;
 use proto::api::agent_service_server::AgentServiceServer;
 use proto::api::family_service_server::FamilyServiceServer;
@@ -26,20 +28,7 @@ pub struct Actor {
     /// For the audit.
     pub name: String,
     /// What it may do.
-    pub rank: Rank,
-}
-
-/// What an operator may do; each includes those before it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Rank {
-    /// Reads.
-    Viewer,
-    /// Writes families, plans, labels.
-    Editor,
-    /// Moves rollouts.
-    Approver,
-    /// Tokens.
-    Admin,
+    pub role: Role,
 }
 
 /// All services over one node.
@@ -81,19 +70,20 @@ impl Api {
     }
 
     /// The caller, if it may do this.
-    fn actor<T>(&self, request: &Request<T>, rank: Rank) -> Result<String, Status> {
-        let actor = request.extensions().get::<Actor>();
-        let actor = actor.ok_or_else(|| {
+    fn actor<T>(&self, request: &Request<T>, act: actor::Act) -> Result<String, Status> {
+        let caller = self.caller(request)?;
+        actor::check(&caller.name, caller.role, act)
+            .map_err(|refused| Status::permission_denied(refused.to_string()))?;
+        Ok(caller.name)
+    }
+
+    fn caller<T>(&self, request: &Request<T>) -> Result<Actor, Status> {
+        let caller = request.extensions().get::<Actor>().cloned();
+        caller.ok_or_else(|| {
             Status::unauthenticated(
                 "no operator is named in the call: give a token with --token-file",
             )
-        })?;
-        if actor.rank < rank {
-            return Err(Status::permission_denied(
-                format!("{} is {:?}: this needs {rank:?}", actor.name, actor.rank).to_lowercase(),
-            ));
-        }
-        Ok(actor.name.clone())
+        })
     }
 
     /// A uid, or a prefix or name that names one agent only.

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use fleet::bucket::{ALL, Bucket, Counts};
+use fleet::governance::actor::Act;
 use fleet::offer::Failure;
 use fleet::rollout::{Inconclusive, Observed, Signs, State, Verdict};
 use proto::api;
@@ -14,7 +15,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::families::on_stop_word;
-use super::{Api, Rank, broken, not_stored};
+use super::{Api, broken, not_stored};
 use crate::control::{plan_to_store, rollout_state};
 use crate::controller::observe;
 use crate::controller::verbs::{Verb, VerbError, order};
@@ -129,7 +130,7 @@ impl Api {
         request: Request<api::RolloutVerb>,
         verb: Verb,
     ) -> Result<Response<api::Rollout>, Status> {
-        let actor = self.actor(&request, Rank::Approver)?;
+        let actor = self.actor(&request, Act::MoveRollout)?;
         let request = request.into_inner();
         let done = order(
             &self.node,
@@ -495,7 +496,7 @@ impl RolloutService for Api {
         &self,
         request: Request<api::StartRolloutRequest>,
     ) -> Result<Response<api::Rollout>, Status> {
-        let actor = self.actor(&request, Rank::Approver)?;
+        let actor = self.actor(&request, Act::MoveRollout)?;
         let request = request.into_inner();
         let started = self.node.control_ledger.has_done(&start_key(&request));
         if started.map_err(|error| broken(&error))? {
@@ -529,7 +530,7 @@ impl RolloutService for Api {
         &self,
         request: Request<api::ListRolloutsRequest>,
     ) -> Result<Response<api::ListRolloutsResponse>, Status> {
-        self.actor(&request, Rank::Viewer)?;
+        self.actor(&request, Act::Read)?;
         let request = request.into_inner();
         let stored: Vec<_> = {
             let documents = self.node.control.read();
@@ -554,7 +555,7 @@ impl RolloutService for Api {
         &self,
         request: Request<api::GetRolloutRequest>,
     ) -> Result<Response<api::Rollout>, Status> {
-        self.actor(&request, Rank::Viewer)?;
+        self.actor(&request, Act::Read)?;
         let stored = self.stored_rollout(&request.into_inner().id)?;
         Ok(Response::new(self.rollout_view(&stored)))
     }
@@ -565,7 +566,7 @@ impl RolloutService for Api {
         &self,
         request: Request<api::WatchRolloutRequest>,
     ) -> Result<Response<Self::WatchRolloutStream>, Status> {
-        self.actor(&request, Rank::Viewer)?;
+        self.actor(&request, Act::Read)?;
         let id = self.stored_rollout(&request.into_inner().id)?.id;
         let (send, receive) = tokio::sync::mpsc::channel(4);
         let api = self.clone();

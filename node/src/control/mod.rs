@@ -42,6 +42,14 @@ pub struct Documents {
     pub previews: BTreeMap<String, Doc<store::Preview>>,
     /// By name.
     pub tokens: BTreeMap<String, Doc<store::Token>>,
+    /// By name.
+    pub freezes: BTreeMap<String, Doc<store::Freeze>>,
+    /// By name.
+    pub pins: BTreeMap<String, Doc<store::Pin>>,
+    /// The fleet's, under [`crate::ledger::BUDGET_KEY`].
+    pub budgets: BTreeMap<String, Doc<store::Budget>>,
+    /// By name.
+    pub sources: BTreeMap<String, Doc<store::Source>>,
     /// Version of the newest change of families, revisions or rollouts: the counter of the program's epoch.
     pub program_version: u64,
 }
@@ -103,6 +111,10 @@ impl Mirror for ControlMirror {
         table::ROLLOUT,
         table::PREVIEW,
         table::TOKEN,
+        table::FREEZE,
+        table::PIN,
+        table::BUDGET,
+        table::SOURCE,
     ];
 
     fn reset(&mut self) {
@@ -157,6 +169,10 @@ impl Documents {
             table::ROLLOUT => set(&mut self.rollouts, name, document),
             table::PREVIEW => set(&mut self.previews, name, document),
             table::TOKEN => set(&mut self.tokens, name, document),
+            table::FREEZE => set(&mut self.freezes, name, document),
+            table::PIN => set(&mut self.pins, name, document),
+            table::BUDGET => set(&mut self.budgets, name, document),
+            table::SOURCE => set(&mut self.sources, name, document),
             _ => {}
         }
     }

@@ -44,7 +44,18 @@ pub mod table {
     pub const PREVIEW: u8 = 24;
     /// `store::Token` by name.
     pub const TOKEN: u8 = 25;
+    /// `store::Freeze` by name.
+    pub const FREEZE: u8 = 26;
+    /// `store::Pin` by name.
+    pub const PIN: u8 = 27;
+    /// `store::Budget`: one, under [`super::BUDGET_KEY`].
+    pub const BUDGET: u8 = 28;
+    /// `store::Source` by name.
+    pub const SOURCE: u8 = 29;
 }
+
+/// Key of the fleet's budget.
+pub const BUDGET_KEY: &str = "fleet";
 
 /// A table and key.
 pub type Key = (u8, Vec<u8>);

@@ -3,6 +3,7 @@
 mod query;
 mod show;
 
+use fleet::governance::actor::Act;
 use futures::StreamExt;
 use proto::api::agent_service_server::AgentService;
 use proto::api::{self, ChangedAgents};
@@ -12,7 +13,7 @@ use proto::store;
 use proto::uid::Uid;
 use tonic::{Request, Response, Status};
 
-use super::{Api, Rank, broken, not_stored};
+use super::{Api, broken, not_stored};
 use crate::ledger::{act, delete_any, entry, now_ms, once, put_any, table};
 use crate::partition::{chain, merge};
 
@@ -89,7 +90,7 @@ impl AgentService for Api {
         &self,
         request: Request<api::ListAgentsRequest>,
     ) -> Result<Response<api::ListAgentsResponse>, Status> {
-        self.actor(&request, Rank::Viewer)?;
+        self.actor(&request, Act::Read)?;
         Ok(Response::new(self.page(request.get_ref())?))
     }
 
@@ -97,7 +98,7 @@ impl AgentService for Api {
         &self,
         request: Request<api::GroupAgentsRequest>,
     ) -> Result<Response<api::GroupAgentsResponse>, Status> {
-        self.actor(&request, Rank::Viewer)?;
+        self.actor(&request, Act::Read)?;
         Ok(Response::new(self.groups(request.get_ref())?))
     }
 
@@ -105,7 +106,7 @@ impl AgentService for Api {
         &self,
         request: Request<api::ListErrorsRequest>,
     ) -> Result<Response<api::ListErrorsResponse>, Status> {
-        self.actor(&request, Rank::Viewer)?;
+        self.actor(&request, Act::Read)?;
         Ok(Response::new(self.errors(&request.get_ref().selector)?))
     }
 
@@ -113,7 +114,7 @@ impl AgentService for Api {
         &self,
         request: Request<api::GetAgentRequest>,
     ) -> Result<Response<api::AgentDetail>, Status> {
-        self.actor(&request, Rank::Viewer)?;
+        self.actor(&request, Act::Read)?;
         let uid = self.find(&request.into_inner().uid)?;
         let stored = self
             .node
@@ -132,7 +133,7 @@ impl AgentService for Api {
         &self,
         request: Request<api::AgentHistoryRequest>,
     ) -> Result<Response<api::AgentHistoryResponse>, Status> {
-        self.actor(&request, Rank::Viewer)?;
+        self.actor(&request, Act::Read)?;
         let request = request.into_inner();
         let uid = self.find(&request.uid)?;
         let limit = if request.limit == 0 {
@@ -150,7 +151,7 @@ impl AgentService for Api {
         &self,
         request: Request<api::LabelAgentsRequest>,
     ) -> Result<Response<ChangedAgents>, Status> {
-        let actor = self.actor(&request, Rank::Editor)?;
+        let actor = self.actor(&request, Act::ManageAgents)?;
         let request = request.into_inner();
         if request.set.is_empty() && request.remove.is_empty() {
             return Err(Status::invalid_argument(
@@ -204,7 +205,7 @@ impl AgentService for Api {
         &self,
         request: Request<api::RestartAgentsRequest>,
     ) -> Result<Response<ChangedAgents>, Status> {
-        let actor = self.actor(&request, Rank::Approver)?;
+        let actor = self.actor(&request, Act::ManageAgents)?;
         let request = request.into_inner();
         let uids = self.chosen(&request.uids, &request.selector)?;
         let changed = self
@@ -233,7 +234,7 @@ impl AgentService for Api {
         &self,
         request: Request<api::ForgetAgentRequest>,
     ) -> Result<Response<ChangedAgents>, Status> {
-        let actor = self.actor(&request, Rank::Editor)?;
+        let actor = self.actor(&request, Act::ManageAgents)?;
         let request = request.into_inner();
         let uid = self.find(&request.uid)?;
         let partition = self.node.partition(uid);
@@ -295,7 +296,7 @@ impl AgentService for Api {
         &self,
         request: Request<api::RetryAgentsRequest>,
     ) -> Result<Response<ChangedAgents>, Status> {
-        let actor = self.actor(&request, Rank::Approver)?;
+        let actor = self.actor(&request, Act::ManageAgents)?;
         let request = request.into_inner();
         let uids = self.chosen(&request.uids, &request.selector)?;
         let changed = self
