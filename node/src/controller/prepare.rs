@@ -149,7 +149,7 @@ fn changed(candidates: &[Vec<Candidate>], role: usize, seed: &str) -> Vec<waves:
     let changed = candidates
         .iter()
         .flatten()
-        .filter(|c| c.role.is_some_and(|r| r as usize == role) && !c.unchanged);
+        .filter(|c| c.role.is_some_and(|r| r as usize == role) && !c.unchanged && !c.pinned);
     waves::order(changed.map(Candidate::for_waves).collect(), seed)
 }
 
@@ -168,6 +168,9 @@ fn member(candidate: &Candidate, assignment: &Assignment) -> Option<Member> {
             .unwrap_or(last),
         unchanged: candidate.unchanged,
         unreachable: !candidate.reachable,
-        taken_from: None,
+        taken_from: candidate
+            .taken_from
+            .clone()
+            .map(|(family, role)| store::Owner { family, role }),
     })
 }
