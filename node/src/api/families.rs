@@ -406,7 +406,7 @@ fn policy_from_store(policy: &store::Policy) -> Option<Policy> {
     })
 }
 
-fn revision_word(state: RevisionState) -> &'static str {
+pub(super) fn revision_word(state: RevisionState) -> &'static str {
     match state {
         RevisionState::Unspecified | RevisionState::Draft => "draft",
         RevisionState::Validated => "validated",
