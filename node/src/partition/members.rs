@@ -50,6 +50,8 @@ pub struct Candidate {
     pub components: Box<[u8]>,
     /// Owned by this family now.
     pub owned: bool,
+    /// A rollout that is continued has brought it through its wave.
+    pub ahead: bool,
     /// A pin holds it at another revision: a member, and nobody's canary.
     pub pinned: bool,
     /// Family and role that it would be taken from.
@@ -340,6 +342,7 @@ fn candidate(
         effective: row.effective.clone(),
         components: row.components.clone(),
         owned,
+        ahead: false,
         pinned: false,
         taken_from: None,
     };
@@ -399,7 +402,7 @@ impl Candidate {
             uid: *self.uid.as_bytes(),
             stratum: self.stratum.clone(),
             reachable: self.reachable,
-            ahead: false,
+            ahead: self.ahead,
         }
     }
 }
