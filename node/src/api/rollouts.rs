@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use fleet::bucket::{ALL, Bucket, Counts};
 use fleet::governance::actor::Act;
+use fleet::governance::urgent::Debt;
 use fleet::offer::Failure;
 use fleet::rollout::{Inconclusive, Observed, Signs, State, Verdict};
 use proto::api;
@@ -15,11 +16,13 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::families::on_stop_word;
+use super::start::schedule_lines;
 use super::{Api, not_stored};
 use crate::control::rollout_state;
 use crate::controller::observe;
 use crate::controller::verbs::{Verb, VerbError, order};
 use crate::folding::error_groups;
+use crate::ledger::{act, entry, now_ms, once, put, table};
 use crate::partition::MemberView;
 use crate::preview::gate_text;
 
@@ -56,6 +59,12 @@ impl Api {
             .find_rollout(id)
             .map(|r| store::Rollout::clone(&r.value))
             .ok_or_else(|| unknown(id))
+    }
+
+    /// Agents that joined the family since its lists were made.
+    fn late(&self, stored: &store::Rollout) -> u64 {
+        let partitions = self.node.partitions.iter();
+        partitions.map(|partition| partition.late(&stored.id)).sum()
     }
 
     fn members(&self, stored: &store::Rollout) -> Vec<MemberView> {
@@ -120,6 +129,11 @@ impl Api {
             errors: errors(stored, &members),
             rolling_back: going_back.map(back_text).unwrap_or_default(),
             on_stop: on_stop_word(domain.plan.on_stop).to_owned(),
+            back: stored.back,
+            late: self.late(stored),
+            debt: stored.debt.as_ref().map(debt_view),
+            supersedes: stored.supersedes.clone(),
+            schedule: schedule_lines(&domain),
             ..api::Rollout::default()
         }
     }
@@ -147,6 +161,29 @@ impl Api {
         })?;
         Ok(Response::new(self.rollout_view(&self.stored_rollout(&id)?)))
     }
+}
+
+fn debt_view(debt: &store::Debt) -> api::Debt {
+    let store::Debt {
+        actor,
+        reason,
+        missing,
+        reviewed_by,
+        reviewed_ms,
+        note,
+    } = debt.clone();
+    api::Debt {
+        actor,
+        reason,
+        missing,
+        reviewed_by,
+        reviewed_ms,
+        note,
+    }
+}
+
+fn is_owed(debt: &store::Debt) -> bool {
+    debt.reviewed_ms == 0
 }
 
 /// Where its members stood when it ended.
@@ -348,6 +385,7 @@ impl RolloutService for Api {
                 let open = !rollout_state(r.value.state()).is_final();
                 (request.family.is_empty() || r.value.family == request.family)
                     && (open || !request.open_only)
+                    && (!request.unreviewed || r.value.debt.as_ref().is_some_and(is_owed))
             };
             documents
                 .rollouts
@@ -449,8 +487,42 @@ impl RolloutService for Api {
 
     async fn review_rollout(
         &self,
-        _: Request<api::ReviewRolloutRequest>,
+        request: Request<api::ReviewRolloutRequest>,
     ) -> Result<Response<api::Rollout>, Status> {
-        Err(Status::unimplemented("review_rollout"))
+        let actor = self.actor(&request, Act::Approve)?;
+        let request = request.into_inner();
+        if request.note.trim().is_empty() {
+            return Err(Status::invalid_argument(
+                "a review says what was found: give it with --note",
+            ));
+        }
+        let key = once("rollout.review", &request.id, &request.idempotency_key);
+        let reviewed = self.decide(&key, |documents| {
+            let found = documents
+                .find_rollout(&request.id)
+                .ok_or_else(|| unknown(&request.id))?;
+            let mut next = store::Rollout::clone(&found.value);
+            let Some(debt) = next.debt.as_mut().filter(|debt| is_owed(debt)) else {
+                return Err(Status::failed_precondition(format!(
+                    "rollout {} owes no review: list those that do with `muster rollout list --unreviewed`",
+                    next.id
+                )));
+            };
+            let owed = Debt {
+                actor: debt.actor.clone(),
+                reason: debt.reason.clone(),
+                missing: debt.missing.clone(),
+            };
+            owed.review(&actor, &format!("rollout {}", next.id))
+                .map_err(|refused| Status::failed_precondition(refused.to_string()))?;
+            debt.reviewed_by.clone_from(&actor);
+            debt.reviewed_ms = now_ms();
+            debt.note.clone_from(&request.note);
+            let write = put(table::ROLLOUT, next.id.as_str(), found.version, &next);
+            let object = format!("rollout/{}", next.id);
+            let acts = vec![act(&actor, "rollout.review", object, request.note.clone())];
+            Ok((Some(entry(vec![write], acts)), next))
+        });
+        Ok(Response::new(self.rollout_view(&reviewed.await?)))
     }
 }

@@ -5,7 +5,7 @@ use fleet::governance::urgent::{self, Allowed, Debt};
 use fleet::membership::{Reach, check_reach};
 use fleet::program::RevisionNumber;
 use fleet::revisions::{Life, way_back};
-use fleet::rollout::{PlanSpec, State};
+use fleet::rollout::{PlanSpec, Rollout, State, schedule};
 use proto::api;
 use proto::store::{self, RevisionState, RolloutState};
 use tonic::Status;
@@ -171,6 +171,77 @@ impl Api {
             request.family
         )))
     }
+}
+
+impl Api {
+    /// Adds to a preview the order in which its waves would go, and what a start would wait for or has to say.
+    pub(super) fn complete(&self, request: &api::PreviewRequest, shown: &mut api::PreviewResponse) {
+        let documents = self.node.control.read();
+        let Ok(plan) = plan_of(&documents, &request.plan) else {
+            return;
+        };
+        let rollout = documents.domain(&as_planned(request, shown, &plan));
+        shown.schedule = schedule_lines(&rollout);
+        shown.needs = needs(&documents, request, shown.revision, &rollout);
+    }
+}
+
+/// The rollout that a start would make.
+fn as_planned(
+    request: &api::PreviewRequest,
+    shown: &api::PreviewResponse,
+    plan: &PlanSpec,
+) -> store::Rollout {
+    let progress = |role: &api::RolePreview| {
+        let mut end = 0;
+        let ends = role.waves.iter().map(|wave| {
+            end += wave.agents;
+            end
+        });
+        store::RoleProgress {
+            role: role.role.clone(),
+            wave_ends: ends.collect(),
+            ..store::RoleProgress::default()
+        }
+    };
+    store::Rollout {
+        family: request.family.clone(),
+        to: shown.revision,
+        back: request.back,
+        plan: Some(plan_to_store("", plan)),
+        roles: shown.roles.iter().map(progress).collect(),
+        ..store::Rollout::default()
+    }
+}
+
+/// A rollout's order, a line each; the last is the way back.
+pub(super) fn schedule_lines(rollout: &Rollout) -> Vec<String> {
+    let text = schedule(rollout).to_string();
+    text.lines().map(str::to_owned).collect()
+}
+
+fn needs(
+    documents: &Documents,
+    request: &api::PreviewRequest,
+    revision: u64,
+    rollout: &Rollout,
+) -> Vec<String> {
+    let mut needs = Vec::new();
+    if let Some(revision) = documents.revision(&request.family, revision) {
+        if !revision.value.rejected.is_empty() {
+            needs.push(format!("it was rejected {}", revision.value.rejected));
+        }
+        let missing = check_approvals(documents, &revision.value, &rollout.plan).err();
+        needs.extend(missing.filter(|_| !request.back).map(|m| m.to_string()));
+    }
+    if let Some(open) = documents.find_rollout(&request.family) {
+        let state = rollout_state(open.value.state());
+        let refused = supersede::check(&request.family, &open.value.id, state, None);
+        needs.extend(refused.err().map(|refused| refused.to_string()));
+    }
+    let freeze = documents.freeze(&request.family, rollout);
+    needs.extend(freeze.map(|freeze| format!("no wave starts before the end of freeze {freeze}")));
+    needs
 }
 
 /// Is this what a person has seen and said, and is there anybody to roll out to?

@@ -8,7 +8,7 @@ use fleet::family::delivery_hash;
 use fleet::governance::pin;
 use fleet::membership::{Circumstances, Exclusion, exclusion};
 use fleet::offer::{Failure, State};
-use fleet::program::{Program, Reason, matching};
+use fleet::program::{Condition, Program, Reason, matching};
 use fleet::rollout::{Signs, is_restart_loop};
 use fleet::waves;
 use proto::opamp::AgentCapabilities;
@@ -153,6 +153,24 @@ impl Partition {
             });
         });
         members
+    }
+
+    /// Agents that joined since this rollout's lists were made: outside of its figures.
+    pub fn late(&self, rollout: &str) -> u64 {
+        let program = self.program();
+        if program.rollout(rollout).is_none() {
+            return 0;
+        }
+        let columns = self.index.read();
+        let is_late = |row: &&Row| {
+            let listed = columns.lists.get(rollout);
+            !row.alias
+                && !listed.is_some_and(|list| list.contains_key(&row.uid))
+                && desired_of(row, None, &program).conditions.iter().any(
+                    |condition| matches!(condition, Condition::Late { rollout: id } if id == rollout),
+                )
+        };
+        columns.rows.values().filter(is_late).count() as u64
     }
 
     fn each_member(
