@@ -18,7 +18,7 @@ use proto::api;
 use proto::store;
 use proto::uid::Uid;
 
-use crate::control::{Documents, config_map, plan_spec, plan_to_store, role};
+use crate::control::{Documents, built_in_plan, config_map, plan_spec, plan_to_store, role};
 use crate::controller::prepare::{Assignment, assign};
 use crate::ledger::{entry, now_ms, put, table};
 use crate::local::Node;
@@ -94,8 +94,9 @@ pub struct Preview {
 
 /// The plan of this name; the default one for an empty name.
 pub fn plan_of(documents: &Documents, name: &str) -> Result<PlanSpec, Error> {
-    if name.is_empty() || name == "default" {
-        return Ok(fleet::rollout::default_plan());
+    let name = if name.is_empty() { "default" } else { name };
+    if let Some(plan) = built_in_plan(name) {
+        return Ok(plan);
     }
     documents
         .plans

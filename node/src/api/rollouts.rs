@@ -644,3 +644,19 @@ impl RolloutService for Api {
         Err(Status::unimplemented("review_rollout"))
     }
 }
+
+// === placeholder: goes when a start for another call is there ===
+
+impl Api {
+    /// Starts a rollout for a caller who may.
+    pub(super) async fn start(
+        &self,
+        request: api::StartRolloutRequest,
+        _caller: &super::Actor,
+    ) -> Result<api::Rollout, Status> {
+        Err(Status::unimplemented(format!(
+            "start family {} with `muster rollout start {}`",
+            request.family, request.family
+        )))
+    }
+}
