@@ -28,7 +28,7 @@ heads with those of `muster audit verify`, or with some that were kept elsewhere
 with --since begins in the middle and is checked from there.
 
 Examples:
-  muster audit export > audit.jsonl && muster audit check audit.jsonl
+  muster audit check audit.jsonl
   zcat audit.jsonl.gz | muster audit check -";
 
 #[derive(Subcommand)]

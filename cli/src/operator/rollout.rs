@@ -77,7 +77,7 @@ pub enum Command {
     Halt(VerbArgs),
     /// Take an open rollout back: its agents get what they would have without it
     #[command(
-        after_help = "For a rollout that has completed, `muster rollout back FAMILY REVISION` brings the family back to an\nearlier revision.\n\nExamples:\n  muster rollout rollback pii-redaction --reason INC-4711\n  muster rollout watch pii-redaction             # follow it back"
+        after_help = "After a rollout has completed, `muster rollout back FAMILY REVISION` takes the family back to an\nearlier revision instead.\n\nExamples:\n  muster rollout rollback pii-redaction --reason INC-4711\n  muster rollout watch pii-redaction             # follow it back"
     )]
     Rollback(VerbArgs),
     /// Answer a check that asks a person: it may go on

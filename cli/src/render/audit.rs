@@ -93,8 +93,11 @@ pub fn verified(groups: &[api::VerifyAuditResponse], look: &Look) -> String {
     )
 }
 
-/// What `audit check` found.
+/// What `audit check` found; nothing in a file without entries.
 pub fn chains(chains: &[Chain], look: &Look) -> String {
+    if chains.is_empty() {
+        return String::new();
+    }
     table(
         &["GROUP", ">ENTRIES", ">FROM", ">TO", "CHAIN", "HEAD"],
         chains.iter().map(|chain| {

@@ -58,14 +58,14 @@ pub fn way_on(rollout: &Rollout) -> Option<String> {
     })
 }
 
-/// `p50 12 s, p99 31 s, last agent 40 s (web-7)`; nothing where nobody has converged.
+/// `p50 12 s, p99 31 s, last agent 40 s on web-7`; nothing where nobody has converged.
 pub fn window(window: &Window, look: &Look) -> Option<String> {
     if window.converged == 0 {
         return None;
     }
     let last = match window.last.as_str() {
         "" => String::new(),
-        uid => format!(" ({})", look.names.of(uid)),
+        uid => format!(" on {}", look.names.of(uid)),
     };
     let open = match window.open {
         0 => String::new(),
@@ -154,7 +154,7 @@ mod tests {
         look.names.learn("u7".into(), "web-7".into());
         assert_eq!(
             window(&converged, &look).unwrap(),
-            "converged after: p50 12 s, p99 31 s, last agent 40 s (web-7 (…u7)); 2 agents not converged"
+            "converged after: p50 12 s, p99 31 s, last agent 40 s on web-7 (…u7); 2 agents not converged"
         );
         assert_eq!(window(&Window::default(), &look), None);
         assert_eq!(took(7_200_000), "2h");
