@@ -50,6 +50,8 @@ pub struct Context<'a> {
     pub config: &'a dyn Fn(&store::Delivery) -> Option<ConfigMap>,
     /// Config map of what is desired.
     pub desired_config: &'a dyn Fn(&Desired) -> Option<ConfigMap>,
+    /// Is there room for this offer? It is taken, if there is.
+    pub has_room: &'a dyn Fn(&Desired, &dyn Facts) -> bool,
     /// Bodies that are kept already.
     pub remembered: &'a Remembered,
     /// Is the component list with this hash kept?
@@ -536,6 +538,9 @@ impl<'a> Turn<'a> {
                 true
             }
             Decision::Offer(hash) => {
+                if !(self.ctx.has_room)(&desired, &RecordFacts(&self.agent)) {
+                    return true;
+                }
                 // Never an empty map: that is an order to stop the collector, and only a person gives it.
                 let config = (self.ctx.desired_config)(&desired)
                     .filter(|c| says_something(c) || desired.reason == Reason::Stopped);

@@ -7,7 +7,10 @@ pub mod core;
 mod evaluate;
 mod members;
 pub mod merge;
+mod occupancy;
+pub mod room;
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,6 +20,7 @@ use fleet::digest::Digest;
 use fleet::family::ConfigMap;
 use fleet::offer::{Decision, Situation, decide};
 use fleet::program::{Desired, Epoch, Place, Program, Reason, Subject, desired};
+use fleet::selector::Facts;
 use proto::edge::{Answer, Notice, Presence, Report, Session, Transport, Unsent, notice};
 use proto::opamp::AgentCapabilities;
 use proto::sequence::is_fresh;
@@ -26,6 +30,7 @@ use tokio::sync::broadcast;
 
 pub use evaluate::{SERVER_CAPABILITIES, history_key, merged_config, state_word};
 pub use members::{Candidate, MemberView};
+pub use occupancy::Occupancy;
 
 use self::core::{Core, Timing};
 use crate::control::{Control, Documents, config_map};
@@ -160,6 +165,7 @@ pub struct Partition {
     /// When silence and overdue offers were last looked for.
     looked_ms: std::sync::atomic::AtomicU64,
     bodies: body::Remembered,
+    rooms: room::Rooms,
     notices: broadcast::Sender<Arc<Vec<Notice>>>,
     turns: Box<[tokio::sync::Mutex<()>]>,
 }
@@ -193,6 +199,7 @@ impl Partition {
             last_grant_ms: 0.into(),
             looked_ms: 0.into(),
             bodies: body::Remembered::default(),
+            rooms: room::Rooms::default(),
             notices,
             turns: (0..TURNS).map(|_| tokio::sync::Mutex::new(())).collect(),
         }
@@ -362,7 +369,15 @@ impl Partition {
                 None
             };
             let place = place_of(&self.index.read(), &program, uid);
+            let taken = RefCell::new(None);
             let mut evaluation = {
+                let has_room = |desired: &Desired, facts: &dyn Facts| {
+                    let lane = self.rooms.take(desired, facts);
+                    if let Ok(lane) = &lane {
+                        taken.replace(lane.clone());
+                    }
+                    lane.is_ok()
+                };
                 let config = |delivery: &store::Delivery| {
                     let reason_rollout = delivery.rollout.as_str();
                     delivered_config(
@@ -386,6 +401,7 @@ impl Partition {
                     full_asked_ms_ago: known.asked_ago,
                     config: &config,
                     desired_config: &desired_config,
+                    has_room: &has_room,
                     remembered: &self.bodies,
                     knows_components: &|hash| self.index.read().components.contains_key(hash),
                     offer_timeout_ms: millis(self.config.offer_timeout),
@@ -400,6 +416,11 @@ impl Partition {
                     tombstone.as_ref(),
                     &ctx,
                 )
+            };
+            let taken = Taken {
+                rooms: &self.rooms,
+                lane: taken.into_inner(),
+                stored: false,
             };
             if evaluation.offers {
                 self.last_grant_ms
@@ -423,6 +444,9 @@ impl Partition {
             let stored = self.ledger.propose(entry).await;
             if stored.is_ok() {
                 self.bodies.stored(bodies, &evaluation.learned);
+                taken.is_stored();
+            } else {
+                drop(taken);
             }
             match stored {
                 // Checked before proposing and again after commit: a lease that ran out in between authorises nothing.
@@ -678,6 +702,9 @@ impl Partition {
                 .lock()
                 .unwrap_or_else(std::sync::PoisonError::into_inner);
             let before = self.program();
+            // Before the program that may need it, so that nothing of it is offered without limit.
+            let limits = room::Limits::of(&self.control.read());
+            self.rooms.follow(limits);
             let newest = self.control.read().program_version;
             if newest <= before.epoch.0 {
                 return;
@@ -686,7 +713,7 @@ impl Partition {
             self.program.store(program.clone());
             (before, program)
         };
-        if before.families != program.families {
+        if (&before.families, &before.pins) != (&program.families, &program.pins) {
             self.name_pending(&program);
         }
     }
@@ -915,6 +942,27 @@ fn is_quiet(row: &Row) -> bool {
     row.websocket && !row.can(AgentCapabilities::ReportsHeartbeat)
 }
 
+/// An offer that is under way in a lane, until it is known whether it was stored.
+struct Taken<'a> {
+    rooms: &'a room::Rooms,
+    lane: Option<room::Lane>,
+    stored: bool,
+}
+
+impl Taken<'_> {
+    fn is_stored(mut self) {
+        self.stored = true;
+    }
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        if let Some(lane) = &self.lane {
+            self.rooms.settle(lane, self.stored);
+        }
+    }
+}
+
 /// Would this row be sent something at its next message?
 fn is_due(columns: &Columns, program: &Program, row: &Row) -> bool {
     if row.alias {
@@ -925,7 +973,13 @@ fn is_due(columns: &Columns, program: &Program, row: &Row) -> bool {
     }
     let place = place_of(columns, program, row.uid);
     let desired = desired_of(row, place.as_ref().map(|p| p.borrow()), program);
-    let situation = Situation {
+    let decision = decide(&situation(row, &desired));
+    matches!(decision, Decision::Offer(_) | Decision::Adopt(_))
+}
+
+/// A row's situation at its next message, if that says nothing new. Room is asked for when it is offered something.
+fn situation<'r>(row: &'r Row, desired: &Desired) -> Situation<'r> {
+    Situation {
         desired: desired.delivery,
         offerable: desired.offerable,
         last: row.offer(now_ms()),
@@ -936,8 +990,7 @@ fn is_due(columns: &Columns, program: &Program, row: &Row) -> bool {
         duplicate: row.duplicate,
         has_room: true,
         proves_not_received: false,
-    };
-    matches!(decide(&situation), Decision::Offer(_) | Decision::Adopt(_))
+    }
 }
 
 /// What a row should run.
