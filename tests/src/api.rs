@@ -8,7 +8,7 @@ use proto::api::family_service_client::FamilyServiceClient;
 use proto::api::rollout_service_client::RolloutServiceClient;
 use proto::api::{
     Agent, AgentDetail, AuditEntry, GetAgentRequest, GetFamilyRequest, GetRolloutRequest,
-    ListAgentsRequest, ListAuditRequest, Rollout, StartRolloutRequest,
+    ListAgentsRequest, ListAuditRequest, PreviewRequest, Rollout, StartRolloutRequest,
 };
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
@@ -82,12 +82,20 @@ impl Api {
             .into_inner()
     }
 
-    /// Opens a rollout of the latest revision under `plan`, with the preview made now.
+    /// Opens a rollout of the latest revision under `plan`, with the preview made now and the reach that it shows.
     pub async fn start(&self, family: &str, plan: &str) -> Result<Rollout, Status> {
+        let request = PreviewRequest {
+            family: family.to_owned(),
+            plan: plan.to_owned(),
+            ..Default::default()
+        };
+        let preview = self.families.clone().preview(request).await?.into_inner();
+        let far = preview.members > preview.reach_limit || !preview.takeovers.is_empty();
         let request = StartRolloutRequest {
             family: family.to_owned(),
             plan: plan.to_owned(),
-            reach: 1_000_000,
+            preview: preview.id,
+            reach: if far { preview.members } else { 0 },
             ..Default::default()
         };
         self.rollouts

@@ -19,6 +19,7 @@ const COMMAND: Duration = Duration::from_secs(90);
 pub struct Cli {
     server: String,
     token: Option<String>,
+    user: Option<String>,
     authority: Option<PathBuf>,
     patience: Duration,
 }
@@ -38,6 +39,7 @@ impl Cli {
         Cli {
             server: server.into(),
             token: None,
+            user: None,
             authority: None,
             patience: COMMAND,
         }
@@ -47,6 +49,14 @@ impl Cli {
     pub fn with_token(&self, token: &str) -> Self {
         Cli {
             token: Some(token.to_owned()),
+            ..self.clone()
+        }
+    }
+
+    /// Somebody else at the same server.
+    pub fn as_user(&self, user: &str) -> Self {
+        Cli {
+            user: Some(user.to_owned()),
             ..self.clone()
         }
     }
@@ -75,6 +85,9 @@ impl Cli {
             .env("MUSTER_SERVER", &self.server)
             .env_remove("MUSTER_TOKEN")
             .env_remove("MUSTER_TOKEN_FILE");
+        if let Some(user) = &self.user {
+            command.env("USER", user);
+        }
         if let Some(token) = &self.token {
             command.env("MUSTER_TOKEN", token);
         }

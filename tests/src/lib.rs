@@ -8,5 +8,6 @@ pub mod cli;
 pub mod manifest;
 pub mod process;
 pub mod raw;
+pub mod scene;
 pub mod server;
 pub mod wait;

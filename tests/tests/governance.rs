@@ -1,0 +1,645 @@
+//! Who has to agree, and what stands in the way: approvals, freezes, pins, urgency, replacement, owners, budgets.
+#![allow(clippy::unwrap_used, reason = "the helpers of a test may fail it, too")]
+
+use std::time::Duration;
+
+use proto::opamp::RemoteConfigStatuses;
+use system_tests::manifest::{config, family, plan, role};
+use system_tests::scene::{PATIENCE, Scene};
+use system_tests::wait::{SOON, eventually, holds};
+
+/// The family "edge" for the agents, with more keys in its spec.
+fn edge(marker: &str, more: &str) -> String {
+    let text = family(
+        "edge",
+        10,
+        &[role("agent", "role = agent", &config(marker))],
+    );
+    text.replace("  precedence: 10\n", &format!("  precedence: 10\n{more}"))
+}
+
+// === approvals ===
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rollout_waits_for_the_approval_of_somebody_else_than_the_author() {
+    let scene = Scene::of(6).await;
+    scene.apply(&edge("one", "  approvals: 1\n"));
+    let id = scene.start("quick").await;
+    let waiting = scene.state(&id, "awaiting approval").await;
+    assert!(
+        waiting
+            .cause
+            .contains("edge revision 1 has 0 of 1 approvals"),
+        "{}",
+        waiting.cause
+    );
+    scene.nobody_is_offered_anything().await;
+
+    let own = scene.refused(&["approve", "edge", "--plan", "quick"]);
+    assert!(
+        own.contains("wrote edge revision 1 and cannot approve it: ask somebody else"),
+        "{own}"
+    );
+    let bob = scene.cli.as_user("bob");
+    let other = bob.run(&["approve", "edge", "--plan", "quick", "--hash", "0000"]);
+    assert!(other.stderr.contains("look at it again"), "{other:?}");
+    bob.ok(&["approve", "edge", "--plan", "canary"]);
+    scene.several_polls().await;
+    assert_eq!(
+        scene.api.rollout(&id).await.state,
+        "awaiting approval",
+        "of another plan"
+    );
+    bob.ok(&[
+        "approve",
+        "edge",
+        "--plan",
+        "quick",
+        "--reason",
+        "looked at the diff",
+    ]);
+    scene.state(&id, "completed").await;
+
+    // Whoever asks for fewer approvals needs those that hold now.
+    scene.apply(&edge("two", ""));
+    let id = scene.start("quick").await;
+    let waiting = scene.state(&id, "awaiting approval").await;
+    assert!(
+        waiting
+            .cause
+            .contains("edge revision 2 has 0 of 1 approvals"),
+        "{}",
+        waiting.cause
+    );
+    bob.ok(&["reject", "edge", "--reason", "the exporter is wrong"]);
+    let given_up = scene.state(&id, "aborted").await;
+    assert!(
+        given_up.cause.contains("the exporter is wrong"),
+        "{}",
+        given_up.cause
+    );
+    let again = scene.refused(&["rollout", "start", "edge", "--plan", "quick", "--yes"]);
+    assert!(
+        again.contains("was rejected by local/bob: the exporter is wrong"),
+        "{again}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn glass_is_broken_with_an_urgent_plan_and_a_reason_and_leaves_a_review_to_somebody_else() {
+    let scene = Scene::of(6).await;
+    let urgent = plan("now", &["size: 1, soak: 500ms", "size: 100%"], "")
+        .replace("spec:\n", "spec:\n  urgent: true\n");
+    scene.apply(&[edge("one", "  approvals: 2\n"), urgent].join("---\n"));
+    let careful = scene.refused(&[
+        "rollout",
+        "start",
+        "edge",
+        "--plan",
+        "quick",
+        "--yes",
+        "--break-glass",
+        "cards leak",
+    ]);
+    assert!(
+        careful.contains("only an urgent plan starts without its approvals"),
+        "{careful}"
+    );
+    scene.cli.ok(&[
+        "freeze",
+        "set",
+        "holidays",
+        "--reason",
+        "nobody is here",
+        "--for",
+        "1h",
+    ]);
+    scene.cli.ok(&[
+        "rollout",
+        "start",
+        "edge",
+        "--plan",
+        "now",
+        "--yes",
+        "--break-glass",
+        "cards leak",
+    ]);
+    let done = scene.state("edge", "completed").await;
+    let debt = done.debt.clone().unwrap();
+    assert_eq!(
+        (debt.reason.as_str(), debt.reviewed_by.as_str()),
+        ("cards leak", "")
+    );
+    assert!(
+        debt.missing.contains("0 of 2 approvals"),
+        "{}",
+        debt.missing
+    );
+    let owed = scene.cli.ok(&["rollout", "list", "--unreviewed"]);
+    assert!(owed.contains("edge"), "{owed}");
+
+    let own = scene.refused(&["rollout", "review", &done.id, "--note", "fine"]);
+    assert!(own.contains("ask somebody else"), "{own}");
+    scene
+        .cli
+        .as_user("bob")
+        .ok(&["rollout", "review", &done.id, "--note", "it was right"]);
+    let again = scene.refused(&["rollout", "review", &done.id, "--note", "fine"]);
+    assert!(again.contains("owes no review"), "{again}");
+    let audit = scene.api.audit(&format!("rollout/{}", done.id)).await;
+    let started = audit
+        .iter()
+        .find(|entry| entry.action == "rollout.start")
+        .unwrap();
+    assert!(
+        started.detail.contains("without approvals") && started.detail.contains("cards leak"),
+        "{}",
+        started.detail
+    );
+    assert!(
+        audit
+            .iter()
+            .any(|entry| entry.action == "rollout.review" && entry.actor == "local/bob")
+    );
+}
+
+// === freezes ===
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_wave_starts_in_a_freeze_and_a_rollback_does() {
+    let scene = Scene::of(6).await;
+    let first = scene.stable("one").await;
+    let second = scene.store("two").await;
+    let id = scene.start("canary").await;
+    let canary = scene.until_offered(&second, 1).await;
+    scene.cli.ok(&[
+        "freeze",
+        "set",
+        "sale",
+        "--reason",
+        "black friday",
+        "--for",
+        "1h",
+        "--family",
+        "edge",
+    ]);
+    scene.cli.ok(&["rollout", "rollback", &id]);
+    scene.state(&id, "rolled back").await;
+    let back: Vec<usize> = scene.offered(&first).into_iter().rev().take(1).collect();
+    assert_eq!(back, canary.into_iter().collect::<Vec<_>>());
+
+    scene.store("three").await;
+    let needs = scene.cli.json(&["preview", "edge", "--plan", "quick"]);
+    assert!(
+        needs["needs"]
+            .to_string()
+            .contains("freeze sale (black friday"),
+        "{}",
+        needs["needs"]
+    );
+    let id = scene.start("quick").await;
+    let frozen = scene
+        .until(&id, "the freeze to be waited for", |rollout| {
+            rollout
+                .waiting
+                .iter()
+                .any(|what| what.contains("the end of freeze sale (black friday"))
+        })
+        .await;
+    assert_eq!(frozen.state, "running");
+    scene.nobody_is_offered_anything().await;
+    scene.cli.ok(&["freeze", "end", "sale"]);
+    scene.state(&id, "completed").await;
+    let empty = scene.refused(&["freeze", "set", "x", "--reason", "", "--for", "1h"]);
+    assert!(empty.contains("freeze x has no reason"), "{empty}");
+}
+
+// === pins ===
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pinned_agent_stays_where_it_is_is_named_and_follows_when_the_pin_ends() {
+    let scene = Scene::of(6).await;
+    scene.stable("one").await;
+    let pinned = scene.fleet.agent(2).uid().to_string();
+    let said = scene.refused(&[
+        "pin", "set", "legacy", "--family", "edge", "--agent", &pinned, "--reason", "x", "--for",
+        "400d",
+    ]);
+    assert!(
+        said.contains("has to end between now and 90 days from now"),
+        "{said}"
+    );
+    scene.cli.ok(&[
+        "pin",
+        "set",
+        "legacy",
+        "--family",
+        "edge",
+        "--agent",
+        &pinned,
+        "--reason",
+        "ticket 12",
+        "--for",
+        "1h",
+    ]);
+    let second = scene.store("two").await;
+    let id = scene.start("quick").await;
+    let done = scene.state(&id, "completed").await;
+    let total = done.total.unwrap();
+    assert_eq!((total.converged, total.pinned), (5, 1));
+    assert!(!scene.offered(&second).contains(&2));
+    assert_eq!(
+        scene.api.agent(&pinned).await.agent.unwrap().state,
+        "pinned"
+    );
+    scene.cli.ok(&["pin", "remove", "legacy"]);
+    eventually(PATIENCE, "the agent to follow", async || {
+        holds(scene.offered(&second).contains(&2), ())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pin_that_expires_lets_its_agents_go() {
+    let scene = Scene::of(4).await;
+    scene.stable("one").await;
+    scene.cli.ok(&[
+        "pin",
+        "set",
+        "short",
+        "--family",
+        "edge",
+        "-l",
+        "role = agent",
+        "--reason",
+        "a look",
+        "--for",
+        "4s",
+    ]);
+    let second = scene.store("two").await;
+    let id = scene.start("quick").await;
+    scene.state(&id, "completed").await;
+    assert_eq!(scene.offered(&second), Vec::<usize>::new());
+    eventually(PATIENCE, "everybody to follow", async || {
+        let offered = scene.offered(&second).len();
+        holds(offered == 4, offered)
+    })
+    .await;
+    let audit = scene.api.audit("pin/short").await;
+    assert!(
+        audit.iter().any(|entry| entry.action == "pin.expire"),
+        "{audit:?}"
+    );
+}
+
+// === one rollout per family ===
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_newer_revision_replaces_an_open_rollout_only_when_that_is_said() {
+    let scene = Scene::of(8).await;
+    let first = scene.stable("one").await;
+    let second = scene.store("two").await;
+    let old = scene.start("half").await;
+    let touched = scene.until_offered(&second, 4).await;
+    let third = scene.store("three").await;
+    let refused = scene.api.start("edge", "quick").await.unwrap_err();
+    assert!(
+        refused
+            .message()
+            .contains("replace it with --supersede restart or --supersede continue"),
+        "{refused}"
+    );
+    let before = scene.offered(&first).len();
+    scene.cli.ok(&[
+        "rollout",
+        "start",
+        "edge",
+        "--plan",
+        "quick",
+        "--yes",
+        "--supersede",
+        "restart",
+        "--wait",
+        "--timeout",
+        "60s",
+    ]);
+    assert_eq!(scene.api.rollout(&old).await.state, "superseded");
+    let new = scene.api.rollout("edge").await;
+    assert_eq!(
+        (new.state.as_str(), new.supersedes.as_str()),
+        ("completed", old.as_str())
+    );
+    assert_eq!(scene.offered(&third).len(), 8);
+    assert_eq!(
+        scene.offered(&first).len(),
+        before,
+        "nobody was sent back in between: {touched:?}"
+    );
+    scene.assert_nobody_was_offered_twice();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn continuing_opens_the_waves_that_had_passed_with_the_same_agents() {
+    let scene = Scene::of(8).await;
+    scene.stable("one").await;
+    let second = scene.store("two").await;
+    let old = scene.start("half").await;
+    scene.until_offered(&second, 4).await;
+    let canary = scene.offered(&second)[0];
+    scene
+        .until(&old, "the first wave to pass", |rollout| {
+            rollout.roles[0].waves[0].state == "passed"
+        })
+        .await;
+    let third = scene.store("three").await;
+    scene.cli.ok(&[
+        "rollout",
+        "start",
+        "edge",
+        "--plan",
+        "half",
+        "--yes",
+        "--supersede",
+        "continue",
+    ]);
+    let offered = scene.until_offered(&third, 1).await;
+    assert!(offered.contains(&canary), "{offered:?} {canary}");
+    let id = scene.api.rollout("edge").await.id;
+    scene.cli.ok(&["rollout", "halt", &id]);
+}
+
+// === back ===
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_command_goes_back_to_any_revision_that_was_active() {
+    let scene = Scene::of(6).await;
+    let first = scene.stable("one").await;
+    scene.stable("two").await;
+    let third = scene.store("three").await;
+    let _ = third;
+    let never = scene.refused(&["rollout", "back", "edge", "3", "--yes"]);
+    assert!(never.contains("is newer than the stable one"), "{never}");
+    let here = scene.refused(&["rollout", "back", "edge", "2", "--yes"]);
+    assert!(here.contains("is at revision 2 already"), "{here}");
+    let unknown = scene.refused(&["rollout", "back", "edge", "9", "--yes"]);
+    assert!(
+        unknown.contains("has no revision 9") || unknown.contains("newer"),
+        "{unknown}"
+    );
+    scene.cli.ok(&[
+        "freeze",
+        "set",
+        "sale",
+        "--reason",
+        "black friday",
+        "--for",
+        "1h",
+    ]);
+    let before = scene.offered(&first).len();
+    scene.apply(&plan(
+        "swift",
+        &["size: 1, soak: 500ms", "size: 100%"],
+        "hold",
+    ));
+    scene.cli.ok(&[
+        "rollout",
+        "back",
+        "edge",
+        "1",
+        "--plan",
+        "swift",
+        "--yes",
+        "--wait",
+        "--timeout",
+        "60s",
+    ]);
+    let done = scene.api.rollout("edge").await;
+    assert!(done.back && done.state == "completed", "{done:?}");
+    assert_eq!(scene.offered(&first).len(), before + 6);
+    let edge = scene.cli.json(&["families", "get", "edge"]);
+    assert_eq!(edge["family"]["stable"], 1, "{edge}");
+}
+
+// === owners ===
+
+/// "base" for everybody, and "special" above it for those with the label.
+fn two_families() -> String {
+    [
+        family("base", 1, &[role("agent", "role = agent", &config("base"))]),
+        family(
+            "special",
+            20,
+            &[role(
+                "agent",
+                "role = agent, team = special",
+                &config("special"),
+            )],
+        ),
+    ]
+    .join("---\n")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn agents_of_another_family_are_taken_over_only_by_their_number_and_go_back() {
+    let scene = Scene::of(6).await;
+    scene.store("unused").await;
+    scene.apply(&two_families());
+    scene.complete("base").await;
+    let base = scene.api.delivery_hash("base", "agent").await;
+    let special = scene.api.delivery_hash("special", "agent").await;
+    for agent in 0..2 {
+        let uid = scene.fleet.agent(agent).uid().to_string();
+        scene.cli.ok(&["agents", "label", &uid, "team=special"]);
+    }
+    let refused = scene.refused(&["rollout", "start", "special", "--plan", "canary", "--yes"]);
+    assert!(refused.contains("--reach 2"), "{refused}");
+    scene.nobody_is_offered_anything().await;
+    scene.cli.ok(&[
+        "rollout", "start", "special", "--plan", "quick", "--yes", "--reach", "2",
+    ]);
+    let done = scene.state("special", "completed").await;
+    assert_eq!(done.total.unwrap().converged, 2);
+    let owner = scene
+        .api
+        .agent(&scene.fleet.agent(0).uid().to_string())
+        .await;
+    assert_eq!(owner.agent.unwrap().family, "special");
+    assert_eq!(scene.offered(&special).len(), 2);
+
+    // The other two ways: back as a whole, which returns them to whose they were.
+    for agent in 2..4 {
+        let uid = scene.fleet.agent(agent).uid().to_string();
+        scene.cli.ok(&["agents", "label", &uid, "team=special"]);
+    }
+    scene.apply(&two_families().replace("debug/special", "debug/special2"));
+    let newer = scene.api.delivery_hash("special", "agent").await;
+    scene.cli.ok(&[
+        "rollout", "start", "special", "--plan", "half", "--yes", "--reach", "4",
+    ]);
+    scene.until_offered(&newer, 2).await;
+    let id = scene.api.rollout("special").await.id;
+    let before = scene.offered(&base).len();
+    scene.cli.ok(&["rollout", "rollback", &id]);
+    let back = scene.state(&id, "rolled back").await;
+    let taken: Vec<usize> = scene
+        .offered(&newer)
+        .into_iter()
+        .filter(|a| *a >= 2)
+        .collect();
+    assert_eq!(scene.offered(&base).len(), before + taken.len(), "{back:?}");
+    for agent in taken {
+        let uid = scene.fleet.agent(agent).uid().to_string();
+        assert_eq!(scene.api.agent(&uid).await.agent.unwrap().family, "base");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relabelled_agent_moves_when_a_person_says_so_or_both_families_let_it() {
+    let scene = Scene::of(4).await;
+    scene.store("unused").await;
+    scene.apply(&two_families());
+    scene.complete("base").await;
+    let first = scene.fleet.agent(0).uid().to_string();
+    scene.cli.ok(&["agents", "label", &first, "team=special"]);
+    scene.cli.ok(&[
+        "rollout", "start", "special", "--plan", "quick", "--yes", "--reach", "1",
+    ]);
+    scene.state("special", "completed").await;
+
+    let second = scene.fleet.agent(1).uid().to_string();
+    scene.cli.ok(&["agents", "label", &second, "team=special"]);
+    scene.nobody_is_offered_anything().await;
+    let shown = scene.api.agent(&second).await.agent.unwrap();
+    assert!(
+        shown
+            .conditions
+            .iter()
+            .any(|c| c.contains("owner changing: claimed by special/agent")),
+        "{shown:?}"
+    );
+    let nothing = scene.refused(&["agents", "owner", &first, "--accept"]);
+    assert!(nothing.contains("nothing to resolve"), "{nothing}");
+    scene
+        .cli
+        .ok(&["agents", "owner", &second, "--accept", "--reason", "INC-1"]);
+    let owned_by = async |uid: &str, family: &str| {
+        eventually(SOON, "the owner to change", async || {
+            let owner = scene.api.agent(uid).await.agent.unwrap().family;
+            holds(owner == family, owner)
+        })
+        .await;
+    };
+    owned_by(&second, "special").await;
+
+    let auto = two_families().replace("spec:\n", "spec:\n  ownerChange: auto\n");
+    scene.apply(&auto);
+    let third = scene.fleet.agent(2).uid().to_string();
+    scene.cli.ok(&["agents", "label", &third, "team=special"]);
+    owned_by(&third, "special").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_the_order_to_stop_sends_an_empty_config_and_it_can_be_taken_back() {
+    let scene = Scene::of(3).await;
+    let hash = scene.stable("one").await;
+    let uid = scene.fleet.agent(1).uid().to_string();
+    let mute = scene.refused(&["agents", "stop", &uid, "--yes", "--reason", ""]);
+    assert!(mute.contains("needs a reason"), "{mute}");
+    scene.cli.ok(&[
+        "agents",
+        "stop",
+        &uid,
+        "--yes",
+        "--reason",
+        "it floods the backend",
+    ]);
+    eventually(SOON, "the agent to be stopped", async || {
+        let state = scene.api.agent(&uid).await.agent.unwrap().state;
+        holds(state == "stopped", state)
+    })
+    .await;
+    let before = scene.offered(&hash).len();
+    scene.cli.ok(&["agents", "start", &uid]);
+    eventually(SOON, "the agent to be started", async || {
+        let state = scene.api.agent(&uid).await.agent.unwrap().state;
+        holds(state == "converged", state)
+    })
+    .await;
+    assert_eq!(scene.offered(&hash).len(), before + 1);
+    let audit = scene.api.audit(&format!("agent/{uid}")).await;
+    let stop = audit
+        .iter()
+        .find(|entry| entry.action == "agent.stop")
+        .unwrap();
+    assert_eq!(stop.detail, "it floods the backend");
+}
+
+// === budgets ===
+
+/// The most agents that had an offer and no outcome at one time, by what they themselves did.
+fn most_in_flight(scene: &Scene, hash: &[u8]) -> usize {
+    let mut moments: Vec<(Duration, i64)> = Vec::new();
+    for offer in scene.fleet.offers().iter().filter(|o| o.hash == hash) {
+        moments.push((offer.at, 1));
+    }
+    for report in scene
+        .fleet
+        .reports()
+        .iter()
+        .filter(|r| r.hash == hash && r.status != RemoteConfigStatuses::Applying)
+    {
+        moments.push((report.at, -1));
+    }
+    moments.sort();
+    let (mut now, mut most) = (0i64, 0i64);
+    for (_, change) in moments {
+        now += change;
+        most = most.max(now);
+    }
+    usize::try_from(most).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_agents_are_in_flight_than_the_budget_of_their_domain_allows() {
+    let scene = Scene::slow(12, Duration::from_millis(400)).await;
+    scene.apply("apiVersion: muster/v1\nkind: Budget\nmetadata: {name: fleet}\nspec: {label: role, size: 25%}\n");
+    let hash = scene.store("one").await;
+    let id = scene.start("quick").await;
+    scene.state(&id, "completed").await;
+    assert_eq!(scene.offered(&hash).len(), 12);
+    let most = most_in_flight(&scene, &hash);
+    assert!(most <= 3, "{most} of 12 at once, 25 % are 3");
+    assert!(most >= 2, "and no slower than it has to be: {most}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wave_keeps_to_its_max_in_flight() {
+    let scene = Scene::slow(10, Duration::from_millis(400)).await;
+    let hash = scene.store("one").await;
+    scene.apply(&plan(
+        "narrow",
+        &["size: 1, soak: 200ms", "size: 100%, maxInFlight: 2"],
+        "",
+    ));
+    let id = scene.start("narrow").await;
+    scene.state(&id, "completed").await;
+    assert_eq!(scene.offered(&hash).len(), 10);
+    assert!(most_in_flight(&scene, &hash) <= 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn agents_that_are_sick_already_use_the_budget_up() {
+    let scene = Scene::of(8).await;
+    scene.apply("apiVersion: muster/v1\nkind: Budget\nmetadata: {name: fleet}\nspec: {label: role, size: 25%}\n");
+    for agent in 0..2 {
+        scene.fleet.agent(agent).fail("disk is full").await;
+    }
+    let hash = scene.store("one").await;
+    let id = scene.start("quick").await;
+    scene.several_polls().await;
+    assert_eq!(scene.offered(&hash), Vec::<usize>::new(), "2 of 8 are 25 %");
+    for agent in 0..2 {
+        scene.fleet.agent(agent).recover().await;
+    }
+    scene.state(&id, "completed").await;
+}
