@@ -11,9 +11,9 @@ use proto::store;
 use tokio::sync::watch;
 
 pub use convert::{
-    BUILT_IN_PLANS, Settings, budget_to_store, built_in_plan, config_map, digest, plan_spec,
-    plan_to_store, policy, policy_to_store, role, role_to_store, rollout, rollout_state, scope,
-    settings, settings_to_store, stored_rollout_state,
+    BUILT_IN_PLANS, Settings, approval, budget_to_store, built_in_plan, config_map, digest, freeze,
+    pin, plan_spec, plan_to_store, policy, policy_to_store, role, role_to_store, rollout,
+    rollout_state, scope, settings, settings_to_store, stored_rollout_state,
 };
 pub use program::build as build_program;
 
@@ -51,7 +51,7 @@ pub struct Documents {
     pub budgets: BTreeMap<String, Doc<store::Budget>>,
     /// By name.
     pub sources: BTreeMap<String, Doc<store::Source>>,
-    /// Version of the newest change of families, revisions, rollouts or sources: the counter of the program's epoch.
+    /// Version of the newest change of families, rollouts, pins or sources: the counter of the program's epoch.
     /// Sources count since a family that goes leaves no version behind, and the source that it goes with does.
     pub program_version: u64,
 }
@@ -160,7 +160,10 @@ impl Documents {
             return self.take_revision(key, document);
         };
         if let Some((version, _)) = &document
-            && matches!(table, table::FAMILY | table::ROLLOUT | table::SOURCE)
+            && matches!(
+                table,
+                table::FAMILY | table::ROLLOUT | table::PIN | table::SOURCE
+            )
         {
             self.program_version = self.program_version.max(*version);
         }
