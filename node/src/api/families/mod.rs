@@ -368,3 +368,6 @@ impl FamilyService for Api {
         Ok(Response::new(api::ApplyResponse { results }))
     }
 }
+
+#[cfg(test)]
+mod tests;
