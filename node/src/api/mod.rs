@@ -3,8 +3,9 @@
 pub mod admin;
 mod agents;
 mod families;
-mod governance;
+pub mod governance;
 mod rollouts;
+pub mod start;
 
 use std::sync::Arc;
 

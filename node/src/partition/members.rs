@@ -8,7 +8,7 @@ use fleet::family::delivery_hash;
 use fleet::governance::pin;
 use fleet::membership::{Circumstances, Exclusion, exclusion};
 use fleet::offer::{Failure, State};
-use fleet::program::{Program, Reason, matching};
+use fleet::program::{Condition, Program, Reason, matching};
 use fleet::rollout::{Signs, is_restart_loop};
 use fleet::waves;
 use proto::opamp::AgentCapabilities;
@@ -50,6 +50,8 @@ pub struct Candidate {
     pub components: Box<[u8]>,
     /// Owned by this family now.
     pub owned: bool,
+    /// A rollout that is continued has brought it through its wave.
+    pub ahead: bool,
     /// A pin holds it at another revision: a member, and nobody's canary.
     pub pinned: bool,
     /// Family and role that it would be taken from.
@@ -151,6 +153,24 @@ impl Partition {
             });
         });
         members
+    }
+
+    /// Agents that joined since this rollout's lists were made: outside of its figures.
+    pub fn late(&self, rollout: &str) -> u64 {
+        let program = self.program();
+        if program.rollout(rollout).is_none() {
+            return 0;
+        }
+        let columns = self.index.read();
+        let is_late = |row: &&Row| {
+            let listed = columns.lists.get(rollout);
+            !row.alias
+                && !listed.is_some_and(|list| list.contains_key(&row.uid))
+                && desired_of(row, None, &program).conditions.iter().any(
+                    |condition| matches!(condition, Condition::Late { rollout: id } if id == rollout),
+                )
+        };
+        columns.rows.values().filter(is_late).count() as u64
     }
 
     fn each_member(
@@ -340,6 +360,7 @@ fn candidate(
         effective: row.effective.clone(),
         components: row.components.clone(),
         owned,
+        ahead: false,
         pinned: false,
         taken_from: None,
     };
@@ -399,7 +420,7 @@ impl Candidate {
             uid: *self.uid.as_bytes(),
             stratum: self.stratum.clone(),
             reachable: self.reachable,
-            ahead: false,
+            ahead: self.ahead,
         }
     }
 }
