@@ -15,7 +15,7 @@ use proto::store::{self, Act, DeliveryState, Link, Match, Write};
 use proto::uid::Uid;
 
 use super::body::{Redacted, Remembered};
-use super::merge::{Merged, attribute, cut, merge, transition};
+use super::merge::{Merged, attribute, cut, link_word, merge, transition};
 use crate::drift::{self, Last, Seen};
 use crate::inventory::{BRIDGE, is_healthy, reported, state, stored_state};
 use crate::ledger::{act, put, put_any, table};
@@ -325,17 +325,11 @@ impl<'a> Turn<'a> {
         if before == now {
             return;
         }
-        let word = |link: Link| match link {
-            Link::Unspecified => "",
-            Link::Connected => "connected",
-            Link::Lost => "lost",
-            Link::Left => "left",
-        };
         self.merged.transitions.push(transition(
             self.ctx.now_ms,
-            word(now),
-            word(before),
-            word(now),
+            link_word(now),
+            link_word(before),
+            link_word(now),
             &self.report.peer,
         ));
         self.agent.link = now.into();
@@ -791,7 +785,7 @@ impl<'a> Turn<'a> {
                 self.merged.transitions.push(transition(
                     self.ctx.now_ms,
                     "left",
-                    "connected",
+                    link_word(self.agent.link()),
                     "left",
                     &format!("goes by {new_uid}"),
                 ));

@@ -542,11 +542,7 @@ impl Partition {
     }
 
     async fn link(&self, uid: Uid, link: Link, detail: &str) {
-        let word = match link {
-            Link::Lost => "lost",
-            Link::Left => "left",
-            Link::Connected | Link::Unspecified => "connected",
-        };
+        let word = merge::link_word(link);
         let changed = self
             .change(uid, |agent| {
                 let heard_meanwhile =
@@ -554,9 +550,10 @@ impl Partition {
                 if agent.link() == link || heard_meanwhile {
                     return None;
                 }
+                let from = merge::link_word(agent.link());
                 agent.link = link.into();
                 agent.link_since_ms = now_ms();
-                Some(merge::transition(now_ms(), word, "", word, detail))
+                Some(merge::transition(now_ms(), word, from, word, detail))
             })
             .await;
         if let Err(error) = changed {
@@ -827,9 +824,14 @@ impl Partition {
         Ok(())
     }
 
+    /// Every transition since then is kept, wall clock.
+    pub fn kept_from_ms(&self) -> u64 {
+        now_ms().saturating_sub(millis(self.config.history))
+    }
+
     /// Removes what is past its time: transitions, and the refusals of forgotten agents. Call it now and then.
     pub async fn prune(&self) -> Result<(), raft::Fatal> {
-        let transitions_before = now_ms().saturating_sub(millis(self.config.history));
+        let transitions_before = self.kept_from_ms();
         let tombstones_before = now_ms().saturating_sub(millis(TOMBSTONE_LIFE));
         let ledger = self.ledger.clone();
         // Reads whole tables: not on a thread that answers agents.
