@@ -936,3 +936,6 @@ impl Facts for RecordFacts<'_> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;
