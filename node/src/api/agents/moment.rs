@@ -225,6 +225,15 @@ fn replay(history: &[Transition], now: Option<&Present>, kept_from_ms: u64, at_m
     }
 }
 
+fn check_number(agents: usize) -> Result<(), Status> {
+    if agents <= AGENTS_MAX {
+        return Ok(());
+    }
+    Err(Status::invalid_argument(format!(
+        "{agents} agents are named, and one answer has at most {AGENTS_MAX}: narrow the selector"
+    )))
+}
+
 fn noted(note: &str) -> AgentAt {
     AgentAt {
         note: note.to_owned(),
@@ -280,13 +289,10 @@ impl Api {
         let at_ms = request.at_ms.min(now_ms());
         let all = request.uids.is_empty() && request.selector.trim().is_empty();
         let selector = if all { "*" } else { &request.selector };
+        // Before names are looked up: each is looked for among all agents.
+        check_number(request.uids.len())?;
         let uids = self.chosen(&request.uids, selector)?;
-        if uids.len() > AGENTS_MAX {
-            return Err(Status::invalid_argument(format!(
-                "{} agents are named, and one answer has at most {AGENTS_MAX}: narrow the selector",
-                uids.len()
-            )));
-        }
+        check_number(uids.len())?;
         let named = !request.uids.is_empty();
         let mut agents = Vec::with_capacity(uids.len());
         for uid in uids {
