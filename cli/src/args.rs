@@ -15,6 +15,7 @@ A first change, from file to fleet:
   muster rollout start pii-redaction       preview, ask, go
   muster rollout watch pii-redaction       live figures
   muster rollout halt pii-redaction        stop: no further agent is offered it
+  muster rollout back pii-redaction 3      go back to an earlier revision
 
 Who is there, and how they are:
   muster agents list -l 'role = agent, env = prod' --state failed
@@ -151,6 +152,38 @@ mod tests {
             "muster tokens revoke t",
             "muster audit list --object family/ --actor alice --since 2h",
             "muster audit verify",
+            "muster agents owner web-1 web-2 --accept --reason r",
+            "muster agents owner -l env --keep --yes",
+            "muster agents stop web-1 --reason r --yes",
+            "muster agents start -l env --reason r",
+            "muster agents at 14:02 web-1",
+            "muster agents at 2h -l env",
+            "muster apply -f d --source git --keep-gone --commit abc --activate",
+            "muster plans list",
+            "muster sources list",
+            "muster sources set git --plan careful",
+            "muster adopt f plan/careful --source git",
+            "muster adopt f --to-api",
+            "muster preview f --revision r3 --back",
+            "muster approve f --revision r4 --plan careful --hash 01ab --reason r",
+            "muster reject f --revision 4 --reason r",
+            "muster rollout start f --plan urgent --break-glass r --supersede continue",
+            "muster rollout back f r3 --yes --wait --reach 9 --supersede restart",
+            "muster rollout back f 3 --preview i",
+            "muster rollout list --unreviewed",
+            "muster rollout pass f --check platform --reason r",
+            "muster rollout fail f",
+            "muster rollout review f --note n",
+            "muster freeze set w --for 2h --reason r --family f --family g",
+            "muster freeze end w",
+            "muster freeze list --past",
+            "muster pin set p --family f --agent web-1 --for 30d --reason r --revision 3 --owner o",
+            "muster pin set p --family f -l env --until 2026-11-27 --reason r",
+            "muster pin remove p",
+            "muster pin list --family f",
+            "muster audit list --since 14:00 --until 14:05 --action rollout.",
+            "muster audit export --since 30d --until 1d",
+            "muster audit check audit.jsonl",
             "muster supervisor-config --version 0.160 --ca-file /etc/ca.pem",
             "muster completion bash",
         ] {
@@ -163,6 +196,26 @@ mod tests {
     #[test]
     fn bucket_means_nothing_without_a_rollout() {
         assert!(parse("muster agents list --bucket rejected").is_err());
+    }
+
+    #[test]
+    fn what_contradicts_itself_is_refused() {
+        for line in [
+            "muster preview f --back",
+            "muster preview f --back --revision 3 --plan careful",
+            "muster rollout start f --supersede later",
+            "muster rollout start f --break-glass",
+            "muster rollout start f --break-glass=",
+            "muster rollout back f",
+            "muster rollout back f old",
+            "muster rollout back f 3 --plan careful",
+            "muster rollout review f",
+            "muster approve",
+            "muster audit check",
+            "muster audit list --until soon",
+        ] {
+            assert!(parse(line).is_err(), "{line}");
+        }
     }
 
     #[test]

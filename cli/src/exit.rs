@@ -57,6 +57,7 @@ pub struct Failure {
     code: Code,
     what: String,
     hint: Option<String>,
+    below: Option<String>,
 }
 
 // === impl Code ===
@@ -98,6 +99,7 @@ impl Failure {
             code,
             what: what.into(),
             hint: None,
+            below: None,
         }
     }
 
@@ -112,6 +114,12 @@ impl Failure {
         self
     }
 
+    /// Adds text that is printed as it is, for people to take: a patch.
+    pub fn below(mut self, text: impl Into<String>) -> Self {
+        self.below = Some(text.into());
+        self
+    }
+
     /// What the server answered while this client tried to `doing` ("read agent web-1").
     pub fn from_status(doing: &str, status: &Status) -> Self {
         let code = Code::from(status.code());
@@ -123,6 +131,7 @@ impl Failure {
             code,
             what: format!("cannot {doing}: {message}"),
             hint: advice(status.code()).map(str::to_owned),
+            below: None,
         }
     }
 
@@ -144,8 +153,11 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "error: {}", self.what)?;
-        match &self.hint {
-            Some(hint) => write!(f, "\n  {}", hint.replace('\n', "\n  ")),
+        if let Some(hint) = &self.hint {
+            write!(f, "\n  {}", hint.replace('\n', "\n  "))?;
+        }
+        match &self.below {
+            Some(text) => write!(f, "\n\n{}", text.trim_end_matches('\n')),
             None => Ok(()),
         }
     }
@@ -174,7 +186,7 @@ fn advice(code: tonic::Code) -> Option<&'static str> {
     match code {
         tonic::Code::Unauthenticated => Some("give a token: --token-file FILE, or MUSTER_TOKEN"),
         tonic::Code::PermissionDenied => {
-            Some("the token's role does not allow this; `muster tokens list` shows the roles")
+            Some("the token's role does not allow this; use a token of a role that does")
         }
         tonic::Code::Unavailable => {
             Some("try again in a moment; if it stays so, ask for the state of the server's nodes")

@@ -106,11 +106,13 @@ impl RolloutService for Scripted {
     }
 
     async fn answer_check(&self, _: Request<AnswerCheckRequest>) -> Answer<Rollout> {
-        Err(Status::internal("no"))
+        Err(Status::failed_precondition("no check asks a person now"))
     }
 
     async fn review_rollout(&self, _: Request<ReviewRolloutRequest>) -> Answer<Rollout> {
-        Err(Status::internal("no"))
+        Err(Status::failed_precondition(
+            "alice started it: ask somebody else",
+        ))
     }
 }
 
@@ -175,6 +177,21 @@ fn each_refusal_has_its_exit_code_and_says_what_to_do() {
         ("rollout list", 6, "--token-file FILE"),
         ("rollout resume r1", 1, "cannot resume rollout r1"),
         (
+            "rollout back pii 3",
+            2,
+            "give --preview ID of a preview that was read, or --yes",
+        ),
+        (
+            "rollout pass r1",
+            4,
+            "cannot answer a check of rollout r1: no check asks a person now",
+        ),
+        (
+            "rollout review r1 --note fine",
+            4,
+            "cannot review rollout r1: alice started it: ask somebody else",
+        ),
+        (
             "rollout start pii",
             2,
             "give --preview ID of a preview that was read, or --yes",
@@ -190,6 +207,23 @@ fn each_refusal_has_its_exit_code_and_says_what_to_do() {
         assert_eq!((got, stdout.as_str()), (code, ""), "{line}: {stderr}");
         assert!(stderr.contains(words), "{line}: {stderr}");
     }
+}
+
+#[test]
+fn what_needs_no_server_says_so_without_one() {
+    let nowhere = SocketAddr::from(([127, 0, 0, 1], 1));
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("audit.jsonl");
+    std::fs::write(&file, "").unwrap();
+    let (code, stdout, stderr) = muster(nowhere, &format!("audit check {}", file.display()));
+    assert_eq!((code, stdout.as_str()), (8, ""), "{stderr}");
+    std::fs::write(&file, "{}\n").unwrap();
+    let (code, _, stderr) = muster(nowhere, &format!("audit check {}", file.display()));
+    assert_eq!(code, 2, "{stderr}");
+    assert!(stderr.contains("audit.jsonl line 1"), "{stderr}");
+    let (code, _, stderr) = muster(nowhere, "apply -f none.yaml --activate");
+    assert_eq!(code, 2, "{stderr}");
+    assert!(stderr.contains("--source NAME"), "{stderr}");
 }
 
 #[test]

@@ -15,7 +15,7 @@ use proto::api;
 use proto::store::{self, Match};
 use proto::uid::Uid;
 
-use crate::control::{Documents, version_policy};
+use crate::control::{Documents, settings};
 use crate::inventory::{self, Row};
 use crate::local::Node;
 use crate::partition::{OwnedPlace, desired_of, place_of};
@@ -181,11 +181,7 @@ pub fn re_offering(documents: &Documents) -> BTreeSet<String> {
 }
 
 fn policy(family: &store::Family) -> Policy {
-    let settings = family.settings.as_ref();
-    match settings.is_some_and(|settings| settings.drift_re_offer) {
-        true => Policy::ReOffer,
-        false => Policy::Report,
-    }
+    settings(family.settings.as_ref()).drift
 }
 
 // === impl Norms ===
@@ -222,14 +218,10 @@ impl Norms {
 
     fn stored(documents: &Documents) -> Self {
         let norm = |family: &store::Family| {
-            let settings = family.settings.clone().unwrap_or_default();
+            let settings = settings(family.settings.as_ref());
             Norm {
-                versions: settings
-                    .versions
-                    .as_ref()
-                    .map(version_policy)
-                    .unwrap_or_default(),
-                drift: policy(family),
+                versions: settings.versions,
+                drift: settings.drift,
                 spread: Spread::default(),
             }
         };

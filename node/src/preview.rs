@@ -18,7 +18,9 @@ use proto::api;
 use proto::store;
 use proto::uid::Uid;
 
-use crate::control::{Documents, config_map, plan_spec, plan_to_store, role, rollout_state};
+use crate::control::{
+    Documents, built_in_plan, config_map, plan_spec, plan_to_store, role, rollout_state,
+};
 use crate::controller::prepare::{Assignment, assign};
 use crate::ledger::{entry, now_ms, put, table};
 use crate::local::Node;
@@ -96,11 +98,9 @@ pub struct Preview {
 
 /// The plan of this name; the default one for an empty name.
 pub fn plan_of(documents: &Documents, name: &str) -> Result<PlanSpec, Error> {
-    match name {
-        "" | "default" => return Ok(fleet::rollout::default_plan()),
-        "urgent" => return Ok(fleet::rollout::urgent_plan()),
-        "rollback" => return Ok(fleet::rollout::rollback_plan()),
-        _ => {}
+    let name = if name.is_empty() { "default" } else { name };
+    if let Some(plan) = built_in_plan(name) {
+        return Ok(plan);
     }
     documents
         .plans

@@ -6,7 +6,7 @@ use proto::api;
 use crate::exit::Failure;
 use crate::operator::client::Client;
 use crate::operator::output::Output;
-use crate::render::families as render;
+use crate::render::{families as render, family};
 
 #[derive(Subcommand)]
 pub enum Command {
@@ -75,7 +75,7 @@ pub async fn run(command: Command, client: &Client, out: Output) -> Result<(), F
                     client.families().get_family(request.clone()).await
                 })
                 .await?;
-            out.show(&answer, |answer, look| render::detail(answer, config, look))
+            out.show(&answer, |answer, look| family::detail(answer, config, look))
         }
         Command::Diff { family, from, to } => {
             let doing = format!("compare revisions of family {family}");

@@ -5,14 +5,21 @@
 pub mod address;
 pub mod agents;
 pub mod apply;
+pub mod approve;
 pub mod audit;
 pub mod client;
 pub mod families;
+pub mod freeze;
+pub mod judge;
 pub mod manifests;
+pub mod moment;
 pub mod names;
 pub mod output;
+pub mod pin;
+pub mod plans;
 pub mod preview;
 pub mod rollout;
+pub mod sources;
 pub mod start;
 pub mod supervisor;
 pub mod tokens;
@@ -26,7 +33,7 @@ use crate::exit::Failure;
 use client::Client;
 use output::Output;
 
-/// Commands that speak to a server, and the two that need none.
+/// Commands that speak to a server, and the few that need none.
 #[derive(Subcommand)]
 pub enum Operator {
     /// Look at agents, label them, restart their collectors
@@ -45,15 +52,49 @@ pub enum Operator {
         after_help = "Examples:\n  muster families list\n  muster families diff pii-redaction"
     )]
     Families(families::Command),
+    /// Look at plans: waves and gates
+    #[command(
+        subcommand,
+        visible_alias = "plan",
+        after_help = "Example:\n  muster plans list"
+    )]
+    Plans(plans::Command),
+    /// Look at sources, and let them activate what they write
+    #[command(
+        subcommand,
+        visible_alias = "source",
+        after_help = "Examples:\n  muster sources list\n  muster sources set platform-git --plan careful"
+    )]
+    Sources(sources::Command),
+    /// Hand families and plans over to a source, or back
+    Adopt(sources::AdoptArgs),
     /// Show exactly what activating a revision would do
     Preview(preview::PreviewArgs),
-    /// Start a rollout, watch it, stop it
+    /// Approve a revision with a plan, as somebody else than its author
+    Approve(approve::ApproveArgs),
+    /// Reject a revision: no rollout of it can be started
+    Reject(approve::RejectArgs),
+    /// Start a rollout, watch it, stop it, go back
     #[command(
         subcommand,
         visible_alias = "rollouts",
         after_help = "Examples:\n  muster rollout start pii-redaction --plan careful --wait\n  muster rollout watch pii-redaction\n  muster rollout halt pii-redaction --reason INC-4711"
     )]
     Rollout(rollout::Command),
+    /// Keep waves from starting, for a time
+    #[command(
+        subcommand,
+        visible_alias = "freezes",
+        after_help = "Examples:\n  muster freeze set incident --for 2h --reason INC-4711\n  muster freeze list"
+    )]
+    Freeze(freeze::Command),
+    /// Hold agents at a revision, for a time
+    #[command(
+        subcommand,
+        visible_alias = "pins",
+        after_help = "Examples:\n  muster pin set legacy --family web --agent web-7 --for 30d --reason 'old kernel'\n  muster pin list"
+    )]
+    Pin(pin::Command),
     /// Make and revoke tokens of agents and operators
     #[command(
         subcommand,
@@ -64,7 +105,7 @@ pub enum Operator {
     /// Who changed what, and the proof that nothing was removed
     #[command(
         subcommand,
-        after_help = "Examples:\n  muster audit list --since 2h\n  muster audit verify"
+        after_help = "Examples:\n  muster audit list --since 2h\n  muster audit verify\n  muster audit export > audit.jsonl && muster audit check audit.jsonl"
     )]
     Audit(audit::Command),
     /// Print a Supervisor config that is right for its version (offline)
@@ -90,21 +131,42 @@ pub async fn run(command: Operator, connection: &Connection) -> Result<(), Failu
         }
         // Files are read first: a mistake in them shows without a server.
         Operator::Apply(args) => {
+            args.check()?;
             let manifests = manifests::read_all(&args.file)?;
             apply::run(args, manifests, &Client::connect(connection).await?, out).await
         }
         Operator::Families(command) => {
             families::run(command, &Client::connect(connection).await?, out).await
         }
+        Operator::Plans(command) => {
+            plans::run(command, &Client::connect(connection).await?, out).await
+        }
+        Operator::Sources(command) => {
+            sources::run(command, &Client::connect(connection).await?, out).await
+        }
+        Operator::Adopt(args) => {
+            sources::adopt(args, &Client::connect(connection).await?, out).await
+        }
         Operator::Preview(args) => {
             preview::run(args, &Client::connect(connection).await?, out).await
+        }
+        Operator::Approve(args) => {
+            approve::approve(args, &Client::connect(connection).await?, out).await
+        }
+        Operator::Reject(args) => {
+            approve::reject(args, &Client::connect(connection).await?, out).await
         }
         Operator::Rollout(command) => {
             rollout::run(command, &Client::connect(connection).await?, out).await
         }
+        Operator::Freeze(command) => {
+            freeze::run(command, &Client::connect(connection).await?, out).await
+        }
+        Operator::Pin(command) => pin::run(command, &Client::connect(connection).await?, out).await,
         Operator::Tokens(command) => {
             tokens::run(command, &Client::connect(connection).await?, out).await
         }
+        Operator::Audit(audit::Command::Check { file }) => audit::check::run(&file, out),
         Operator::Audit(command) => {
             audit::run(command, &Client::connect(connection).await?, out).await
         }

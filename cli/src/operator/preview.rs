@@ -5,6 +5,7 @@ use proto::api;
 
 use crate::exit::Failure;
 use crate::operator::client::Client;
+use crate::operator::moment::revision;
 use crate::operator::names;
 use crate::operator::output::{Output, talk};
 use crate::render::names::Names;
@@ -16,6 +17,7 @@ The server keeps a preview for 24 hours, so that a rollout can be bound to it.
 Examples:
   muster preview pii-redaction
   muster preview pii-redaction --revision 4 --plan careful
+  muster preview pii-redaction --revision 3 --back
   muster rollout start pii-redaction --preview \"$(muster preview pii-redaction -o json | jq -r .id)\"";
 
 #[derive(Args)]
@@ -24,11 +26,14 @@ pub struct PreviewArgs {
     /// Name of the family
     pub family: String,
     /// Revision [default: the latest]
-    #[arg(long, default_value_t = 0, hide_default_value = true)]
+    #[arg(long, value_name = "N", value_parser = revision, default_value = "0", hide_default_value = true)]
     pub revision: u64,
     /// Plan [default: 1, 1 %, 10 %, 50 %, rest]
     #[arg(long, default_value = "", hide_default_value = true)]
     pub plan: String,
+    /// The way back to this revision, an earlier one
+    #[arg(long, requires = "revision", conflicts_with = "plan")]
+    pub back: bool,
     /// Show diffs whole, however long
     #[arg(long)]
     pub full: bool,
@@ -40,7 +45,7 @@ pub async fn run(args: PreviewArgs, client: &Client, out: Output) -> Result<(), 
         family: args.family,
         revision: args.revision,
         plan: args.plan,
-        back: false,
+        back: args.back,
     };
     let preview = make(&request, client).await?;
     let mut known = Names::default();
@@ -51,9 +56,14 @@ pub async fn run(args: PreviewArgs, client: &Client, out: Output) -> Result<(), 
         render::preview(preview, args.full, look)
     })?;
     if !out.for_programs() {
+        let start = api::StartRolloutRequest {
+            plan: request.plan,
+            back: request.back,
+            ..Default::default()
+        };
         talk(format_args!(
             "to activate exactly this:\n  {}",
-            render::start_command(&preview, &request.plan)
+            render::start_command(&preview, &start)
         ));
     }
     Ok(())

@@ -7,6 +7,7 @@ use proto::api;
 
 use crate::exit::Failure;
 use crate::operator::client::{Client, idempotency_key};
+use crate::operator::judge::{self, CheckArgs, ReviewArgs};
 use crate::operator::output::Output;
 use crate::operator::{names, start, watch};
 use crate::render::names::Names;
@@ -26,10 +27,13 @@ pub enum Command {
     /// Open a rollout of a revision, bound to a preview
     #[command(after_help = start::EXAMPLES)]
     Start(start::StartArgs),
+    /// Take a family back to an earlier revision, by a rollout of its own
+    #[command(after_help = start::BACK_EXAMPLES)]
+    Back(start::BackArgs),
     /// List rollouts, newest first
     #[command(
         visible_alias = "ls",
-        after_help = "Examples:\n  muster rollout list\n  muster rollout list --family pii-redaction --open"
+        after_help = "Examples:\n  muster rollout list\n  muster rollout list --family pii-redaction --open\n  muster rollout list --unreviewed"
     )]
     List {
         /// Only those of this family
@@ -38,6 +42,9 @@ pub enum Command {
         /// Only those that have not ended
         #[arg(long)]
         open: bool,
+        /// Only those that were started without their approvals and wait for a review
+        #[arg(long)]
+        unreviewed: bool,
     },
     /// Show one rollout: waves, counts, errors
     #[command(
@@ -68,11 +75,26 @@ pub enum Command {
     /// Stop: no further agent is offered the revision
     #[command(after_help = "Example:\n  muster rollout halt pii-redaction --reason INC-4711")]
     Halt(VerbArgs),
-    /// Give every agent that was offered the revision what it would have without
+    /// Take an open rollout back: its agents get what they would have without it
     #[command(
-        after_help = "Examples:\n  muster rollout rollback pii-redaction --reason INC-4711\n  muster rollout watch pii-redaction             # follow it back"
+        after_help = "After a rollout has completed, `muster rollout back FAMILY REVISION` takes the family back to an\nearlier revision instead.\n\nExamples:\n  muster rollout rollback pii-redaction --reason INC-4711\n  muster rollout watch pii-redaction             # follow it back"
     )]
     Rollback(VerbArgs),
+    /// Answer a check that asks a person: it may go on
+    #[command(
+        after_help = "Examples:\n  muster rollout pass pii-redaction\n  muster rollout pass pii-redaction --check platform --reason 'dashboards look good'"
+    )]
+    Pass(CheckArgs),
+    /// Answer a check that asks a person: it must not go on
+    #[command(
+        after_help = "Example:\n  muster rollout fail pii-redaction --reason 'cards in the logs of web-7'"
+    )]
+    Fail(CheckArgs),
+    /// Review a rollout that was started without its approvals
+    #[command(
+        after_help = "By somebody else than who started it. `muster rollout list --unreviewed` lists what is owed.\n\nExample:\n  muster rollout review 01JD... --note 'looked at the diff and the dashboards, fine'"
+    )]
+    Review(ReviewArgs),
 }
 
 /// How long a watch lasts.
@@ -107,11 +129,16 @@ enum Verb {
 pub async fn run(command: Command, client: &Client, out: Output) -> Result<(), Failure> {
     match command {
         Command::Start(args) => start::run(args, client, out).await,
-        Command::List { family, open } => {
+        Command::Back(args) => start::back(args, client, out).await,
+        Command::List {
+            family,
+            open,
+            unreviewed,
+        } => {
             let request = api::ListRolloutsRequest {
                 family,
                 open_only: open,
-                ..Default::default()
+                unreviewed,
             };
             let answer = client
                 .call("list rollouts", async || {
@@ -119,6 +146,7 @@ pub async fn run(command: Command, client: &Client, out: Output) -> Result<(), F
                 })
                 .await?;
             out.show(&answer, |answer, look| match answer.rollouts.is_empty() {
+                true if unreviewed => "no rollout waits for a review\n".to_owned(),
                 true if open => "no open rollouts; `muster rollout list` shows all\n".to_owned(),
                 _ => render::list(answer, look),
             })
@@ -131,6 +159,9 @@ pub async fn run(command: Command, client: &Client, out: Output) -> Result<(), F
         Command::Resume(args) => verb(Verb::Resume, args, client, out).await,
         Command::Halt(args) => verb(Verb::Halt, args, client, out).await,
         Command::Rollback(args) => verb(Verb::Rollback, args, client, out).await,
+        Command::Pass(args) => judge::answer(args, true, client, out).await,
+        Command::Fail(args) => judge::answer(args, false, client, out).await,
+        Command::Review(args) => judge::review(args, client, out).await,
     }
 }
 

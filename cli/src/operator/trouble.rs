@@ -4,7 +4,7 @@ use tonic::Status;
 
 use crate::exit::{Code, Failure};
 use crate::operator::address::causes;
-use crate::render::text::{clean, plural};
+use crate::render::text::{clean, clean_patch, plural};
 
 /// What the causes of a failed connection say, what that means, and what to do about it.
 const EXPLAINED: [(&str, &str, &str); 9] = [
@@ -55,6 +55,9 @@ const EXPLAINED: [(&str, &str, &str); 9] = [
     ),
 ];
 
+/// How a patch begins.
+const PATCH: [&str; 2] = ["--- ", "diff --git "];
+
 /// No connection.
 pub fn unreachable(server: &str, error: &dyn std::error::Error) -> Failure {
     let causes = clean(&causes(error));
@@ -88,11 +91,8 @@ pub fn refused(doing: &str, status: &Status, server: &str, with_token: bool) -> 
             "name the address of --api-listen, by default port 4321: --server URL or MUSTER_SERVER",
         );
     }
-    let lines: Vec<String> = status.message().lines().map(clean).collect();
-    if lines.len() > 1 {
-        let mistakes = plural(lines.len() as u64, "mistake");
-        return Failure::new(status.code().into(), format!("cannot {doing}: {mistakes}"))
-            .hint(lines.join("\n"));
+    if status.message().lines().count() > 1 {
+        return at_length(doing, status);
     }
     let failure = Failure::from_status(doing, status);
     match status.code() {
@@ -105,10 +105,40 @@ pub fn refused(doing: &str, status: &Status, server: &str, with_token: bool) -> 
              the first one is in admin.token in the server's data directory",
         ),
         tonic::Code::PermissionDenied => failure.hint(
-            "use a token of a higher role; an admin makes one:\n\
+            "use a token of a role that may; an admin makes one:\n\
              muster tokens create NAME --kind operator --role ROLE",
         ),
         _ => failure,
+    }
+}
+
+/// An answer of several lines: reasons, one a line, and behind them perhaps a patch, which is given as it is, so that
+/// it can be applied.
+fn at_length(doing: &str, status: &Status) -> Failure {
+    let message = status.message();
+    let starts = |line: &&str| PATCH.iter().any(|mark| line.starts_with(mark));
+    let reasons: Vec<&str> = message.lines().take_while(|line| !starts(line)).collect();
+    let patch: Vec<&str> = message.lines().skip(reasons.len()).collect();
+    let reasons: Vec<String> = reasons.into_iter().map(clean).collect();
+    let reasons: Vec<String> = reasons
+        .into_iter()
+        .filter(|line| !line.is_empty())
+        .collect();
+    let failure = match reasons.as_slice() {
+        [one] => Failure::new(status.code().into(), format!("cannot {doing}: {one}")),
+        several => {
+            let noun = match status.code() {
+                tonic::Code::InvalidArgument => "mistake",
+                _ => "reason",
+            };
+            let number = plural(several.len() as u64, noun);
+            Failure::new(status.code().into(), format!("cannot {doing}: {number}"))
+                .hint(several.join("\n"))
+        }
+    };
+    match patch.is_empty() {
+        true => failure,
+        false => failure.below(clean_patch(&patch.join("\n"))),
     }
 }
 
@@ -182,6 +212,28 @@ mod tests {
         assert_eq!(
             refused("apply the manifests", &status, "http://a", false).to_string(),
             "error: cannot apply the manifests: 2 mistakes\n  a.yaml: one\n  b.yaml: two"
+        );
+    }
+
+    #[test]
+    fn refused_edit_ends_with_its_patch_as_it_is() {
+        let status = Status::failed_precondition(
+            "family a is owned by source git: commit the change there\n\n--- a/a.yaml\n+++ b/a.yaml\n@@ -1 +1 @@\n-x: 1 \n+x:\t2\n",
+        );
+        let failure = refused("apply the manifests", &status, "http://a", false);
+        assert_eq!(failure.code(), Code::Conflict);
+        assert_eq!(
+            failure.to_string(),
+            "error: cannot apply the manifests: family a is owned by source git: commit the change there\n\n--- a/a.yaml\n+++ b/a.yaml\n@@ -1 +1 @@\n-x: 1 \n+x:\t2"
+        );
+    }
+
+    #[test]
+    fn several_reasons_of_a_refusal_stand_on_a_line_each_and_are_no_mistakes() {
+        let status = Status::failed_precondition("family a is git's\nfamily b is git's");
+        assert_eq!(
+            refused("apply the manifests", &status, "http://a", false).to_string(),
+            "error: cannot apply the manifests: 2 reasons\n  family a is git's\n  family b is git's"
         );
     }
 

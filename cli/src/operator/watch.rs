@@ -245,5 +245,6 @@ mod tests {
         ));
         assert!(!is_over(&rollout("paused"), false));
         assert!(!is_over(&rollout("rolling back"), false));
+        assert!(!is_over(&rollout("awaiting approval"), false));
     }
 }

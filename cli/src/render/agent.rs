@@ -68,6 +68,7 @@ fn whole(answer: &api::AgentDetail, look: &Look) -> String {
             .collect(),
     );
     section("Config", config(answer, look));
+    section("Drift", answer.drift.iter().map(drift).collect());
     section(
         "Refused",
         answer
@@ -202,6 +203,18 @@ fn config(answer: &api::AgentDetail, look: &Look) -> String {
     facts(lines)
 }
 
+/// One drift: what it is, the keys it is about, and what follows.
+fn drift(drift: &api::Drift) -> String {
+    let mut text = format!("{}: {}\n", clean(&drift.kind), clean(&drift.text));
+    for difference in &drift.differences {
+        text += &format!("  {}\n", clean(difference));
+    }
+    if !drift.answer.is_empty() {
+        text += &format!("  → {}\n", clean(&drift.answer));
+    }
+    text
+}
+
 fn labels(answer: &api::AgentDetail) -> String {
     let by_operator = answer
         .operator_labels
@@ -306,6 +319,25 @@ mod tests {
             assert!(text.contains(line), "{line} in\n{text}");
         }
         assert!(!text.contains("Components"), "empty sections are left out");
+    }
+
+    #[test]
+    fn drift_is_told_with_its_keys_and_what_follows() {
+        let content = api::Drift {
+            kind: "content".into(),
+            text: "1 key differs".into(),
+            differences: vec!["exporters.otlp.endpoint: a → b (edited by hand)".into()],
+            answer: "reported".into(),
+        };
+        let answer = api::AgentDetail {
+            drift: vec![content],
+            ..Default::default()
+        };
+        let text = detail(&answer, Part::All, &Look::default());
+        assert!(
+            text.contains("\nDrift\n  content: 1 key differs\n    exporters.otlp.endpoint: a → b (edited by hand)\n    → reported\n"),
+            "{text}"
+        );
     }
 
     #[test]

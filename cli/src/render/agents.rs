@@ -99,6 +99,19 @@ pub fn last_seen(agent: &api::Agent) -> String {
     }
 }
 
+/// ` (drift: content, version)`; nothing for an agent without drift.
+fn drift(agent: &api::Agent) -> String {
+    if agent.drift.is_empty() {
+        return String::new();
+    }
+    let kinds = clean(&agent.drift.join(", "));
+    if agent.state == "drifted" {
+        format!(" ({kinds})")
+    } else {
+        format!(" (drift: {kinds})")
+    }
+}
+
 /// Columns that are not always there.
 #[derive(Clone, Copy)]
 struct Extra {
@@ -117,7 +130,7 @@ fn row(agent: &api::Agent, extra: Extra, look: &Look) -> Vec<Cell> {
         or_dash(&agent.version).into(),
         platform.into(),
         assignment(agent).into(),
-        look.state_cell(&agent.state),
+        look.state_cell_with(&agent.state, &drift(agent)),
         look.cell(tone, &health),
         last_seen(agent).into(),
     ];
@@ -216,6 +229,26 @@ db-1    0.160.0   linux/amd64   -              unassigned   unhealthy (StatusFat
             ..Default::default()
         };
         assert!(list(&answer, &wide).contains(&"e".repeat(200)));
+    }
+
+    #[test]
+    fn kinds_of_drift_stand_behind_the_state() {
+        let drifted = |state: &str| api::Agent {
+            state: state.into(),
+            drift: vec!["content".into(), "version".into()],
+            ..agent()
+        };
+        let answer = api::ListAgentsResponse {
+            agents: vec![drifted("drifted"), drifted("converged")],
+            ..Default::default()
+        };
+        let text = list(&answer, &Look::default());
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines[1].contains("drifted (content, version)   "), "{text}");
+        assert!(
+            lines[2].contains("converged (drift: content, version)   "),
+            "{text}"
+        );
     }
 
     #[test]

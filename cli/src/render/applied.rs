@@ -14,17 +14,24 @@ pub fn applied(answer: &api::ApplyResponse, look: &Look) -> String {
         } else {
             format!(" {}", revision(result.revision))
         };
-        let tone = if result.change == "unchanged" {
-            Tone::Quiet
-        } else {
-            Tone::Good
+        let tone = match result.change.as_str() {
+            "unchanged" => Tone::Quiet,
+            "pruned" => Tone::Bad,
+            _ => Tone::Good,
         };
         let change = look.paint(tone, &clean(&result.change));
+        let rollout = match result.rollout.as_str() {
+            "" => String::new(),
+            id => format!(", rollout {} started", clean(id)),
+        };
         text += &format!(
-            "{}/{}{number} {change}\n",
+            "{}/{}{number} {change}{rollout}\n",
             clean(&result.kind).to_lowercase(),
             clean(&result.name)
         );
+        if !result.not_started.is_empty() {
+            text += &format!("  no rollout started: {}\n", clean(&result.not_started));
+        }
         text += &indent(&findings(&result.findings, look), 2);
     }
     if text.is_empty() {
@@ -64,6 +71,36 @@ pub fn findings(findings: &[api::Finding], look: &Look) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn apply_tells_what_went_and_what_was_started() {
+        let result = |name: &str, change: &str, rollout: &str, not_started: &str| {
+            api::apply_response::Result {
+                kind: "Family".into(),
+                name: name.into(),
+                change: change.into(),
+                rollout: rollout.into(),
+                not_started: not_started.into(),
+                ..Default::default()
+            }
+        };
+        let answer = api::ApplyResponse {
+            results: vec![
+                result("pii", "new revision", "r9", ""),
+                result("web", "created", "", "it needs 1 approval"),
+                result("old", "pruned", "", ""),
+            ],
+        };
+        assert_eq!(
+            applied(&answer, &Look::default()),
+            "\
+family/pii new revision, rollout r9 started
+family/web created
+  no rollout started: it needs 1 approval
+family/old pruned
+"
+        );
+    }
 
     #[test]
     fn apply_tells_each_change_with_its_warnings() {

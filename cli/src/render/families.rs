@@ -1,22 +1,26 @@
-//! Families, their revisions, and how revisions differ.
+//! Families in a list, and how revisions differ.
 
+use comfy_table::Cell;
 use proto::api;
 
-use crate::render::table::{facts, table};
-use crate::render::text::{
-    clean, clean_lines, cut, indent, or_dash, plural, revision, short, thousands,
-};
+use crate::render::family::drift;
+use crate::render::table::table;
+use crate::render::text::{clean, clean_lines, cut, indent, or_dash, revision, thousands};
 use crate::render::{Look, Tone};
 
 /// Characters of one change; the text below has it whole.
 const CHANGE_WIDTH: usize = 160;
 
-/// The table of `families list`.
+/// The table of `families list`. What few families have stands in a column where one has it; wide shows settings, too.
 pub fn list(answer: &api::ListFamiliesResponse, look: &Look) -> String {
     if answer.families.is_empty() {
         return "no families; `muster apply -f FILE` makes one\n".to_owned();
     }
-    let headers = [
+    let has = |of: fn(&api::Family) -> bool| look.wide || answer.families.iter().any(of);
+    let drifts = has(|family| !family.drift.is_empty());
+    let outside = has(|family| family.outside_versions > 0);
+    let sources = has(|family| !family.source.is_empty());
+    let mut headers = vec![
         "NAME",
         "OWNER",
         ">PRECEDENCE",
@@ -29,6 +33,18 @@ pub fn list(answer: &api::ListFamiliesResponse, look: &Look) -> String {
         ">FAILED",
         "ROLLOUT",
     ];
+    headers.extend(drifts.then_some("DRIFT"));
+    headers.extend(outside.then_some(">OUTSIDE"));
+    headers.extend(sources.then_some("SOURCE"));
+    if look.wide {
+        headers.extend([
+            "VERSIONS",
+            "VERSION POLICY",
+            "OWNER CHANGE",
+            "DRIFT POLICY",
+            ">APPROVALS",
+        ]);
+    }
     table(
         &headers,
         answer.families.iter().map(|family| {
@@ -38,7 +54,7 @@ pub fn list(answer: &api::ListFamiliesResponse, look: &Look) -> String {
                 Tone::Quiet
             };
             let failed = look.cell(tone, &thousands(family.failed));
-            vec![
+            let mut row: Vec<Cell> = vec![
                 clean(&family.name).into(),
                 or_dash(&family.owner).into(),
                 family.precedence.to_string().into(),
@@ -50,40 +66,22 @@ pub fn list(answer: &api::ListFamiliesResponse, look: &Look) -> String {
                 thousands(family.converged).into(),
                 failed,
                 or_dash(&family.rollout).into(),
-            ]
+            ];
+            row.extend(drifts.then(|| Cell::new(or_dash(&drift(family)))));
+            row.extend(outside.then(|| Cell::new(thousands(family.outside_versions))));
+            row.extend(sources.then(|| Cell::new(or_dash(&family.source))));
+            if look.wide {
+                row.extend([
+                    or_dash(&family.versions).into(),
+                    or_dash(&family.version_policy).into(),
+                    or_dash(&family.owner_change).into(),
+                    or_dash(&family.drift_policy).into(),
+                    family.approvals.to_string().into(),
+                ]);
+            }
+            row
         }),
     )
-}
-
-/// `families get`.
-pub fn detail(answer: &api::FamilyDetail, with_config: bool, look: &Look) -> String {
-    let none = api::Family::default();
-    let family = answer.family.as_ref().unwrap_or(&none);
-    let mut text = facts([
-        ("Family", look.paint(Tone::Title, &clean(&family.name))),
-        ("Owner", clean(&family.owner)),
-        ("Precedence", family.precedence.to_string()),
-        ("Stable", revision(family.stable)),
-        ("Target", revision(family.target)),
-        (
-            "Agents",
-            format!(
-                "{} owned, {} converged, {} failed",
-                thousands(family.owned),
-                thousands(family.converged),
-                thousands(family.failed)
-            ),
-        ),
-        ("Rollout", clean(&family.rollout)),
-    ]);
-    if let Some(revision) = &answer.revision {
-        text += &one_revision(revision, with_config, look);
-    }
-    if !answer.revisions.is_empty() {
-        text += &format!("\n{}\n", look.paint(Tone::Title, "Revisions"));
-        text += &indent(&revisions(&answer.revisions, family, look), 2);
-    }
-    text
 }
 
 /// `families diff`.
@@ -134,85 +132,6 @@ pub fn unified(diff: &str, look: &Look) -> String {
         .collect()
 }
 
-fn one_revision(revision: &api::Revision, with_config: bool, look: &Look) -> String {
-    let title = format!("Revision r{}, {}", revision.number, clean(&revision.state));
-    let mut text = format!("\n{}\n", look.paint(Tone::Title, &title));
-    text += &indent(
-        &facts([
-            ("Hash", clean(&revision.hash)),
-            (
-                "Author",
-                format!(
-                    "{}, {} ago",
-                    or_dash(&revision.author),
-                    look.age(revision.created_ms)
-                ),
-            ),
-            ("Note", clean(&revision.note)),
-            (
-                "Policies",
-                revision
-                    .policies
-                    .iter()
-                    .map(|policy| clean(policy))
-                    .collect::<Vec<_>>()
-                    .join("; "),
-            ),
-        ]),
-        2,
-    );
-    for role in &revision.roles {
-        let after = if role.after.is_empty() {
-            String::new()
-        } else {
-            format!(", after {}", clean(&role.after.join(", ")))
-        };
-        let matches = if role.matched == 1 {
-            "matches"
-        } else {
-            "match"
-        };
-        text += &format!(
-            "\n  role {}{after}: {} {matches}\n",
-            clean(&role.name),
-            plural(role.matched, "agent")
-        );
-        text += &format!("    {}\n", clean(&role.selector));
-        for file in role.config.iter().filter(|_| with_config) {
-            text += &format!(
-                "    # {}\n{}",
-                or_dash(&file.name),
-                indent(&clean_lines(&file.body), 4)
-            );
-        }
-    }
-    text
-}
-
-fn revisions(revisions: &[api::RevisionSummary], family: &api::Family, look: &Look) -> String {
-    table(
-        &["", "HASH", "STATE", "AUTHOR", "AGE", "POINTER", "NOTE"],
-        revisions.iter().map(|r| {
-            let pointers: Vec<&str> = [(family.stable, "stable"), (family.target, "target")]
-                .into_iter()
-                .filter(|(number, _)| *number == r.number)
-                .map(|(_, name)| name)
-                .collect();
-            let pointer = or_dash(&pointers.join(", "));
-            let note = clean(&r.note);
-            vec![
-                revision(r.number).into(),
-                short(&r.hash).into(),
-                look.state_cell(&r.state),
-                or_dash(&r.author).into(),
-                look.age(r.created_ms).into(),
-                pointer.into(),
-                note.into(),
-            ]
-        }),
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -241,6 +160,47 @@ mod tests {
                 .starts_with("pii    -              100   r3       r4       r5"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn what_few_families_have_stands_in_a_column_where_one_has_it() {
+        let plain = api::Family {
+            name: "web".into(),
+            ..Default::default()
+        };
+        let owned = api::Family {
+            name: "pii".into(),
+            source: "git".into(),
+            outside_versions: 2,
+            drift: vec![api::DriftCount {
+                kind: "content".into(),
+                agents: 3,
+            }],
+            versions: "12 × 0.151.0".into(),
+            ..Default::default()
+        };
+        let families = |families| api::ListFamiliesResponse { families };
+        let without = list(&families(vec![plain.clone()]), &Look::default());
+        assert!(without.lines().next().unwrap().ends_with("ROLLOUT"));
+        let with = list(&families(vec![plain.clone(), owned]), &Look::default());
+        let lines: Vec<&str> = with.lines().collect();
+        assert!(
+            lines[0].ends_with("ROLLOUT   DRIFT       OUTSIDE   SOURCE"),
+            "{with}"
+        );
+        assert!(
+            lines[1].ends_with("-         -                 0   -"),
+            "{with}"
+        );
+        assert!(
+            lines[2].ends_with("-         3 content         2   git"),
+            "{with}"
+        );
+        let wide = Look {
+            wide: true,
+            ..Default::default()
+        };
+        assert!(list(&families(vec![plain]), &wide).contains("VERSION POLICY"));
     }
 
     #[test]
@@ -280,41 +240,5 @@ mod tests {
             roles: vec![],
         };
         assert_eq!(diff(&answer, &Look::default()), "r3 → r3\nno difference\n");
-    }
-
-    #[test]
-    fn detail_shows_roles_with_matches_and_configs_only_on_request() {
-        let role = api::Role {
-            name: "agent".into(),
-            selector: "role = agent".into(),
-            after: vec!["gateway".into()],
-            matched: 9_412,
-            config: vec![api::ConfigFile {
-                name: "agent.yaml".into(),
-                body: "a: 1\n".into(),
-                ..Default::default()
-            }],
-            ..Default::default()
-        };
-        let answer = api::FamilyDetail {
-            family: Some(api::Family {
-                name: "pii".into(),
-                ..Default::default()
-            }),
-            revision: Some(api::Revision {
-                number: 4,
-                state: "draft".into(),
-                roles: vec![role],
-                ..Default::default()
-            }),
-            ..Default::default()
-        };
-        let text = detail(&answer, false, &Look::default());
-        assert!(
-            text.contains("  role agent, after gateway: 9,412 agents match\n    role = agent\n"),
-            "{text}"
-        );
-        assert!(!text.contains("a: 1"));
-        assert!(detail(&answer, true, &Look::default()).contains("    # agent.yaml\n    a: 1\n"));
     }
 }

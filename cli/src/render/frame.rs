@@ -2,6 +2,7 @@
 
 use proto::api::{Rollout, WaveRollout};
 
+use crate::render::beside::{account, checks, origin};
 use crate::render::counts::{Kind, bar, sum, words};
 use crate::render::rollout::{change, error, other_waits, remark, wave_waits};
 use crate::render::text::{age, clean, plural, thousands};
@@ -17,6 +18,8 @@ const ERROR_WIDTH: usize = 160;
 /// The whole picture, without a line end at its end.
 pub fn frame(rollout: &Rollout, look: &Look) -> String {
     let mut lines = vec![title(rollout, look)];
+    let below = |line: String| format!("  {line}");
+    lines.extend(origin(rollout, look).into_iter().map(below));
     if !rollout.cause.is_empty() {
         lines.push(format!("  because: {}", clean(&rollout.cause)));
     }
@@ -33,6 +36,7 @@ pub fn frame(rollout: &Rollout, look: &Look) -> String {
     }
     let waits = other_waits(rollout).into_iter();
     lines.extend(waits.map(|what| format!("  waits for {}", clean(what))));
+    lines.extend(account(rollout, look).into_iter().map(below));
     if !rollout.errors.is_empty() {
         lines.push(look.paint(Tone::Title, "  errors"));
         lines.extend(
@@ -134,6 +138,7 @@ fn wave(wave: &WaveRollout, waits: Option<&str>, look: &Look) -> Vec<String> {
         }
         _ => None,
     };
+    let below = below.into_iter().chain(checks(wave, look));
     lines.extend(below.map(|text| format!("           {text}")));
     lines
 }

@@ -4,15 +4,22 @@ pub mod admin;
 pub mod agent;
 pub mod agents;
 pub mod applied;
+pub mod at;
+pub mod audit;
+pub mod beside;
 pub mod counts;
 pub mod families;
+pub mod family;
 pub mod frame;
+pub mod governance;
 pub mod groups;
 pub mod health;
 pub mod names;
+pub mod plans;
 pub mod preview;
 pub mod progress;
 pub mod rollout;
+pub mod sources;
 pub mod table;
 pub mod text;
 
@@ -83,8 +90,13 @@ impl Look {
 
     /// A state's word in its colour, in a table.
     pub fn state_cell(&self, state: &str) -> Cell {
-        let word = text::clean(state);
-        tone_of(state).map_or(Cell::new(&word), |tone| self.cell(tone, &word))
+        self.state_cell_with(state, "")
+    }
+
+    /// The same with words behind it.
+    pub fn state_cell_with(&self, state: &str, more: &str) -> Cell {
+        let words = format!("{}{more}", text::clean(state));
+        tone_of(state).map_or(Cell::new(&words), |tone| self.cell(tone, &words))
     }
 
     /// How long ago a moment was: `3m`; `-` for never.
@@ -102,7 +114,7 @@ fn tone_of(state: &str) -> Option<Tone> {
         "converged" | "completed" | "active" | "passed" | "done" | "unchanged" => Some(Tone::Good),
         "failed" | "halted" | "rolled back" | "aborted" | "rejected" | "refused" => Some(Tone::Bad),
         "running" | "applying" | "soaking" | "in flight" | "pending pickup" | "paused"
-        | "rolling back" => Some(Tone::Moving),
+        | "rolling back" | "awaiting approval" => Some(Tone::Moving),
         _ => None,
     }
 }

@@ -4,7 +4,7 @@ use proto::api;
 
 use crate::render::applied::findings;
 use crate::render::families::unified;
-use crate::render::text::{clean, head, indent, plural, short, thousands};
+use crate::render::text::{clean, head, indent, plural, shell_word, short, thousands};
 use crate::render::{Look, Tone};
 
 /// Lines of one diff, unless all are asked for.
@@ -30,6 +30,8 @@ pub fn preview(preview: &api::PreviewResponse, full: bool, look: &Look) -> Strin
             lines(LIST_LINES),
         )
     };
+    let each = |items: &[String]| items.iter().map(|i| format!("{}\n", clean(i))).collect();
+    section("Needs", each(&preview.needs));
     section("Findings", findings(&preview.findings, look));
     section("Agents that match two roles", several(&preview.conflicts));
     section("Taken from other families", several(&preview.takeovers));
@@ -42,6 +44,7 @@ pub fn preview(preview: &api::PreviewResponse, full: bool, look: &Look) -> Strin
             .map(|(index, r)| role(index + 1, r, look))
             .collect(),
     );
+    section("Schedule", each(&preview.schedule));
     section(
         "Changes",
         preview
@@ -81,20 +84,26 @@ pub fn needs_reach(preview: &api::PreviewResponse) -> bool {
     preview.members > preview.reach_limit || !preview.takeovers.is_empty()
 }
 
-/// The command that activates exactly what the preview shows.
-pub fn start_command(preview: &api::PreviewResponse, plan: &str) -> String {
-    let plan = if plan.is_empty() {
-        String::new()
-    } else {
-        format!(" --plan {}", clean(plan))
-    };
-    let reach = if needs_reach(preview) {
-        format!(" --reach {}", preview.members)
-    } else {
-        String::new()
-    };
+/// The command that activates exactly what the preview shows, as `start` asks for it otherwise.
+pub fn start_command(preview: &api::PreviewResponse, start: &api::StartRolloutRequest) -> String {
     let (family, revision, id) = (clean(&preview.family), preview.revision, clean(&preview.id));
-    format!("muster rollout start {family} --revision {revision}{plan} --preview {id}{reach}")
+    let mut command = match start.back {
+        true => format!("muster rollout back {family} {revision}"),
+        false => format!("muster rollout start {family} --revision {revision}"),
+    };
+    let options = [
+        ("plan", &start.plan),
+        ("supersede", &start.supersede),
+        ("break-glass", &start.break_glass),
+    ];
+    for (option, value) in options.into_iter().filter(|(_, value)| !value.is_empty()) {
+        command += &format!(" --{option} {}", shell_word(value));
+    }
+    command += &format!(" --preview {id}");
+    if needs_reach(preview) {
+        command += &format!(" --reach {}", preview.members);
+    }
+    command
 }
 
 fn title(preview: &api::PreviewResponse, look: &Look) -> String {
@@ -269,14 +278,53 @@ Left out
     fn what_stops_a_rollout_comes_before_its_order() {
         let conflict = api::PreviewResponse {
             conflicts: vec!["u1: gateway, agent".into()],
-            takeovers: vec!["u2 from base".into()],
+            takeovers: vec!["12 agents from family web".into()],
+            needs: vec!["1 more approval".into()],
             ..example()
         };
         let text = preview(&conflict, false, &Look::default());
         let at = |what: &str| text.find(what).unwrap();
         assert!(at("match two roles\n  u1") < at("Order"));
-        assert!(at("other families\n  u2 from base") < at("Order"));
+        assert!(at("other families\n  12 agents from family web") < at("Order"));
+        assert!(at("Needs\n  1 more approval") < at("match two roles"));
         assert!(text.contains("needs --reach 9447"));
+    }
+
+    #[test]
+    fn schedule_ends_with_the_way_back() {
+        let scheduled = api::PreviewResponse {
+            schedule: vec![
+                "1. agent wave 1/1: 1 agent".into(),
+                "a rollback goes: agent".into(),
+            ],
+            ..example()
+        };
+        let text = preview(&scheduled, false, &Look::default());
+        let schedule =
+            "Schedule\n  1. agent wave 1/1: 1 agent\n  a rollback goes: agent\n\nChanges\n";
+        assert!(text.contains(schedule), "{text}");
+    }
+
+    #[test]
+    fn command_keeps_how_the_start_was_asked_for() {
+        let start = api::StartRolloutRequest {
+            plan: "urgent".into(),
+            supersede: "restart".into(),
+            break_glass: "cards leak".into(),
+            ..Default::default()
+        };
+        assert_eq!(
+            start_command(&example(), &start),
+            "muster rollout start pii --revision 4 --plan urgent --supersede restart --break-glass 'cards leak' --preview p1"
+        );
+        let back = api::StartRolloutRequest {
+            back: true,
+            ..Default::default()
+        };
+        assert_eq!(
+            start_command(&example(), &back),
+            "muster rollout back pii 4 --preview p1"
+        );
     }
 
     #[test]

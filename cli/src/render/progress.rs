@@ -3,6 +3,7 @@
 use proto::api::{ErrorGroup, Rollout, WaveRollout};
 
 use crate::render::Look;
+use crate::render::beside::{way_on, window};
 use crate::render::counts::words;
 use crate::render::rollout::{change, error, other_waits, remark};
 use crate::render::text::{age, clean, plural};
@@ -12,6 +13,11 @@ pub fn lines(before: Option<&Rollout>, now: &Rollout, look: &Look) -> Vec<String
     let mut lines = Vec::new();
     if before.is_none_or(|before| (&before.state, &before.cause) != (&now.state, &now.cause)) {
         lines.push(state(now));
+        lines.extend(way_on(now));
+    }
+    // Told once: before the end its figures change with each agent.
+    if now.ended_ms != 0 && before.is_none_or(|before| before.ended_ms == 0) {
+        lines.extend(now.window.as_ref().and_then(|took| window(took, look)));
     }
     if !now.rolling_back.is_empty()
         && before.is_none_or(|before| before.rolling_back != now.rolling_back)
@@ -176,6 +182,37 @@ mod tests {
             lines(Some(&running()), &halted, &Look::default()),
             ["pii r3 → r4 halted: 2 failures in wave 2"]
         );
+    }
+
+    #[test]
+    fn wait_for_approval_tells_the_way_on_and_an_end_how_long_it_took() {
+        let waiting = Rollout {
+            state: "awaiting approval".into(),
+            ..running()
+        };
+        let told = lines(Some(&running()), &waiting, &Look::default());
+        assert_eq!(told[0], "pii r3 → r4 awaiting approval");
+        assert!(told[1].ends_with("muster approve pii --revision 4 --plan careful"));
+        let ended = Rollout {
+            state: "completed".into(),
+            ended_ms: 120_000,
+            window: Some(proto::api::Window {
+                p50_ms: 1_000,
+                p99_ms: 2_000,
+                last_ms: 3_000,
+                converged: 1_000,
+                ..Default::default()
+            }),
+            ..running()
+        };
+        assert_eq!(
+            lines(Some(&running()), &ended, &Look::default()),
+            [
+                "pii r3 → r4 completed",
+                "converged after: p50 1 s, p99 2 s, last agent 3 s"
+            ]
+        );
+        assert!(lines(Some(&ended), &ended, &Look::default()).is_empty());
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! A rollout at rest: the list, and one in full.
 
+use comfy_table::Cell;
 use proto::api::{ErrorGroup, ListRolloutsResponse, Rollout, WaveRollout};
 
 use crate::render::counts::{Kind, sum};
@@ -12,7 +13,8 @@ pub fn list(answer: &ListRolloutsResponse, look: &Look) -> String {
     if answer.rollouts.is_empty() {
         return "no rollouts; start one: muster rollout start FAMILY\n".to_owned();
     }
-    let headers = [
+    let debts = answer.rollouts.iter().any(|rollout| rollout.debt.is_some());
+    let mut headers = vec![
         "ID",
         "FAMILY",
         "REVISION",
@@ -24,11 +26,12 @@ pub fn list(answer: &ListRolloutsResponse, look: &Look) -> String {
         "STARTED",
         "BY",
     ];
+    headers.extend(debts.then_some("REVIEW"));
     table(
         &headers,
         answer.rollouts.iter().map(|rollout| {
             let counts = rollout.total.unwrap_or_default();
-            vec![
+            let mut row = vec![
                 clean(&rollout.id).into(),
                 clean(&rollout.family).into(),
                 change(rollout).into(),
@@ -39,9 +42,20 @@ pub fn list(answer: &ListRolloutsResponse, look: &Look) -> String {
                 thousands(sum(&counts, Kind::Failed)).into(),
                 look.age(rollout.started_ms).into(),
                 or_dash(&rollout.actor).into(),
-            ]
+            ];
+            row.extend(debts.then(|| review(rollout, look)));
+            row
         }),
     )
+}
+
+/// Whether a rollout that was started without its approvals has been reviewed since.
+fn review(rollout: &Rollout, look: &Look) -> Cell {
+    match &rollout.debt {
+        None => Cell::new("-"),
+        Some(debt) if debt.reviewed_by.is_empty() => look.cell(Tone::Bad, "owed"),
+        Some(debt) => Cell::new(format!("by {}", clean(&debt.reviewed_by))),
+    }
 }
 
 /// `rollout get`: the picture of `watch`, and when things happened.
@@ -88,7 +102,9 @@ pub fn error(group: &ErrorGroup, width: usize, look: &Look) -> String {
 /// The agents that a rollout's errors are shown with.
 pub fn examples(rollout: &Rollout) -> impl Iterator<Item = &str> {
     let groups = rollout.errors.iter();
-    groups.flat_map(|group| group.examples.iter().map(String::as_str))
+    let errors = groups.flat_map(|group| group.examples.iter().map(String::as_str));
+    let last = rollout.window.iter().map(|window| window.last.as_str());
+    errors.chain(last.filter(|uid| !uid.is_empty()))
 }
 
 /// What the open wave of a role waits for. The server's words begin with its place.
@@ -157,6 +173,39 @@ r1   pii      r3 → r4    careful   running     1,000          50        1   4m
 r1   pii      r4         careful   running     1,000          50        1   4m        alice
 "
         );
+    }
+
+    #[test]
+    fn list_says_which_reviews_are_owed() {
+        let debt = |reviewed_by: &str| {
+            Some(proto::api::Debt {
+                reviewed_by: reviewed_by.into(),
+                ..Default::default()
+            })
+        };
+        let with = |debt| Rollout { debt, ..running() };
+        let answer = ListRolloutsResponse {
+            rollouts: vec![with(debt("")), with(debt("bob")), running()],
+        };
+        let text = list(&answer, &Look::default());
+        let ends: Vec<&str> = text
+            .lines()
+            .map(|line| line.rsplit("   ").next().unwrap())
+            .collect();
+        assert_eq!(ends, ["REVIEW", "owed", "by bob", "-"]);
+    }
+
+    #[test]
+    fn last_agent_of_a_window_is_named() {
+        let window = proto::api::Window {
+            last: "u7".into(),
+            ..Default::default()
+        };
+        let rollout = Rollout {
+            window: Some(window),
+            ..running()
+        };
+        assert_eq!(examples(&rollout).collect::<Vec<_>>(), ["web-7", "u7"]);
     }
 
     #[test]

@@ -64,6 +64,29 @@ pub fn clean_lines(text: &str) -> String {
         .collect()
 }
 
+/// A patch without control characters, its tabs and spaces as they are.
+pub fn clean_patch(text: &str) -> String {
+    text.chars()
+        .map(|c| {
+            if c != '\n' && c != '\t' && steers(c) {
+                ' '
+            } else {
+                c
+            }
+        })
+        .collect()
+}
+
+/// `text` as one word of a shell's command line.
+pub fn shell_word(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        text.to_owned()
+    } else {
+        format!("'{}'", clean(text).replace('\'', r"'\''"))
+    }
+}
+
 /// Control characters, and those that turn the direction of text.
 fn steers(c: char) -> bool {
     c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
@@ -165,6 +188,14 @@ mod tests {
         assert_eq!(clean("a\u{1b}[2Jb\nc"), "a [2Jb c");
         assert_eq!(clean("a\u{202e}b"), "a b");
         assert_eq!(clean_lines("a\tb\r\nc\u{7}d"), "a    b\nc d");
+    }
+
+    #[test]
+    fn word_of_a_command_is_quoted_where_a_shell_would_split_it() {
+        assert_eq!(shell_word("careful"), "careful");
+        assert_eq!(shell_word("cards leak"), "'cards leak'");
+        assert_eq!(shell_word("it's"), r"'it'\''s'");
+        assert_eq!(shell_word(""), "''");
     }
 
     #[test]

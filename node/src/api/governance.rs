@@ -9,7 +9,7 @@ use proto::store::{self, RevisionState};
 use proto::{api, uid::Uid};
 use tonic::{Request, Response, Status};
 
-use super::families::revision_word;
+use super::families::summary;
 use super::{Api, not_stored};
 use crate::control::{self, Documents, revision_key};
 use crate::ledger::{ProposeError, act, entry, now_ms, once, put, table};
@@ -59,33 +59,6 @@ fn unknown_revision(family: &str, revision: u64) -> Status {
             format!("family {family} has no revision {number}: see `muster families get {family}`")
         }
     })
-}
-
-/// A revision in one line, with who has approved it.
-pub(super) fn summary_view(stored: &store::Revision) -> api::RevisionSummary {
-    api::RevisionSummary {
-        number: stored.number,
-        hash: hex::encode(&stored.hash),
-        state: revision_word(stored.state()).to_owned(),
-        author: stored.author.clone(),
-        created_ms: stored.created_ms,
-        note: stored.note.clone(),
-        approvals: stored.approvals,
-        given: stored.given.iter().map(approval_view).collect(),
-        commit: stored.commit.clone(),
-        rejected: stored.rejected.clone(),
-    }
-}
-
-/// Somebody's yes.
-pub(super) fn approval_view(stored: &store::Approval) -> api::Approval {
-    api::Approval {
-        by: stored.by.clone(),
-        plan: stored.plan_name.clone(),
-        at_ms: stored.at_ms,
-        reason: stored.reason.clone(),
-        plan_hash: hex::encode(&stored.plan),
-    }
 }
 
 fn freeze_view(stored: &store::Freeze, now: u64) -> api::Freeze {
@@ -268,7 +241,7 @@ impl GovernanceService for Api {
             let acts = vec![act(&actor, "revision.approve", object, detail)];
             Ok((Some(entry(vec![write], acts)), next))
         });
-        Ok(Response::new(summary_view(&approved.await?)))
+        Ok(Response::new(summary(&approved.await?)))
     }
 
     async fn reject(
@@ -325,7 +298,7 @@ impl GovernanceService for Api {
             let acts = vec![act(&actor, "revision.reject", object, detail)];
             Ok((Some(entry(vec![write], acts)), next))
         });
-        Ok(Response::new(summary_view(&rejected.await?)))
+        Ok(Response::new(summary(&rejected.await?)))
     }
 
     async fn set_freeze(

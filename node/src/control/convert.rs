@@ -1,19 +1,46 @@
 //! Stored forms of the control group to domain types and back. Destructured, so that a new field is a compile error.
 
+use fleet::budget::Budget;
 use fleet::digest::Digest;
 use fleet::family::{ConfigFile, ConfigMap, Role};
 use fleet::governance::approval::Approval;
 use fleet::governance::freeze::Freeze;
 use fleet::governance::pin::Pin;
-use fleet::program::{PinTarget, ProgramPin, RevisionNumber, RollBack, Scope};
+use fleet::program::{OwnerChange, PinTarget, ProgramPin, RevisionNumber, RollBack, Scope};
 use fleet::rollout::{
     Check, CheckSpec, Clock, Direction, Gate, OnStop, PlanSpec, Role as RoleProgress, Rollout,
-    State, WaveSpec,
+    State, WaveSpec, default_plan, rollback_plan, urgent_plan,
 };
 use fleet::selector::{Selector, Version};
+use fleet::validate::Policy;
 use fleet::waves::{Size, WHOLE};
+use fleet::{drift, versions};
 use proto::store::{self, RolloutState};
 use std::collections::BTreeMap;
+
+/// What holds for a family at once, whatever its revisions say.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// What happens to agents that somebody else claims.
+    pub owner_change: OwnerChange,
+    /// What follows a drift.
+    pub drift: drift::Policy,
+    /// Which versions of collectors it allows.
+    pub versions: versions::Policy,
+}
+
+/// Names of the plans that are always there and that nobody can change.
+pub const BUILT_IN_PLANS: [&str; 3] = ["default", "urgent", "rollback"];
+
+/// One of [`BUILT_IN_PLANS`].
+pub fn built_in_plan(name: &str) -> Option<PlanSpec> {
+    match name {
+        "default" => Some(default_plan()),
+        "urgent" => Some(urgent_plan()),
+        "rollback" => Some(rollback_plan()),
+        _ => None,
+    }
+}
 
 /// Bytes that are a digest; zero digest for anything else, which matches nothing.
 pub fn digest(bytes: &[u8]) -> Digest {
@@ -75,6 +102,137 @@ pub fn role_to_store(role: &Role) -> store::Role {
         after: after.clone(),
         config: config_map_to_store(config),
         baseline: config_map_to_store(baseline),
+    }
+}
+
+/// A stored rule; none when it is one of a newer version.
+pub fn policy(stored: &store::Policy) -> Option<Policy> {
+    Some(match stored.rule.clone()? {
+        store::policy::Rule::Require(rule) => Policy::RequireProcessor {
+            pipeline: rule.pipeline,
+            processor: rule.processor,
+        },
+        store::policy::Rule::Forbid(rule) => Policy::ForbidComponent {
+            kind: fleet::components::Kind::of_section(&format!("{}s", rule.kind))?,
+            component: rule.component,
+        },
+    })
+}
+
+/// And back.
+pub fn policy_to_store(policy: &Policy) -> store::Policy {
+    let rule = match policy {
+        Policy::RequireProcessor {
+            pipeline,
+            processor,
+        } => store::policy::Rule::Require(store::RequireProcessor {
+            pipeline: pipeline.clone(),
+            processor: processor.clone(),
+        }),
+        Policy::ForbidComponent { kind, component } => {
+            store::policy::Rule::Forbid(store::ForbidComponent {
+                kind: kind.to_string(),
+                component: component.clone(),
+            })
+        }
+    };
+    store::Policy { rule: Some(rule) }
+}
+
+/// A family's settings; those of a family that says nothing are the defaults.
+pub fn settings(stored: Option<&store::FamilySettings>) -> Settings {
+    let Some(store::FamilySettings {
+        owner_change_auto,
+        drift_re_offer,
+        versions,
+    }) = stored
+    else {
+        return Settings::default();
+    };
+    Settings {
+        owner_change: match owner_change_auto {
+            true => OwnerChange::Auto,
+            false => OwnerChange::Ask,
+        },
+        drift: match drift_re_offer {
+            true => drift::Policy::ReOffer,
+            false => drift::Policy::Report,
+        },
+        versions: versions.as_ref().map(version_policy).unwrap_or_default(),
+    }
+}
+
+/// And back; none for the defaults.
+pub fn settings_to_store(settings: &Settings) -> Option<store::FamilySettings> {
+    let Settings {
+        owner_change,
+        drift,
+        versions,
+    } = settings;
+    (*settings != Settings::default()).then(|| store::FamilySettings {
+        owner_change_auto: *owner_change == OwnerChange::Auto,
+        drift_re_offer: *drift == drift::Policy::ReOffer,
+        versions: version_policy_to_store(versions),
+    })
+}
+
+fn version_policy(stored: &store::VersionPolicy) -> versions::Policy {
+    let store::VersionPolicy {
+        from,
+        below,
+        behind_max,
+        limits_behind,
+    } = stored;
+    versions::Policy {
+        from: Version::parse(from),
+        below: Version::parse(below),
+        behind_max: limits_behind.then_some(u64::from(*behind_max)),
+    }
+}
+
+fn version_policy_to_store(policy: &versions::Policy) -> Option<store::VersionPolicy> {
+    let versions::Policy {
+        from,
+        below,
+        behind_max,
+    } = policy;
+    let text = |version: &Option<Version>| version.as_ref().map(Version::to_string);
+    (*policy != versions::Policy::default()).then(|| store::VersionPolicy {
+        from: text(from).unwrap_or_default(),
+        below: text(below).unwrap_or_default(),
+        behind_max: u32::try_from(behind_max.unwrap_or(0)).unwrap_or(u32::MAX),
+        limits_behind: behind_max.is_some(),
+    })
+}
+
+/// The stored budget.
+pub fn budget(stored: &store::Budget) -> Budget {
+    let store::Budget {
+        label,
+        size: ordinary,
+        urgent,
+        source: _,
+    } = stored;
+    let default = Budget::default();
+    Budget {
+        label: label.clone(),
+        size: size(ordinary.as_ref()).unwrap_or(default.size),
+        urgent: size(urgent.as_ref()).unwrap_or(default.urgent),
+    }
+}
+
+/// And back.
+pub fn budget_to_store(budget: &Budget) -> store::Budget {
+    let Budget {
+        label,
+        size,
+        urgent,
+    } = budget;
+    store::Budget {
+        label: label.clone(),
+        size: Some(size_to_store(*size)),
+        urgent: Some(size_to_store(*urgent)),
+        source: String::new(),
     }
 }
 
@@ -390,17 +548,43 @@ pub fn approval(stored: &store::Approval) -> Approval {
     }
 }
 
-/// A stored version policy. What is no version limits nothing: it was parsed before it was stored.
-pub fn version_policy(stored: &store::VersionPolicy) -> fleet::versions::Policy {
-    let store::VersionPolicy {
-        from,
-        below,
-        behind_max,
-        limits_behind,
-    } = stored;
-    fleet::versions::Policy {
-        from: Version::parse(from),
-        below: Version::parse(below),
-        behind_max: limits_behind.then(|| u64::from(*behind_max)),
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_come_back_as_they_were_stored() {
+        let all = Settings {
+            owner_change: OwnerChange::Auto,
+            drift: drift::Policy::ReOffer,
+            versions: versions::Policy {
+                from: Version::parse("0.150"),
+                below: Version::parse("0.160.1-rc1"),
+                behind_max: Some(0),
+            },
+        };
+        assert_eq!(settings(settings_to_store(&all).as_ref()), all);
+        assert_eq!(settings_to_store(&Settings::default()), None);
+        assert_eq!(settings(None), Settings::default());
+    }
+
+    #[test]
+    fn a_budget_comes_back_as_it_was_stored() {
+        let counted = Budget {
+            label: "cluster".to_owned(),
+            size: Size::Count(3),
+            urgent: Size::Percent(40_000),
+        };
+        assert_eq!(budget(&budget_to_store(&counted)), counted);
+    }
+
+    #[test]
+    fn every_plan_that_is_built_in_has_its_name() {
+        assert!(
+            BUILT_IN_PLANS
+                .iter()
+                .all(|name| built_in_plan(name).is_some())
+        );
+        assert_eq!(built_in_plan("careful"), None);
     }
 }

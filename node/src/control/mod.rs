@@ -11,12 +11,13 @@ use proto::store;
 use tokio::sync::watch;
 
 pub use convert::{
-    approval, config_map, digest, freeze, pin, plan_spec, plan_to_store, role, role_to_store,
-    rollout, rollout_state, scope, stored_rollout_state, version_policy,
+    BUILT_IN_PLANS, Settings, approval, budget_to_store, built_in_plan, config_map, digest, freeze,
+    pin, plan_spec, plan_to_store, policy, policy_to_store, role, role_to_store, rollout,
+    rollout_state, scope, settings, settings_to_store, stored_rollout_state,
 };
 pub use program::build as build_program;
 
-use crate::ledger::{Mirror, table};
+use crate::ledger::{BUDGET_KEY, Mirror, table};
 
 /// A document with its version.
 #[derive(Clone, Debug)]
@@ -50,7 +51,8 @@ pub struct Documents {
     pub budgets: BTreeMap<String, Doc<store::Budget>>,
     /// By name.
     pub sources: BTreeMap<String, Doc<store::Source>>,
-    /// Version of the newest change of families, rollouts or pins: the counter of the program's epoch.
+    /// Version of the newest change of families, rollouts, pins or sources: the counter of the program's epoch.
+    /// Sources count since a family that goes leaves no version behind, and the source that it goes with does.
     pub program_version: u64,
 }
 
@@ -158,7 +160,10 @@ impl Documents {
             return self.take_revision(key, document);
         };
         if let Some((version, _)) = &document
-            && matches!(table, table::FAMILY | table::ROLLOUT | table::PIN)
+            && matches!(
+                table,
+                table::FAMILY | table::ROLLOUT | table::PIN | table::SOURCE
+            )
         {
             self.program_version = self.program_version.max(*version);
         }
@@ -198,6 +203,12 @@ impl Documents {
                 .rev()
                 .find(|rollout| rollout.value.family == id)
         })
+    }
+
+    /// The fleet's budget; none: nobody has set one.
+    pub fn budget(&self) -> Option<fleet::budget::Budget> {
+        let stored = self.budgets.get(BUDGET_KEY);
+        stored.map(|budget| convert::budget(&budget.value))
     }
 
     /// A family's revision; number 0 names the latest.

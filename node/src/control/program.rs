@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 
 use fleet::family::{Role, delivery_hash};
 use fleet::program::{
-    Epoch, OwnerChange, Program, ProgramFamily, ProgramRole, ProgramRollout, RevisionNumber,
-    RollBack,
+    Epoch, Program, ProgramFamily, ProgramRole, ProgramRollout, RevisionNumber, RollBack,
 };
 use proto::store::{self, RolloutState};
 
@@ -59,7 +58,7 @@ fn family(documents: &Documents, stored: &store::Family) -> ProgramFamily {
         precedence: stored.precedence,
         stable,
         revisions,
-        owner_change: OwnerChange::Ask,
+        owner_change: convert::settings(stored.settings.as_ref()).owner_change,
         rollout: rollout.map(program_rollout),
     }
 }

@@ -7,6 +7,7 @@ mod handle;
 mod machine;
 
 pub use crate::clock::now_ms;
+pub use fleet::{audit, digest};
 pub use handle::{Ledger, ProposeError, View};
 pub use machine::{Machine, Mirror};
 

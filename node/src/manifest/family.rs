@@ -3,15 +3,21 @@
 use std::collections::BTreeMap;
 
 use fleet::family::{self, ConfigFile, ConfigMap, Role};
-use fleet::selector::Selector;
+use fleet::program::OwnerChange;
+use fleet::selector::{Selector, Version};
 use fleet::validate::Policy;
 use fleet::value::{Map, Value};
+use fleet::{drift, versions};
 
 use super::FamilySpec;
 use super::reader::{Reader, join};
+use crate::control::Settings;
+
+/// Most approvals that a family may ask for: more people than that do not look.
+const APPROVALS_MAX: u32 = 10;
 
 /// Name of a config in the map that a supervisor gets when the author names none.
-const CONFIG_NAME: &str = "collector.yaml";
+pub(super) const CONFIG_NAME: &str = "collector.yaml";
 
 const CONTENT_TYPE: &str = "text/yaml";
 
@@ -24,12 +30,23 @@ pub(super) fn family(
     let spec = reader.field(document, "", "spec")?;
     let metadata = metadata?;
     reader.known(metadata, "metadata", &["name", "owner"]);
-    reader.known(spec, "spec", &["precedence", "roles", "policies"]);
+    let keys = [
+        "precedence",
+        "roles",
+        "policies",
+        "approvals",
+        "ownerChange",
+        "drift",
+        "versions",
+    ];
+    reader.known(spec, "spec", &keys);
     let name = reader.text(metadata, "metadata", "name")?;
     let owner = reader
         .optional(metadata, "metadata", "owner")
         .unwrap_or_default();
     let precedence = precedence(spec, reader);
+    let approvals = approvals(spec, reader);
+    let settings = settings(&name, spec, reader);
     let roles: Vec<Option<Role>> = reader
         .list(spec, "spec", "roles")
         .iter()
@@ -53,6 +70,8 @@ pub(super) fn family(
         precedence: precedence?,
         roles,
         policies,
+        approvals,
+        settings,
     })
 }
 
@@ -71,6 +90,95 @@ fn precedence(spec: &Map, reader: &mut Reader) -> Option<i64> {
             None
         }
     }
+}
+
+fn approvals(spec: &Map, reader: &mut Reader) -> u32 {
+    let count = match spec.get("approvals") {
+        None => Some(0),
+        Some(Value::Int(count)) => u32::try_from(*count).ok(),
+        Some(_) => None,
+    };
+    count
+        .filter(|count| *count <= APPROVALS_MAX)
+        .unwrap_or_else(|| {
+            reader.mistake(format!(
+                "spec.approvals is no whole number from 0 to {APPROVALS_MAX}: say how many others have to approve a revision"
+            ));
+            0
+        })
+}
+
+/// What is in force at once.
+fn settings(family: &str, spec: &Map, reader: &mut Reader) -> Settings {
+    let owner_change = match reader.optional(spec, "spec", "ownerChange").as_deref() {
+        None | Some("ask") => OwnerChange::Ask,
+        Some("auto") => OwnerChange::Auto,
+        Some(other) => {
+            reader.mistake(format!(
+                "spec.ownerChange is `{other}`: use `ask` (a person resolves it) or `auto` (agents go to who claims them)"
+            ));
+            OwnerChange::Ask
+        }
+    };
+    let drift = match reader.optional(spec, "spec", "drift").as_deref() {
+        None | Some("report") => drift::Policy::Report,
+        Some("re-offer") => drift::Policy::ReOffer,
+        Some(other) => {
+            reader.mistake(format!(
+                "spec.drift is `{other}`: use `report` (it is shown) or `re-offer` (the config is sent once more)"
+            ));
+            drift::Policy::Report
+        }
+    };
+    Settings {
+        owner_change,
+        drift,
+        versions: versions(family, spec, reader).unwrap_or_default(),
+    }
+}
+
+fn versions(family: &str, spec: &Map, reader: &mut Reader) -> Option<versions::Policy> {
+    let at = "spec.versions";
+    let map = reader.map(spec.get("versions")?, at)?;
+    reader.known(map, at, &["from", "below", "behind"]);
+    let behind_max = match map.get("behind") {
+        None => None,
+        Some(Value::Int(count)) if u32::try_from(*count).is_ok() => Some(count.unsigned_abs()),
+        Some(_) => {
+            reader.mistake(
+                "spec.versions.behind is no count: say how many releases an agent may be behind the newest of the family",
+            );
+            None
+        }
+    };
+    let policy = versions::Policy {
+        from: version(map, at, "from", reader),
+        below: version(map, at, "below", reader),
+        behind_max,
+    };
+    if let Err(empty) = policy.check(family) {
+        reader.mistake(empty.to_string());
+    }
+    Some(policy)
+}
+
+fn version(map: &Map, at: &str, key: &str, reader: &mut Reader) -> Option<Version> {
+    if let Some(Value::Float(_)) = map.get(key) {
+        reader.mistake(format!(
+            "{} is a number, in which 0.150 and 0.15 are the same: write the version in quotes",
+            join(at, key)
+        ));
+        return None;
+    }
+    let text = reader.optional(map, at, key)?;
+    let version = Version::parse(&text);
+    if version.is_none() {
+        reader.mistake(format!(
+            "{} is `{text}`, which is no version: use one like 0.150.0",
+            join(at, key)
+        ));
+    }
+    version
 }
 
 fn role(

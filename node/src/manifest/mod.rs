@@ -1,17 +1,25 @@
 //! Manifests: YAML documents of `apiVersion: muster/v1` to domain types. Unknown keys are errors, all mistakes are told.
 
+mod budget;
 mod family;
 mod plan;
 mod reader;
+mod scalar;
+mod write;
 
 use std::collections::BTreeMap;
 
+use fleet::budget::Budget;
+use fleet::digest::Digest;
 use fleet::family::Role;
 use fleet::rollout::PlanSpec;
 use fleet::validate::Policy;
 
 pub use family::policy_text;
-pub use plan::duration_text;
+pub use scalar::duration_text;
+pub use write::{files, patch};
+
+use crate::control::Settings;
 
 /// One manifest.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,6 +33,8 @@ pub enum Manifest {
         /// Waves and what follows a stop.
         spec: PlanSpec,
     },
+    /// The fleet's budget.
+    Budget(Budget),
 }
 
 /// A family as written.
@@ -40,6 +50,23 @@ pub struct FamilySpec {
     pub roles: Vec<Role>,
     /// Rules its configs keep.
     pub policies: Vec<Policy>,
+    /// Others that have to approve a rollout of it.
+    pub approvals: u32,
+    /// What is in force at once.
+    pub settings: Settings,
+}
+
+// === impl FamilySpec ===
+
+impl FamilySpec {
+    /// Of everything that decides a revision's outcome. Approvals are among it: who lowers them makes a new revision.
+    pub fn revision_hash(&self) -> Digest {
+        let mut lines: Vec<String> = self.policies.iter().map(policy_text).collect();
+        if self.approvals > 0 {
+            lines.push(format!("needs {} approvals", self.approvals));
+        }
+        fleet::family::revision_hash(self.precedence, &self.roles, &lines)
+    }
 }
 
 /// One mistake in one document.
@@ -114,119 +141,15 @@ fn one(
     match reader.text(map, "", "kind")?.as_str() {
         "Family" => family::family(map, files, reader).map(Manifest::Family),
         "Plan" => plan::plan(map, reader),
+        "Budget" => budget::budget(map, reader).map(Manifest::Budget),
         kind => {
-            reader.mistake(format!("kind is `{kind}`: use `Family` or `Plan`"));
+            reader.mistake(format!(
+                "kind is `{kind}`: use `Family`, `Plan` or `Budget`"
+            ));
             None
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use fleet::rollout::OnStop;
-    use fleet::waves::Size;
-
-    const FAMILY: &str = "apiVersion: muster/v1
-kind: Family
-metadata: {name: pii-redaction, owner: platform-security}
-spec:
-  precedence: 100
-  roles:
-    - name: gateway
-      selector: \"role = gateway\"
-      configFile: gateway.yaml
-    - name: agent
-      after: [gateway]
-      selector: \"role = agent, env in (prod, staging)\"
-      config: |
-        receivers: {nop: {}}
-  policies: [{require: {pipeline: logs, processor: redaction}}]
----
-apiVersion: muster/v1
-kind: Plan
-metadata: {name: careful}
-spec:
-  waves:
-    - {size: 1, soak: 2m}
-    - {size: 10%, soak: 10m, gate: {success: 99%, maxFailures: 1%, minSample: 20}}
-    - {size: 100%}
-  onStop: hold
-";
-
-    fn files() -> BTreeMap<String, String> {
-        BTreeMap::from([(
-            "gateway.yaml".to_owned(),
-            "receivers: {otlp: {}}".to_owned(),
-        )])
-    }
-
-    fn mistakes(yaml: &str) -> String {
-        let mistakes = parse("f.yaml", yaml, &files()).unwrap_err();
-        mistakes
-            .iter()
-            .map(ToString::to_string)
-            .collect::<Vec<_>>()
-            .join("\n")
-    }
-
-    #[test]
-    fn the_documented_manifests_are_read() {
-        let manifests = parse("f.yaml", FAMILY, &files()).unwrap();
-        let [Manifest::Family(family), Manifest::Plan { name, spec }] = manifests.as_slice() else {
-            panic!()
-        };
-        assert_eq!(
-            (family.name.as_str(), family.precedence, family.roles.len()),
-            ("pii-redaction", 100, 2)
-        );
-        assert_eq!(
-            family.roles[0].config.values().next().unwrap().body,
-            "receivers: {otlp: {}}"
-        );
-        assert_eq!(family.roles[1].after, ["gateway"]);
-        assert_eq!((name.as_str(), spec.on_stop), ("careful", OnStop::Hold));
-        assert_eq!(spec.waves[1].size, Size::Percent(10_000));
-        assert_eq!(spec.waves[0].soak_ms, 120_000);
-        assert_eq!(spec.waves[1].gate.max_failures, Some(Size::Percent(1_000)));
-    }
-
-    #[test]
-    fn an_unknown_key_is_named_with_its_place() {
-        let text = mistakes(&FAMILY.replace("precedence: 100", "precedence: 100\n  presedence: 1"));
-        assert!(
-            text.contains("spec has an unknown key `presedence`"),
-            "{text}"
-        );
-    }
-
-    #[test]
-    fn a_config_file_that_was_not_sent_is_named() {
-        let text = mistakes(&FAMILY.replace("configFile: gateway.yaml", "configFile: other.yaml"));
-        assert!(
-            text.contains("configFile `other.yaml` was not found"),
-            "{text}"
-        );
-    }
-
-    #[test]
-    fn every_mistake_is_told_at_once() {
-        let text = mistakes(
-            "apiVersion: muster/v1\nkind: Family\nmetadata: {name: x}\nspec: {roles: [{name: a, selector: \"a ==\", config: 1}]}",
-        );
-        assert!(
-            text.contains("precedence") && text.contains("selector") && text.contains("config"),
-            "{text}"
-        );
-    }
-
-    #[test]
-    fn percent_of_nothing_and_bad_durations_are_refused() {
-        let text = mistakes(
-            &FAMILY
-                .replace("size: 10%", "size: 0%")
-                .replace("soak: 2m", "soak: soon"),
-        );
-        assert!(text.contains("0 %") && text.contains("`soon`"), "{text}");
-    }
-}
+mod tests;

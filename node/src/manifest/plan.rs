@@ -8,16 +8,26 @@ use fleet::waves::Size;
 
 use super::Manifest;
 use super::reader::{Reader, join};
+use super::scalar::{duration, flag, limit, size};
+use crate::control::BUILT_IN_PLANS;
+
+/// Keys of a check that asks somebody or something, with what is asked.
+const ASKING: [&str; 3] = ["promql", "webhook", "person"];
 
 pub(super) fn plan(document: &Map, reader: &mut Reader) -> Option<Manifest> {
     let metadata = reader.field(document, "", "metadata");
     let spec = reader.field(document, "", "spec")?;
     let metadata = metadata?;
     reader.known(metadata, "metadata", &["name"]);
-    reader.known(spec, "spec", &["waves", "onStop", "interleave"]);
+    reader.known(spec, "spec", &["waves", "onStop", "interleave", "urgent"]);
     let name = reader.text(metadata, "metadata", "name")?;
     if let Err(error) = check_name("plan", &name) {
         reader.mistake(error.to_string());
+    }
+    if BUILT_IN_PLANS.contains(&name.as_str()) {
+        reader.mistake(format!(
+            "plan `{name}` is built in and cannot be changed: give yours another name"
+        ));
     }
     let listed = reader.list(spec, "spec", "waves");
     let waves: Vec<Option<WaveSpec>> = listed
@@ -41,7 +51,7 @@ pub(super) fn plan(document: &Map, reader: &mut Reader) -> Option<Manifest> {
         waves: waves.into_iter().collect::<Option<_>>()?,
         on_stop,
         interleave: flag(spec, "spec", "interleave", reader),
-        urgent: false,
+        urgent: flag(spec, "spec", "urgent", reader),
     };
     for error in plan.check() {
         reader.mistake(format!("spec.waves: {error}"));
@@ -59,6 +69,7 @@ fn wave(value: &Value, at: &str, reader: &mut Reader) -> Option<WaveSpec> {
             "selector",
             "zone",
             "soak",
+            "maxInFlight",
             "maxUnreachable",
             "unreachableWait",
             "deadline",
@@ -91,7 +102,7 @@ fn wave(value: &Value, at: &str, reader: &mut Reader) -> Option<WaveSpec> {
         selector,
         zone: reader.optional(map, at, "zone"),
         soak_ms: duration(map, at, "soak", reader).unwrap_or(0),
-        max_in_flight: 0,
+        max_in_flight: in_flight(map, at, reader),
         max_unreachable: limit(map, at, "maxUnreachable", reader),
         unreachable_ms: duration(map, at, "unreachableWait", reader).unwrap_or(0),
         deadline_ms: duration(map, at, "deadline", reader),
@@ -130,120 +141,99 @@ fn gate(value: &Value, at: &str, reader: &mut Reader) -> Option<Gate> {
     Some(gate)
 }
 
-/// `{check: flow, observe: true}`; also `converged` alone.
-fn check(value: &Value, at: &str, reader: &mut Reader) -> Option<CheckSpec> {
-    let (kind, observe) = match value {
-        Value::String(kind) => (kind.clone(), false),
-        value => {
-            let map = reader.map(value, at)?;
-            reader.known(map, at, &["check", "observe"]);
-            let kind = reader.text(map, at, "check")?;
-            (kind, flag(map, at, "observe", reader))
-        }
+/// Offers without an outcome at any time; 0: no limit, which is written by leaving it out.
+fn in_flight(map: &Map, at: &str, reader: &mut Reader) -> u32 {
+    let Some(value) = map.get("maxInFlight") else {
+        return 0;
     };
-    let check = match kind.as_str() {
+    let count = match value {
+        Value::Int(count) => u32::try_from(*count).ok().filter(|count| *count > 0),
+        _ => None,
+    };
+    count.unwrap_or_else(|| {
+        reader.mistake(format!(
+            "{} is no count of at least 1: leave it out for no limit",
+            join(at, "maxInFlight")
+        ));
+        0
+    })
+}
+
+/// `converged` alone, `{check: flow, observe: true}`, or `{promql: EXPR}`.
+fn check(value: &Value, at: &str, reader: &mut Reader) -> Option<CheckSpec> {
+    let Value::Map(map) = value else {
+        let check = word(&reader.word(value, at)?, at, reader)?;
+        return Some(CheckSpec {
+            check,
+            observe: false,
+        });
+    };
+    let keys = ["check", ASKING[0], ASKING[1], ASKING[2]];
+    reader.known(map, at, &[&keys[..], &["observe"]].concat());
+    let given: Vec<&str> = keys
+        .into_iter()
+        .filter(|key| map.contains_key(*key))
+        .collect();
+    let [key] = given.as_slice() else {
+        reader.mistake(format!(
+            "{at} has {} of {}: give it exactly one",
+            given.len(),
+            keys.join(", ")
+        ));
+        return None;
+    };
+    let text = reader.text(map, at, key)?;
+    let check = match *key {
+        "promql" => Check::PromQl(text),
+        "webhook" => {
+            if !text.trim().is_empty() && !is_web(&text) {
+                reader.mistake(format!(
+                    "{} is `{text}`: use a URL that begins with http:// or https:// and names a host",
+                    join(at, key)
+                ));
+            }
+            Check::Webhook(text)
+        }
+        "person" => Check::Person(text),
+        _ => word(&text, at, reader)?,
+    };
+    Some(CheckSpec {
+        check,
+        observe: flag(map, at, "observe", reader),
+    })
+}
+
+/// A check that is named by its word alone.
+fn word(word: &str, at: &str, reader: &mut Reader) -> Option<Check> {
+    Some(match word {
         "converged" => Check::Converged,
         "healthy" => Check::Healthy,
         "no restart loop" => Check::NoRestartLoop,
         "flow" => Check::Flow,
         "resource regression" => Check::Resources,
-        other => {
+        other if ASKING.contains(&other) => {
             reader.mistake(format!(
-                "{at} is `{other}`: use one of converged, healthy, no restart loop, flow, resource regression"
+                "{at} is `{other}`, which asks for something: write {{{other}: …}}"
             ));
             return None;
         }
-    };
-    Some(CheckSpec { check, observe })
-}
-
-fn flag(map: &Map, at: &str, key: &str, reader: &mut Reader) -> bool {
-    match map.get(key) {
-        None => false,
-        Some(Value::Bool(flag)) => *flag,
-        Some(_) => {
-            reader.mistake(format!("{} is neither true nor false", join(at, key)));
-            false
+        other => {
+            reader.mistake(format!(
+                "{at} is `{other}`: use one of converged, healthy, no restart loop, flow, resource regression, \
+                 or {{promql: EXPR}}, {{webhook: URL}}, {{person: WHO}}"
+            ));
+            return None;
         }
-    }
+    })
 }
 
-/// A count or a percentage; none: it is not given.
-fn limit(map: &Map, at: &str, key: &str, reader: &mut Reader) -> Option<Size> {
-    let value = map.get(key)?;
-    let limit = size(value);
-    if limit.is_none() {
-        reader.mistake(format!(
-            "{} is no limit: use a count (1) or a percentage (1%)",
-            join(at, key)
-        ));
-    }
-    limit
-}
-
-/// Milliseconds; none: it is not given, or a mistake, which refuses the manifest in the end.
-fn duration(map: &Map, at: &str, key: &str, reader: &mut Reader) -> Option<u64> {
-    let text = reader.optional(map, at, key)?;
-    let ms = duration_ms(&text);
-    if ms.is_none() {
-        reader.mistake(format!(
-            "{} is `{text}`: use a duration like 30s, 10m or 2h",
-            join(at, key)
-        ));
-    }
-    ms
-}
-
-fn size(value: &Value) -> Option<Size> {
-    match value {
-        Value::Int(count) => u64::try_from(*count).ok().map(Size::Count),
-        Value::String(text) => {
-            let percent: f64 = text.trim().strip_suffix('%')?.trim().parse().ok()?;
-            let milli = (percent * 1000.0).round();
-            // The check of sizes refuses 0 and more than 100 % by name.
-            (0.0..=1e9)
-                .contains(&milli)
-                .then_some(Size::Percent(milli as u32))
-        }
-        _ => None,
-    }
-}
-
-/// `90s`, `10m`, `2h`, `500ms`, `1h30m`; a bare number is refused.
-fn duration_ms(text: &str) -> Option<u64> {
-    let mut total = 0u64;
-    let mut rest = text.trim();
-    if rest.is_empty() {
-        return None;
-    }
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit())?;
-        let number: u64 = rest[..digits].parse().ok()?;
-        rest = &rest[digits..];
-        let unit = rest
-            .find(|c: char| c.is_ascii_digit())
-            .unwrap_or(rest.len());
-        let factor = match &rest[..unit] {
-            "ms" => 1,
-            "s" => 1_000,
-            "m" => 60_000,
-            "h" => 3_600_000,
-            "d" => 86_400_000,
-            _ => return None,
-        };
-        total = total.checked_add(number.checked_mul(factor)?)?;
-        rest = &rest[unit..];
-    }
-    Some(total)
-}
-
-/// The largest unit that says it whole.
-pub fn duration_text(ms: u64) -> String {
-    match ms {
-        0 => "0s".to_owned(),
-        ms if ms % 3_600_000 == 0 => format!("{}h", ms / 3_600_000),
-        ms if ms % 60_000 == 0 => format!("{}m", ms / 60_000),
-        ms if ms % 1_000 == 0 => format!("{}s", ms / 1_000),
-        ms => format!("{ms}ms"),
-    }
+fn is_web(url: &str) -> bool {
+    let rest = url
+        .strip_prefix("http://")
+        .or_else(|| url.strip_prefix("https://"));
+    rest.is_some_and(|rest| {
+        !rest.is_empty()
+            && !rest.starts_with(['/', '?', '#', ':'])
+            && !rest.contains(|c: char| c.is_whitespace() || c.is_control())
+    })
 }

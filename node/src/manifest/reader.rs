@@ -72,6 +72,15 @@ impl Reader {
         }
     }
 
+    /// An element of a list that is a text.
+    pub fn word(&mut self, value: &Value, at: &str) -> Option<String> {
+        let word = value.as_str().map(str::to_owned);
+        if word.is_none() {
+            self.mistake(format!("{at} is {}: a text is needed", value.kind()));
+        }
+        word
+    }
+
     /// A list that may be absent.
     pub fn list<'v>(&mut self, map: &'v Map, at: &str, key: &str) -> &'v [Value] {
         match map.get(key) {

@@ -102,43 +102,54 @@ pub async fn forget(agents: &[String], client: &Client, out: Output) -> Result<(
     changed(&sum, "forgotten:", out)
 }
 
-async fn choose(
+/// The agents that were chosen: by uid, or by a selector that was agreed to.
+pub async fn choose(
     chosen: Chosen,
     act: &str,
     client: &Client,
 ) -> Result<(Vec<String>, String), Failure> {
-    let Some(selector) = chosen.selector else {
+    let asks = chosen.selector.is_some() && !chosen.yes;
+    let (uids, selector) = resolve(&chosen, client).await?;
+    if asks {
+        let agents = how_many(&uids, &selector, client).await?;
+        confirm(false, &format!("{act} {agents}?"))?;
+    }
+    Ok((uids, selector))
+}
+
+/// The same, where nothing is asked here.
+pub async fn resolve(chosen: &Chosen, client: &Client) -> Result<(Vec<String>, String), Failure> {
+    let Some(selector) = &chosen.selector else {
         return Ok((uids(client, &chosen.agents).await?, String::new()));
     };
     if selector.trim().is_empty() {
         return Err(Failure::usage("an empty selector matches every agent")
             .hint("name a key, for example -l service.name"));
     }
-    if !chosen.yes {
-        let request = api::ListAgentsRequest {
-            selector: selector.clone(),
-            page_size: 1,
-            ..Default::default()
-        };
-        let total = client
-            .call("count agents", async || {
-                client.agents().list_agents(request.clone()).await
-            })
-            .await?
-            .total;
-        confirm(
-            false,
-            &format!(
-                "{act} {} in `{}`?",
-                plural(total, "agent"),
-                clean(&selector)
-            ),
-        )?;
-    }
-    Ok((Vec::new(), selector))
+    Ok((Vec::new(), selector.clone()))
 }
 
-fn changed(answer: &api::ChangedAgents, done: &str, out: Output) -> Result<(), Failure> {
+/// `12 agents in `env = lab``, for a question.
+pub async fn how_many(uids: &[String], selector: &str, client: &Client) -> Result<String, Failure> {
+    if selector.is_empty() {
+        return Ok(plural(uids.len() as u64, "agent"));
+    }
+    let request = api::ListAgentsRequest {
+        selector: selector.to_owned(),
+        page_size: 1,
+        ..Default::default()
+    };
+    let answer = client
+        .call("count agents", async || {
+            client.agents().list_agents(request.clone()).await
+        })
+        .await?;
+    let agents = plural(answer.total, "agent");
+    Ok(format!("{agents} in `{}`", clean(selector)))
+}
+
+/// Prints how many were changed; those that were left as they are fail the command.
+pub fn changed(answer: &api::ChangedAgents, done: &str, out: Output) -> Result<(), Failure> {
     out.show(answer, |answer, _| {
         format!("{done} {}", plural(answer.changed, "agent"))
     })?;
@@ -153,7 +164,8 @@ fn changed(answer: &api::ChangedAgents, done: &str, out: Output) -> Result<(), F
     .hint(why.join("\n")))
 }
 
-async fn uids(client: &Client, agents: &[String]) -> Result<Vec<String>, Failure> {
+/// The uids of agents that are named by a prefix or a name.
+pub async fn uids(client: &Client, agents: &[String]) -> Result<Vec<String>, Failure> {
     let mut uids = Vec::with_capacity(agents.len());
     for agent in agents {
         uids.push(uid(client, agent).await?);

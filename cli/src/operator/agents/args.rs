@@ -2,6 +2,8 @@
 
 use clap::{Args, Subcommand};
 
+use crate::operator::moment::Moment;
+
 const LIST_EXAMPLES: &str = "\
 Examples:
   muster agents list -l 'role = agent, env in (prod, staging)'
@@ -10,8 +12,33 @@ Examples:
   muster agents list --limit 0 -o json | jq -r '.agents[].uid'
 
 States: connected, lost, left, healthy, unhealthy, unassigned, pending pickup, applying,
-soaking, converged, failed, rolled back, refused, no answer, drifted
+soaking, converged, failed, rolled back, refused, no answer, drifted, content drift,
+assignment drift, version drift, identity drift, fallback drift
 (\"pending pickup\", applying, soaking, converged, ...).";
+
+const OWNER_EXAMPLES: &str = "\
+For agents with the condition \"owner changing\": another family claims them, and its policy is to
+ask.
+
+Examples:
+  muster agents owner web-1 web-2 --accept
+  muster agents owner -l 'team = edge' --keep --reason 'relabelled by mistake'";
+
+const STOP_EXAMPLES: &str = "\
+The only act that stops collectors. Their agents get an empty config and stay connected, until
+`muster agents start` gives them what they should run.
+
+Examples:
+  muster agents stop web-1 --reason 'floods the gateway, INC-4711'
+  muster agents stop -l 'env = lab' --reason 'lab is closed' --yes";
+
+const AT_EXAMPLES: &str = "\
+TIME is UTC: 14:02 of today, 2h for two hours ago, 2026-09-01T14:02:00Z.
+
+Examples:
+  muster agents at 14:02
+  muster agents at 2h web-1 web-2
+  muster agents at 2026-09-01T14:02:00Z -l 'role = gateway' -o json";
 
 const LABEL_EXAMPLES: &str = "\
 KEY=VALUE sets a label, KEY- removes it; anything else is an agent. Relabelling never pushes a
@@ -72,6 +99,20 @@ pub enum Command {
         after_help = "Examples:\n  muster agents retry web-1\n  muster agents retry -l 'region = eu-1' --yes"
     )]
     Retry(Chosen),
+    /// Settle who owns agents that another family claims
+    #[command(after_help = OWNER_EXAMPLES)]
+    Owner(OwnerArgs),
+    /// Stop collectors, by an empty config; the only act that does
+    #[command(after_help = STOP_EXAMPLES)]
+    Stop(StopArgs),
+    /// Take the order to stop back
+    #[command(
+        after_help = "Examples:\n  muster agents start web-1\n  muster agents start -l 'env = lab' --reason 'lab is open'"
+    )]
+    Start(StartArgs),
+    /// What ran on agents at a given time
+    #[command(after_help = AT_EXAMPLES)]
+    At(AtArgs),
     /// Identical errors over the fleet, most frequent first
     #[command(
         after_help = "Examples:\n  muster agents errors\n  muster agents errors -l 'role = agent, env = prod'"
@@ -146,6 +187,60 @@ pub struct Chosen {
     /// Do not ask
     #[arg(short, long)]
     pub yes: bool,
+}
+
+#[derive(Args)]
+pub struct OwnerArgs {
+    #[command(flatten)]
+    pub chosen: Chosen,
+    #[command(flatten)]
+    pub to: Owner,
+    /// Why: kept in the audit log
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub reason: String,
+}
+
+/// One of both.
+#[derive(Args)]
+#[group(required = true, multiple = false)]
+pub struct Owner {
+    /// They go to the family that claims them
+    #[arg(long)]
+    pub accept: bool,
+    /// They stay with the family that has them
+    #[arg(long)]
+    pub keep: bool,
+}
+
+#[derive(Args)]
+pub struct StopArgs {
+    #[command(flatten)]
+    pub chosen: Chosen,
+    /// Why: kept in the audit log
+    #[arg(long)]
+    pub reason: String,
+}
+
+#[derive(Args)]
+pub struct StartArgs {
+    #[command(flatten)]
+    pub chosen: Chosen,
+    /// Why: kept in the audit log
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub reason: String,
+}
+
+#[derive(Args)]
+pub struct AtArgs {
+    /// Then: 14:02, 2h, 2026-09-01T14:02:00Z
+    #[arg(value_name = "TIME", value_parser = Moment::parse)]
+    pub time: Moment,
+    /// Uids, prefixes of them, or names that only one agent has [default: all agents]
+    #[arg(conflicts_with = "selector")]
+    pub agents: Vec<String>,
+    /// Only agents that match
+    #[arg(short = 'l', long, default_value = "", hide_default_value = true)]
+    pub selector: String,
 }
 
 #[derive(Args)]

@@ -2,6 +2,7 @@
 
 mod acts;
 mod args;
+mod orders;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use proto::api;
@@ -9,14 +10,15 @@ use proto::api;
 use crate::exit::Failure;
 use crate::operator::client::Client;
 use crate::operator::names;
-use crate::operator::output::{Output, talk};
+use crate::operator::output::{Output, now_ms, talk};
 use crate::render::agent::{Part, detail, history};
 use crate::render::agents as render;
+use crate::render::at as render_at;
 use crate::render::groups;
 use crate::render::names::Names;
-use crate::render::text::clean;
+use crate::render::text::{clean, timestamp};
 pub use args::Command;
-use args::{CountArgs, GetArgs, ListArgs};
+use args::{AtArgs, CountArgs, GetArgs, ListArgs};
 
 /// Agents of one page; the most the API gives.
 const PAGE: u32 = 1000;
@@ -45,6 +47,10 @@ pub async fn run(command: Command, client: &Client, out: Output) -> Result<(), F
         Command::Restart(chosen) => acts::restart(chosen, client, out).await,
         Command::Forget { agents } => acts::forget(&agents, client, out).await,
         Command::Retry(chosen) => acts::retry(chosen, client, out).await,
+        Command::Owner(args) => orders::owner(args, client, out).await,
+        Command::Stop(args) => orders::stop(args, client, out).await,
+        Command::Start(args) => orders::start(args, client, out).await,
+        Command::At(args) => at(args, client, out).await,
         Command::Errors { selector } => {
             let request = api::ListErrorsRequest { selector };
             let answer = client
@@ -168,6 +174,32 @@ async fn get(args: GetArgs, client: &Client, out: Output) -> Result<(), Failure>
         _ => Part::All,
     };
     out.show(&answer, |answer, look| detail(answer, part, look))
+}
+
+async fn at(args: AtArgs, client: &Client, out: Output) -> Result<(), Failure> {
+    let now_ms = now_ms();
+    let at_ms = args.time.at_ms(now_ms);
+    if at_ms > now_ms {
+        return Err(
+            Failure::usage(format!("{} has not come yet", timestamp(at_ms)))
+                .hint("times are UTC; name a date for another day: 2026-09-01T14:02:00Z"),
+        );
+    }
+    let request = api::AgentsAtRequest {
+        uids: acts::uids(client, &args.agents).await?,
+        selector: args.selector,
+        at_ms,
+    };
+    let answer = client
+        .call("read what ran on agents", async || {
+            client.agents().agents_at(request.clone()).await
+        })
+        .await?;
+    out.show(&answer, render_at::at)?;
+    if let Some(note) = render_at::note(&answer) {
+        talk(note);
+    }
+    Ok(())
 }
 
 /// The uid of an agent that is named by a prefix or a name; a whole uid is taken as it is.

@@ -1,0 +1,202 @@
+//! Divides what may be in work at once among rollouts, failure domains and partitions, twice a second.
+//!
+//! The limits are [`fleet::budget`]'s; a partition keeps to its part by [`crate::partition::room`].
+
+use std::collections::BTreeMap;
+
+use fleet::budget::{Budget, Domain, Partition as Number, split};
+use proto::store;
+
+use crate::control::rollout_state;
+use crate::local::Node;
+use crate::partition::Occupancy;
+use crate::partition::room::Lane;
+
+/// By rollout and role: how many may be in flight in its open waves.
+type WaveLimits = BTreeMap<(String, String), u64>;
+
+/// What the documents say about limits.
+struct Rules {
+    budget: Option<Budget>,
+    waves: WaveLimits,
+    urgent: std::collections::BTreeSet<String>,
+}
+
+/// Counts, divides, and lets go.
+pub fn divide(node: &Node) {
+    let limited = node.partitions.iter().any(|p| !p.rooms().limits().is_empty());
+    if !limited {
+        return;
+    }
+    let rules = rules(node);
+    let occupied: Vec<Occupancy> = node.partitions.iter().map(|p| p.occupancy()).collect();
+    // From here to the new quotas nothing is granted: microseconds.
+    let bounds: Vec<BTreeMap<Lane, u64>> = node.partitions.iter().map(|p| p.rooms().hold()).collect();
+    let quotas = quotas(&rules, &occupied, &bounds);
+    for ((partition, quotas), (occupied, bounds)) in
+        node.partitions.iter().zip(&quotas).zip(occupied.iter().zip(&bounds))
+    {
+        partition.rooms().open(quotas);
+        partition.name_waiting(occupied, |lane| {
+            let quota = quotas.get(lane).copied().unwrap_or(0);
+            quota.saturating_sub(bounds.get(lane).copied().unwrap_or(0))
+        });
+    }
+}
+
+fn rules(node: &Node) -> Rules {
+    let documents = node.control.read();
+    let open = || {
+        let all = documents.rollouts.values().map(|r| &*r.value);
+        all.filter(|r| !rollout_state(r.state()).is_final())
+    };
+    let limit = |stored: &store::Rollout| {
+        let rollout = documents.domain(stored);
+        let of_role = |role: &fleet::rollout::Role| {
+            let newest = role.open_waves.checked_sub(1)?;
+            let max = rollout.wave(role, newest).max_in_flight;
+            (max > 0).then(|| ((stored.id.clone(), role.name.clone()), u64::from(max)))
+        };
+        rollout.roles.iter().filter_map(of_role).collect::<Vec<_>>()
+    };
+    let is_urgent = |r: &&store::Rollout| r.plan.as_ref().is_some_and(|plan| plan.urgent);
+    Rules {
+        budget: documents.budget(),
+        waves: open().flat_map(limit).collect(),
+        urgent: open().filter(is_urgent).map(|r| r.id.clone()).collect(),
+    }
+}
+
+/// The quotas of each partition, by lane. What rollouts before have taken is not given twice.
+fn quotas(
+    rules: &Rules,
+    occupied: &[Occupancy],
+    bounds: &[BTreeMap<Lane, u64>],
+) -> Vec<BTreeMap<Lane, u64>> {
+    let mut domains: BTreeMap<&str, Domain> = BTreeMap::new();
+    for (name, seen) in occupied.iter().flat_map(|o| &o.domains) {
+        let domain = domains.entry(name).or_default();
+        domain.agents += seen.agents;
+        domain.unhealthy += seen.unhealthy;
+    }
+    let mut lanes: BTreeMap<&Lane, u64> = BTreeMap::new();
+    for (lane, bound) in bounds.iter().flatten() {
+        *lanes.entry(lane).or_default() += bound;
+        domains.entry(&lane.domain).or_default().in_flight += bound;
+    }
+    for lane in occupied.iter().flat_map(|o| o.waiting.keys()) {
+        lanes.entry(lane).or_default();
+    }
+    let mut in_waves: BTreeMap<(&str, &str), u64> = BTreeMap::new();
+    for (lane, own) in &lanes {
+        *in_waves.entry((&lane.rollout, &lane.role)).or_default() += own;
+    }
+    let mut quotas = vec![BTreeMap::new(); occupied.len()];
+    for (lane, own) in &lanes {
+        let wave = in_waves.entry((&lane.rollout, &lane.role)).or_default();
+        let key = (lane.rollout.clone(), lane.role.clone());
+        let in_wave = rules.waves.get(&key).map(|max| max.saturating_sub(*wave));
+        let domain = domains.entry(&lane.domain).or_default();
+        let urgent = rules.urgent.contains(&lane.rollout);
+        let in_domain = rules.budget.as_ref().map(|b| b.room(domain, urgent));
+        let wanted: u64 = occupied.iter().map(|o| o.wanted(lane)).sum();
+        let room = in_wave.into_iter().chain(in_domain).min().unwrap_or(u64::MAX);
+        let more = room.min(wanted);
+        *wave += more;
+        domain.in_flight += more;
+        let demand: BTreeMap<Number, u64> = (0..).zip(occupied).map(|(p, o)| (p, o.wanted(lane))).collect();
+        for (partition, more) in split(more, &demand) {
+            let at = partition as usize;
+            let bound = bounds[at].get(*lane).copied().unwrap_or(0);
+            quotas[at].insert((*lane).clone(), bound + more);
+        }
+        debug_assert!(*own <= *wave);
+    }
+    quotas
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use fleet::waves::Size;
+
+    use super::*;
+
+    fn lane(rollout: &str, domain: &str) -> Lane {
+        Lane {
+            rollout: rollout.into(),
+            role: "agent".into(),
+            domain: domain.into(),
+        }
+    }
+
+    fn seen(domain: &str, agents: u64, unhealthy: u64, waiting: &[(&str, u64)]) -> Occupancy {
+        let here = Domain {
+            agents,
+            unhealthy,
+            in_flight: 0,
+        };
+        let wants = |(rollout, wanted): &(&str, u64)| (lane(rollout, domain), (*wanted, vec![]));
+        Occupancy {
+            domains: BTreeMap::from([(domain.to_owned(), here)]),
+            waiting: waiting.iter().map(wants).collect(),
+        }
+    }
+
+    fn rules(size: Size) -> Rules {
+        Rules {
+            budget: Some(Budget {
+                size,
+                ..Budget::default()
+            }),
+            waves: BTreeMap::new(),
+            urgent: BTreeSet::new(),
+        }
+    }
+
+    fn total(quotas: &[BTreeMap<Lane, u64>]) -> u64 {
+        quotas.iter().flat_map(BTreeMap::values).sum()
+    }
+
+    #[test]
+    fn two_rollouts_share_one_domain_and_the_sick_count() {
+        let occupied = [
+            seen("a", 10, 1, &[("ro-1", 5), ("ro-2", 5)]),
+            seen("a", 10, 0, &[("ro-1", 5)]),
+        ];
+        let bounds = [BTreeMap::from([(lane("ro-2", "a"), 1)]), BTreeMap::new()];
+        let quotas = quotas(&rules(Size::Percent(25_000)), &occupied, &bounds);
+        // 25 % of 20 are 5; one is sick, one in flight: three more.
+        assert_eq!(total(&quotas), 1 + 3);
+    }
+
+    #[test]
+    fn a_wave_limits_what_is_in_flight_over_all_domains() {
+        let mut rules = rules(Size::Count(100));
+        rules.waves.insert(("ro-1".into(), "agent".into()), 4);
+        let occupied = [
+            seen("a", 50, 0, &[("ro-1", 50)]),
+            seen("b", 50, 0, &[("ro-1", 50)]),
+        ];
+        let bounds = [BTreeMap::from([(lane("ro-1", "a"), 1)]), BTreeMap::new()];
+        assert_eq!(total(&quotas(&rules, &occupied, &bounds)), 4);
+    }
+
+    #[test]
+    fn nobody_gets_room_that_nobody_asks_for() {
+        let occupied = [seen("a", 50, 0, &[]), seen("a", 50, 0, &[("ro-1", 2)])];
+        let bounds = [BTreeMap::new(), BTreeMap::new()];
+        let quotas = quotas(&rules(Size::Count(10)), &occupied, &bounds);
+        assert_eq!(quotas[1], BTreeMap::from([(lane("ro-1", "a"), 2)]));
+        assert_eq!(total(&quotas), 2);
+    }
+
+    #[test]
+    fn an_urgent_rollout_has_more() {
+        let mut rules = rules(Size::Percent(25_000));
+        rules.urgent.insert("ro-1".into());
+        let occupied = [seen("a", 20, 0, &[("ro-1", 20)])];
+        assert_eq!(total(&quotas(&rules, &occupied, &[BTreeMap::new()])), 10);
+    }
+}

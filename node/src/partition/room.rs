@@ -1,0 +1,309 @@
+//! How many more offers this partition may make, where a budget or a wave limits them.
+//!
+//! The controller gives each *lane* a quota; a partition keeps to it by an upper bound of what it has in flight there.
+//! What is not limited has no lane. A lane without a quota has no room: after a restart nothing is offered in it before
+//! the controller has counted.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use fleet::budget::needs_room;
+use fleet::program::{Desired, Reason};
+use fleet::selector::Facts;
+
+use crate::control::Documents;
+
+/// What is limited together: the agents of one failure domain that one role of one rollout is about.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Lane {
+    /// Rollout; empty: agents that join at their family's stable revision.
+    pub rollout: String,
+    /// Role.
+    pub role: String,
+    /// Value of the budget's label; empty: agents without it, or no budget.
+    pub domain: String,
+}
+
+/// Everything that is limited in one partition.
+#[derive(Default)]
+pub struct Rooms(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    limits: Limits,
+    lanes: BTreeMap<Lane, Room>,
+}
+
+/// What is limited, by the documents.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Label of the failure domains; none: there is no budget.
+    pub label: Option<String>,
+    /// Open rollouts with a wave that limits what is in flight.
+    pub limited: BTreeSet<String>,
+    /// Open rollouts back to an earlier revision. What they take back may be what uses the budget up.
+    pub back: BTreeSet<String>,
+}
+
+/// A quota, and the bound of what is in flight: counted, granted since, and under way.
+#[derive(Clone, Copy, Debug, Default)]
+struct Room {
+    quota: u64,
+    counted: u64,
+    /// Stored between the last count's beginning and the one under way.
+    before: u64,
+    since: u64,
+    under_way: u64,
+}
+
+// === impl Limits ===
+
+impl Limits {
+    /// What these documents limit.
+    pub fn of(documents: &Documents) -> Limits {
+        let mut limits = Limits {
+            label: documents.budget().map(|budget| budget.label),
+            ..Limits::default()
+        };
+        for (id, rollout) in &documents.rollouts {
+            if crate::control::rollout_state(rollout.value.state()).is_final() {
+                continue;
+            }
+            let plan = rollout.value.plan.as_ref();
+            if plan.is_some_and(|p| p.waves.iter().any(|wave| wave.max_in_flight > 0)) {
+                limits.limited.insert(id.clone());
+            }
+            if rollout.value.back {
+                limits.back.insert(id.clone());
+            }
+        }
+        limits
+    }
+
+    /// Is anything limited?
+    pub fn is_empty(&self) -> bool {
+        self.label.is_none() && self.limited.is_empty()
+    }
+
+    /// The lane of an offer; none: it is not limited.
+    pub fn lane(&self, desired: &Desired, facts: &impl Facts) -> Option<Lane> {
+        if !needs_room(&desired.reason) {
+            return None;
+        }
+        let rollout = match &desired.reason {
+            Reason::Wave { rollout } => rollout.as_str(),
+            _ => "",
+        };
+        let (_, role) = desired.owner.as_ref()?;
+        self.lane_in(rollout, role, facts)
+    }
+
+    /// The lane of what this role of this rollout has in flight; none: it is not limited.
+    pub fn lane_in(&self, rollout: &str, role: &str, facts: &impl Facts) -> Option<Lane> {
+        let label = self.label.as_ref().filter(|_| !self.back.contains(rollout));
+        if label.is_none() && !self.limited.contains(rollout) {
+            return None;
+        }
+        let domain = label.and_then(|label| facts.get(label)).unwrap_or("");
+        Some(Lane {
+            rollout: rollout.to_owned(),
+            role: role.to_owned(),
+            domain: domain.to_owned(),
+        })
+    }
+}
+
+// === impl Rooms ===
+
+impl Rooms {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is limited from now on. A new label makes new domains: nothing is known of them yet.
+    pub fn follow(&self, limits: Limits) {
+        let mut state = self.state();
+        if state.limits.label != limits.label {
+            state.lanes.clear();
+        }
+        state.limits = limits;
+    }
+
+    /// What is limited now.
+    pub fn limits(&self) -> Limits {
+        self.state().limits.clone()
+    }
+
+    /// The lane of an offer, if there is room in it for one more, which is then under way; `Err`: there is none.
+    pub fn take(&self, desired: &Desired, facts: &impl Facts) -> Result<Option<Lane>, ()> {
+        let mut state = self.state();
+        let Some(lane) = state.limits.lane(desired, facts) else {
+            return Ok(None);
+        };
+        let room = state.lanes.entry(lane.clone()).or_default();
+        if room.bound() >= room.quota {
+            return Err(());
+        }
+        room.under_way += 1;
+        Ok(Some(lane))
+    }
+
+    /// An offer that was under way is stored, or is not.
+    pub fn settle(&self, lane: &Lane, stored: bool) {
+        if let Some(room) = self.state().lanes.get_mut(lane) {
+            room.under_way = room.under_way.saturating_sub(1);
+            room.since += u64::from(stored);
+        }
+    }
+
+    /// A count of what is in flight begins.
+    pub fn begin_count(&self) {
+        for room in self.state().lanes.values_mut() {
+            room.before += std::mem::take(&mut room.since);
+        }
+    }
+
+    /// The count has ended: what it has not seen was stored since it began, or is under way.
+    pub fn end_count(&self, in_flight: &BTreeMap<Lane, u64>) {
+        let mut state = self.state();
+        for lane in in_flight.keys() {
+            state.lanes.entry(lane.clone()).or_default();
+        }
+        for (lane, room) in &mut state.lanes {
+            room.counted = in_flight.get(lane).copied().unwrap_or(0);
+            room.before = 0;
+        }
+    }
+
+    /// Grants nothing more until there are new quotas; the bound of what is in flight, by lane.
+    pub fn hold(&self) -> BTreeMap<Lane, u64> {
+        let mut state = self.state();
+        state.lanes.retain(|_, room| room.bound() > 0 || room.quota > 0);
+        for room in state.lanes.values_mut() {
+            room.quota = 0;
+        }
+        let bounds = state.lanes.iter();
+        bounds.map(|(lane, room)| (lane.clone(), room.bound())).collect()
+    }
+
+    /// New quotas, of everything in flight.
+    pub fn open(&self, quotas: &BTreeMap<Lane, u64>) {
+        let mut state = self.state();
+        for (lane, quota) in quotas {
+            state.lanes.entry(lane.clone()).or_default().quota = *quota;
+        }
+    }
+}
+
+// === impl Room ===
+
+impl Room {
+    fn bound(&self) -> u64 {
+        self.counted + self.before + self.since + self.under_way
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rooms() -> Rooms {
+        let rooms = Rooms::default();
+        rooms.follow(Limits {
+            label: Some("zone".into()),
+            ..Limits::default()
+        });
+        rooms
+    }
+
+    fn desired() -> Desired {
+        Desired {
+            owner: Some(("web".into(), "agent".into())),
+            revision: None,
+            delivery: None,
+            offerable: true,
+            reason: Reason::Wave {
+                rollout: "ro-1".into(),
+            },
+            conditions: vec![],
+        }
+    }
+
+    fn zone(name: &str) -> BTreeMap<String, String> {
+        BTreeMap::from([("zone".to_owned(), name.to_owned())])
+    }
+
+    fn lane(domain: &str) -> Lane {
+        Lane {
+            rollout: "ro-1".into(),
+            role: "agent".into(),
+            domain: domain.into(),
+        }
+    }
+
+    #[test]
+    fn nothing_is_offered_in_a_lane_before_it_has_a_quota_and_no_more_than_that_after() {
+        let rooms = rooms();
+        assert_eq!(rooms.take(&desired(), &zone("a")), Err(()));
+        rooms.open(&BTreeMap::from([(lane("a"), 2)]));
+        for _ in 0..2 {
+            assert_eq!(rooms.take(&desired(), &zone("a")), Ok(Some(lane("a"))));
+        }
+        assert_eq!(rooms.take(&desired(), &zone("a")), Err(()));
+        assert_eq!(rooms.take(&desired(), &zone("b")), Err(()), "another domain");
+        rooms.settle(&lane("a"), false);
+        assert!(rooms.take(&desired(), &zone("a")).is_ok(), "it was not stored");
+    }
+
+    #[test]
+    fn what_is_stored_while_a_count_runs_is_never_forgotten() {
+        let rooms = rooms();
+        rooms.open(&BTreeMap::from([(lane("a"), 3)]));
+        let offer = || {
+            let taken = rooms.take(&desired(), &zone("a"));
+            if let Ok(Some(lane)) = &taken {
+                rooms.settle(lane, true);
+            }
+            taken.is_ok()
+        };
+        assert!(offer());
+        rooms.begin_count();
+        assert!(offer(), "seen by this count, or not");
+        rooms.end_count(&BTreeMap::from([(lane("a"), 1)]));
+        assert!(offer());
+        assert!(!offer());
+        rooms.begin_count();
+        rooms.end_count(&BTreeMap::from([(lane("a"), 3)]));
+        assert!(!offer());
+        rooms.begin_count();
+        rooms.end_count(&BTreeMap::from([(lane("a"), 2)]));
+        assert!(offer(), "one has an outcome");
+    }
+
+    #[test]
+    fn who_gives_back_what_it_took_needs_no_room() {
+        let rooms = rooms();
+        let back = Desired {
+            reason: Reason::RolledBack {
+                rollout: "ro-1".into(),
+            },
+            ..desired()
+        };
+        assert_eq!(rooms.take(&back, &zone("a")), Ok(None));
+        rooms.follow(Limits {
+            label: Some("zone".into()),
+            back: BTreeSet::from(["ro-1".to_owned()]),
+            ..Limits::default()
+        });
+        assert_eq!(rooms.take(&desired(), &zone("a")), Ok(None));
+    }
+
+    #[test]
+    fn holding_tells_the_bound_and_grants_nothing_until_quotas_come() {
+        let rooms = rooms();
+        rooms.open(&BTreeMap::from([(lane("a"), 5)]));
+        assert!(rooms.take(&desired(), &zone("a")).is_ok());
+        assert_eq!(rooms.hold(), BTreeMap::from([(lane("a"), 1)]));
+        assert_eq!(rooms.take(&desired(), &zone("a")), Err(()));
+    }
+}
