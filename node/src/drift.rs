@@ -130,19 +130,13 @@ impl<'a> Seen<'a> {
         !settled && desired.offerable && !self.refused.contains(&hash)
     }
 
-    /// What a family with this policy does about a drift of this agent.
-    pub fn answer(
-        &self,
-        drift: &Drift,
-        desired: &Desired,
-        policy: Policy,
-        has_room: bool,
-    ) -> Answer {
+    /// What a family with this policy does about a drift of this agent. Room is asked for when it is offered something.
+    pub fn answer(&self, drift: &Drift, desired: &Desired, policy: Policy) -> Answer {
         let refused = desired
             .delivery
             .is_some_and(|hash| self.refused.contains(&hash));
         let tried = self.last.is_some_and(|last| last.reoffered);
-        answer(drift, policy, refused, tried, has_room)
+        answer(drift, policy, refused, tried, true)
     }
 }
 
@@ -167,9 +161,9 @@ impl Last {
 }
 
 /// Is this agent to be offered once more what it has settled on, in a family that sends again what was drifted from?
-pub fn heals(seen: &Seen<'_>, desired: &Desired, has_room: bool) -> bool {
+pub fn heals(seen: &Seen<'_>, desired: &Desired) -> bool {
     let found = drift(&seen.subject(desired));
-    let answer = |drift| seen.answer(drift, desired, Policy::ReOffer, has_room);
+    let answer = |drift| seen.answer(drift, desired, Policy::ReOffer);
     found.iter().any(|drift| answer(drift) == Answer::ReOffer)
 }
 

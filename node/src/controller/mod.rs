@@ -1,6 +1,7 @@
 //! Moves rollouts: observe, plan, propose. All it holds in memory can be lost and is rebuilt from the documents.
 
 pub mod prepare;
+mod quotas;
 pub mod verbs;
 
 use std::collections::{BTreeMap, HashMap};
@@ -100,6 +101,7 @@ impl Controller {
             if let Err(error) = expire_pins(&self.node).await {
                 tracing::warn!(error = %chain(&error), "a pin that has expired was not ended; it is tried again");
             }
+            quotas::divide(&self.node);
             for id in self.open() {
                 if let Err(error) = self.step(&id).await {
                     tracing::warn!(rollout = id, error = %chain(&error), "the rollout was not moved; it is tried again");

@@ -24,17 +24,24 @@ struct Rules {
 
 /// Counts, divides, and lets go.
 pub fn divide(node: &Node) {
-    let limited = node.partitions.iter().any(|p| !p.rooms().limits().is_empty());
+    let limited = node
+        .partitions
+        .iter()
+        .any(|p| !p.rooms().limits().is_empty());
     if !limited {
         return;
     }
     let rules = rules(node);
     let occupied: Vec<Occupancy> = node.partitions.iter().map(|p| p.occupancy()).collect();
     // From here to the new quotas nothing is granted: microseconds.
-    let bounds: Vec<BTreeMap<Lane, u64>> = node.partitions.iter().map(|p| p.rooms().hold()).collect();
+    let bounds: Vec<BTreeMap<Lane, u64>> =
+        node.partitions.iter().map(|p| p.rooms().hold()).collect();
     let quotas = quotas(&rules, &occupied, &bounds);
-    for ((partition, quotas), (occupied, bounds)) in
-        node.partitions.iter().zip(&quotas).zip(occupied.iter().zip(&bounds))
+    for ((partition, quotas), (occupied, bounds)) in node
+        .partitions
+        .iter()
+        .zip(&quotas)
+        .zip(occupied.iter().zip(&bounds))
     {
         partition.rooms().open(quotas);
         partition.name_waiting(occupied, |lane| {
@@ -100,11 +107,18 @@ fn quotas(
         let urgent = rules.urgent.contains(&lane.rollout);
         let in_domain = rules.budget.as_ref().map(|b| b.room(domain, urgent));
         let wanted: u64 = occupied.iter().map(|o| o.wanted(lane)).sum();
-        let room = in_wave.into_iter().chain(in_domain).min().unwrap_or(u64::MAX);
+        let room = in_wave
+            .into_iter()
+            .chain(in_domain)
+            .min()
+            .unwrap_or(u64::MAX);
         let more = room.min(wanted);
         *wave += more;
         domain.in_flight += more;
-        let demand: BTreeMap<Number, u64> = (0..).zip(occupied).map(|(p, o)| (p, o.wanted(lane))).collect();
+        let demand: BTreeMap<Number, u64> = (0..)
+            .zip(occupied)
+            .map(|(p, o)| (p, o.wanted(lane)))
+            .collect();
         for (partition, more) in split(more, &demand) {
             let at = partition as usize;
             let bound = bounds[at].get(*lane).copied().unwrap_or(0);

@@ -176,7 +176,7 @@ fn a_duplicate_is_judged_by_nothing_else() {
         delivery.effective = Match::No.into();
     });
     assert_eq!(kinds(&twice, &stable()), ["identity"]);
-    assert!(!heals(&Seen::of(&twice), &stable(), true));
+    assert!(!heals(&Seen::of(&twice), &stable()));
 }
 
 #[test]
@@ -212,12 +212,11 @@ fn a_drifted_agent_is_offered_once_more_and_never_again() {
             agent.refused = refused.then_some(refusal).into_iter().collect();
         })
     };
-    let heals = |row: &Row, room: bool| super::heals(&Seen::of(row), &stable(), room);
-    assert!(heals(&drifted(false, false), true));
-    assert!(!heals(&drifted(true, false), true));
-    assert!(!heals(&drifted(false, true), true));
-    assert!(!heals(&drifted(false, false), false));
-    assert!(!heals(&with(|_, _| {}), true));
+    let heals = |row: &Row| super::heals(&Seen::of(row), &stable());
+    assert!(heals(&drifted(false, false)));
+    assert!(!heals(&drifted(true, false)));
+    assert!(!heals(&drifted(false, true)));
+    assert!(!heals(&with(|_, _| {})));
 }
 
 #[test]

@@ -56,6 +56,8 @@ pub struct Context<'a> {
     pub desired_config: &'a dyn Fn(&Desired) -> Option<ConfigMap>,
     /// Does this family send once more what an agent has drifted from?
     pub re_offers: &'a dyn Fn(&str) -> bool,
+    /// Is there room for this offer? It is taken, if there is.
+    pub has_room: &'a dyn Fn(&Desired, &dyn Facts) -> bool,
     /// Bodies that are kept already.
     pub remembered: &'a Remembered,
     /// Is the component list with this hash kept?
@@ -544,6 +546,9 @@ impl<'a> Turn<'a> {
                 true
             }
             Decision::Offer(hash) => {
+                if !(self.ctx.has_room)(&desired, &RecordFacts(&self.agent)) {
+                    return true;
+                }
                 // Never an empty map: that is an order to stop the collector, and only a person gives it.
                 let config = (self.ctx.desired_config)(&desired)
                     .filter(|c| says_something(c) || desired.reason == Reason::Stopped);
@@ -566,7 +571,7 @@ impl<'a> Turn<'a> {
         let policy = desired.owner.as_ref();
         let policy = policy.is_some_and(|(family, _)| (self.ctx.re_offers)(family));
         let hash = desired.delivery.filter(|_| policy && situation.offerable);
-        let hash = hash.filter(|_| drift::heals(&seen, desired, situation.has_room));
+        let hash = hash.filter(|_| drift::heals(&seen, desired));
         self.again = hash.is_some();
         hash.map_or(Decision::Nothing(Why::Settled), Decision::Offer)
     }
@@ -606,8 +611,7 @@ impl<'a> Turn<'a> {
         };
         let before = self.agent.delivery.take();
         let same = before.clone().filter(|b| b.hash == hash.as_bytes());
-        let again = same.as_ref().filter(|_| self.again);
-        let rollout = again.map_or_else(|| rollout_of(&desired.reason), |b| b.rollout.clone());
+        let rollout = rollout_of(&desired.reason);
         let revision = desired.revision.map_or(0, |r| r.0);
         let verb = if state == State::Offered {
             "offer.grant"
@@ -673,7 +677,7 @@ impl<'a> Turn<'a> {
             error: String::new(),
             effective: effective.into(),
             converged_ms: same.as_ref().map_or(0, |b| b.converged_ms),
-            previous: match again {
+            previous: match same.as_ref().filter(|_| self.again) {
                 Some(again) => again.previous.clone(),
                 None => before.map(|b| b.hash).unwrap_or_default(),
             },

@@ -7,7 +7,10 @@ pub mod core;
 mod evaluate;
 mod members;
 pub mod merge;
+mod occupancy;
+pub mod room;
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,6 +20,7 @@ use fleet::digest::Digest;
 use fleet::family::ConfigMap;
 use fleet::offer::{Decision, Reported, Situation, Why, decide};
 use fleet::program::{Desired, Epoch, Place, Program, Reason, Subject, desired};
+use fleet::selector::Facts;
 use proto::edge::{Answer, Notice, Presence, Report, Session, Transport, Unsent, notice};
 use proto::opamp::AgentCapabilities;
 use proto::sequence::is_fresh;
@@ -26,6 +30,7 @@ use tokio::sync::broadcast;
 
 pub use evaluate::{SERVER_CAPABILITIES, history_key, merged_config, state_word};
 pub use members::{Candidate, MemberView};
+pub use occupancy::Occupancy;
 
 use self::core::{Core, Timing};
 use crate::control::{Control, Documents, config_map};
@@ -163,6 +168,7 @@ pub struct Partition {
     /// When silence and overdue offers were last looked for.
     looked_ms: std::sync::atomic::AtomicU64,
     bodies: body::Remembered,
+    rooms: room::Rooms,
     notices: broadcast::Sender<Arc<Vec<Notice>>>,
     turns: Box<[tokio::sync::Mutex<()>]>,
 }
@@ -197,6 +203,7 @@ impl Partition {
             last_grant_ms: 0.into(),
             looked_ms: 0.into(),
             bodies: body::Remembered::default(),
+            rooms: room::Rooms::default(),
             notices,
             turns: (0..TURNS).map(|_| tokio::sync::Mutex::new(())).collect(),
         }
@@ -367,7 +374,15 @@ impl Partition {
                 None
             };
             let place = place_of(&self.index.read(), &program, uid);
+            let taken = RefCell::new(None);
             let mut evaluation = {
+                let has_room = |desired: &Desired, facts: &dyn Facts| {
+                    let lane = self.rooms.take(desired, facts);
+                    if let Ok(lane) = &lane {
+                        taken.replace(lane.clone());
+                    }
+                    lane.is_ok()
+                };
                 let config = |delivery: &store::Delivery| {
                     let reason_rollout = delivery.rollout.as_str();
                     delivered_config(
@@ -392,6 +407,7 @@ impl Partition {
                     config: &config,
                     desired_config: &desired_config,
                     re_offers: &|family| re_offering.contains(family),
+                    has_room: &has_room,
                     remembered: &self.bodies,
                     knows_components: &|hash| self.index.read().components.contains_key(hash),
                     offer_timeout_ms: millis(self.config.offer_timeout),
@@ -406,6 +422,11 @@ impl Partition {
                     tombstone.as_ref(),
                     &ctx,
                 )
+            };
+            let taken = Taken {
+                rooms: &self.rooms,
+                lane: taken.into_inner(),
+                stored: false,
             };
             if evaluation.offers {
                 self.last_grant_ms
@@ -429,6 +450,9 @@ impl Partition {
             let stored = self.ledger.propose(entry).await;
             if stored.is_ok() {
                 self.bodies.stored(bodies, &evaluation.learned);
+                taken.is_stored();
+            } else {
+                drop(taken);
             }
             match stored {
                 // Checked before proposing and again after commit: a lease that ran out in between authorises nothing.
@@ -681,6 +705,9 @@ impl Partition {
                 .lock()
                 .unwrap_or_else(std::sync::PoisonError::into_inner);
             let before = self.program();
+            // Before the program that may need it, so that nothing of it is offered without limit.
+            let limits = room::Limits::of(&self.control.read());
+            self.rooms.follow(limits);
             let newest = self.control.read().program_version;
             if newest <= before.epoch.0 {
                 return;
@@ -694,7 +721,8 @@ impl Partition {
             self.program.store(program.clone());
             (before, program, policy == re_offering)
         };
-        if before.families != program.families || !same_policy {
+        let same = (&before.families, &before.pins) == (&program.families, &program.pins);
+        if !(same && same_policy) {
             self.name_pending(&program);
         }
     }
@@ -930,6 +958,27 @@ fn is_quiet(row: &Row) -> bool {
     row.websocket && !row.can(AgentCapabilities::ReportsHeartbeat)
 }
 
+/// An offer that is under way in a lane, until it is known whether it was stored.
+struct Taken<'a> {
+    rooms: &'a room::Rooms,
+    lane: Option<room::Lane>,
+    stored: bool,
+}
+
+impl Taken<'_> {
+    fn is_stored(mut self) {
+        self.stored = true;
+    }
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        if let Some(lane) = &self.lane {
+            self.rooms.settle(lane, self.stored);
+        }
+    }
+}
+
 /// Would this row be sent something at its next message?
 fn is_due(columns: &Columns, program: &Program, re_offering: &BTreeSet<String>, row: &Row) -> bool {
     if row.alias {
@@ -940,7 +989,28 @@ fn is_due(columns: &Columns, program: &Program, re_offering: &BTreeSet<String>, 
     }
     let place = place_of(columns, program, row.uid);
     let desired = desired_of(row, place.as_ref().map(|p| p.borrow()), program);
-    let situation = Situation {
+    let decision = next_for(row, &desired, re_offering);
+    matches!(decision, Decision::Offer(_) | Decision::Adopt(_))
+}
+
+/// What follows for a row at its next message, if that says nothing new: also what it has drifted from, once more.
+fn next_for(row: &Row, desired: &Desired, re_offering: &BTreeSet<String>) -> Decision {
+    let decision = decide(&situation(row, desired));
+    let policy = row
+        .owner()
+        .is_some_and(|(family, _)| re_offering.contains(family));
+    let settled = policy && desired.offerable && decision == Decision::Nothing(Why::Settled);
+    match desired.delivery {
+        Some(hash) if settled && drift::heals(&drift::Seen::of(row), desired) => {
+            Decision::Offer(hash)
+        }
+        _ => decision,
+    }
+}
+
+/// A row's situation at its next message, if that says nothing new. Room is asked for when it is offered something.
+fn situation<'r>(row: &'r Row, desired: &Desired) -> Situation<'r> {
+    Situation {
         desired: desired.delivery,
         offerable: desired.offerable,
         last: row.offer(now_ms()),
@@ -951,17 +1021,6 @@ fn is_due(columns: &Columns, program: &Program, re_offering: &BTreeSet<String>, 
         duplicate: row.duplicate,
         has_room: true,
         proves_not_received: false,
-    };
-    match decide(&situation) {
-        Decision::Offer(_) | Decision::Adopt(_) => true,
-        Decision::Nothing(Why::Settled) => {
-            desired.offerable
-                && row
-                    .owner()
-                    .is_some_and(|(family, _)| re_offering.contains(family))
-                && drift::heals(&drift::Seen::of(row), &desired, situation.has_room)
-        }
-        Decision::Nothing(_) => false,
     }
 }
 

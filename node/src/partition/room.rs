@@ -86,7 +86,7 @@ impl Limits {
     }
 
     /// The lane of an offer; none: it is not limited.
-    pub fn lane(&self, desired: &Desired, facts: &impl Facts) -> Option<Lane> {
+    pub fn lane(&self, desired: &Desired, facts: &(impl Facts + ?Sized)) -> Option<Lane> {
         if !needs_room(&desired.reason) {
             return None;
         }
@@ -99,7 +99,12 @@ impl Limits {
     }
 
     /// The lane of what this role of this rollout has in flight; none: it is not limited.
-    pub fn lane_in(&self, rollout: &str, role: &str, facts: &impl Facts) -> Option<Lane> {
+    pub fn lane_in(
+        &self,
+        rollout: &str,
+        role: &str,
+        facts: &(impl Facts + ?Sized),
+    ) -> Option<Lane> {
         let label = self.label.as_ref().filter(|_| !self.back.contains(rollout));
         if label.is_none() && !self.limited.contains(rollout) {
             return None;
@@ -135,7 +140,11 @@ impl Rooms {
     }
 
     /// The lane of an offer, if there is room in it for one more, which is then under way; `Err`: there is none.
-    pub fn take(&self, desired: &Desired, facts: &impl Facts) -> Result<Option<Lane>, ()> {
+    pub fn take(
+        &self,
+        desired: &Desired,
+        facts: &(impl Facts + ?Sized),
+    ) -> Result<Option<Lane>, ()> {
         let mut state = self.state();
         let Some(lane) = state.limits.lane(desired, facts) else {
             return Ok(None);
@@ -178,12 +187,16 @@ impl Rooms {
     /// Grants nothing more until there are new quotas; the bound of what is in flight, by lane.
     pub fn hold(&self) -> BTreeMap<Lane, u64> {
         let mut state = self.state();
-        state.lanes.retain(|_, room| room.bound() > 0 || room.quota > 0);
+        state
+            .lanes
+            .retain(|_, room| room.bound() > 0 || room.quota > 0);
         for room in state.lanes.values_mut() {
             room.quota = 0;
         }
         let bounds = state.lanes.iter();
-        bounds.map(|(lane, room)| (lane.clone(), room.bound())).collect()
+        bounds
+            .map(|(lane, room)| (lane.clone(), room.bound()))
+            .collect()
     }
 
     /// New quotas, of everything in flight.
@@ -250,9 +263,16 @@ mod tests {
             assert_eq!(rooms.take(&desired(), &zone("a")), Ok(Some(lane("a"))));
         }
         assert_eq!(rooms.take(&desired(), &zone("a")), Err(()));
-        assert_eq!(rooms.take(&desired(), &zone("b")), Err(()), "another domain");
+        assert_eq!(
+            rooms.take(&desired(), &zone("b")),
+            Err(()),
+            "another domain"
+        );
         rooms.settle(&lane("a"), false);
-        assert!(rooms.take(&desired(), &zone("a")).is_ok(), "it was not stored");
+        assert!(
+            rooms.take(&desired(), &zone("a")).is_ok(),
+            "it was not stored"
+        );
     }
 
     #[test]

@@ -47,7 +47,7 @@ impl Api {
             kind: drift.kind().to_owned(),
             text: text(drift),
             differences: differences(drift),
-            answer: seen.answer(drift, desired, policy, true).to_string(),
+            answer: seen.answer(drift, desired, policy).to_string(),
         };
         found.iter().map(told).collect()
     }

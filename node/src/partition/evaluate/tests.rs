@@ -45,6 +45,7 @@ fn program() -> Program {
 struct World {
     re_offers: bool,
     lease: bool,
+    has_room: bool,
     now_ms: u64,
     number: u64,
     stored: Option<(u64, store::Agent)>,
@@ -57,6 +58,7 @@ impl World {
         let mut world = World {
             re_offers,
             lease: true,
+            has_room: true,
             now_ms: 1000,
             number: 0,
             stored: None,
@@ -112,6 +114,7 @@ impl World {
             config: &|_| Some(config()),
             desired_config: &|_| Some(config()),
             re_offers: &|family| family == "web" && self.re_offers,
+            has_room: &|_, _| self.has_room,
             remembered: &self.remembered,
             knows_components: &|_| true,
             offer_timeout_ms: 180_000,
@@ -280,6 +283,19 @@ fn without_a_lease_the_second_offer_waits() {
     assert!(!waits.offers && waits.pending);
     assert!(!world.delivery().reoffered);
     world.lease = true;
+    assert!(world.says(AgentToServer::default()).offers);
+}
+
+#[test]
+fn without_room_in_its_domain_the_second_offer_waits() {
+    let mut world = World::offered(true);
+    world.says(healthy(true));
+    world.says(applied());
+    world.has_room = false;
+    let waits = world.says(runs(EDITED));
+    assert!(!waits.offers && waits.pending);
+    assert!(!world.delivery().reoffered);
+    world.has_room = true;
     assert!(world.says(AgentToServer::default()).offers);
 }
 
