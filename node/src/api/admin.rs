@@ -1,10 +1,13 @@
 //! Tokens, audit and the server itself.
 
+use std::ops::ControlFlow;
+
 use fleet::governance::actor::Act;
 use proto::api;
 use proto::api::admin_service_server::AdminService;
 use proto::store::{self, ActRecord};
 use rand::RngCore;
+use tokio::sync::mpsc::Sender;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
@@ -13,6 +16,9 @@ use crate::ledger::{Ledger, Mirror, act, entry, now_ms, once, put, table};
 
 const AUDIT: usize = 100;
 const AUDIT_MAX: usize = 10_000;
+
+/// Entries of an export that wait for its reader.
+const EXPORTED: usize = 256;
 
 /// Hash under which a token's secret is kept. The secret has 256 random bits: no slow hash is needed.
 pub fn secret_hash(secret: &str) -> [u8; 32] {
@@ -54,17 +60,68 @@ fn entry_view(group: &str, record: ActRecord) -> api::AuditEntry {
     }
 }
 
+fn is_wanted(act: &store::Act, request: &api::ListAuditRequest) -> bool {
+    act.object.starts_with(&request.object)
+        && act.action.starts_with(&request.action)
+        && (request.actor.is_empty() || act.actor == request.actor)
+        && is_within(act.at_ms, request.since_ms, request.until_ms)
+}
+
+/// Both ends count; an end of 0 is open.
+fn is_within(at_ms: u64, since_ms: u64, until_ms: u64) -> bool {
+    at_ms >= since_ms && (until_ms == 0 || at_ms <= until_ms)
+}
+
+fn check_span(since_ms: u64, until_ms: u64) -> Result<(), Status> {
+    if until_ms == 0 || since_ms <= until_ms {
+        return Ok(());
+    }
+    Err(Status::invalid_argument(format!(
+        "nothing is between since_ms {since_ms} and until_ms {until_ms}: swap them, or leave one out"
+    )))
+}
+
+/// An entry with the hash of the one before it, so that the chain can be recomputed.
+fn exported(group: &str, record: ActRecord) -> api::AuditEntry {
+    let prev = hex::encode(&record.prev);
+    api::AuditEntry {
+        prev,
+        ..entry_view(group, record)
+    }
+}
+
+/// Sends a group's entries of this time, oldest first. Break: nobody listens any more, or the group cannot be read.
+fn export<M: Mirror>(
+    ledger: &Ledger<M>,
+    span: &api::ExportAuditRequest,
+    send: &Sender<Result<api::AuditEntry, Status>>,
+) -> ControlFlow<()> {
+    let mut flow = ControlFlow::Continue(());
+    let read = ledger.each_audit(|record| {
+        let at_ms = record.act.as_ref().map_or(0, |act| act.at_ms);
+        if is_within(at_ms, span.since_ms, span.until_ms) {
+            let sent = send.blocking_send(Ok(exported(ledger.name(), record)));
+            flow = sent.map_or(ControlFlow::Break(()), ControlFlow::Continue);
+        }
+        flow
+    });
+    if let Err(error) = read {
+        let _ = send.blocking_send(Err(broken(&error)));
+        return ControlFlow::Break(());
+    }
+    flow
+}
+
 fn audit_of<M: Mirror>(
     ledger: &Ledger<M>,
     limit: usize,
     request: &api::ListAuditRequest,
 ) -> Result<Vec<api::AuditEntry>, Status> {
     let wanted = |record: &ActRecord| {
-        record.act.as_ref().is_some_and(|act| {
-            act.object.starts_with(&request.object)
-                && (request.actor.is_empty() || act.actor == request.actor)
-                && act.at_ms >= request.since_ms
-        })
+        record
+            .act
+            .as_ref()
+            .is_some_and(|act| is_wanted(act, request))
     };
     let found = ledger
         .audit(limit, wanted)
@@ -267,6 +324,7 @@ impl AdminService for Api {
     ) -> Result<Response<api::ListAuditResponse>, Status> {
         self.actor(&request, Act::Read)?;
         let request = request.into_inner();
+        check_span(request.since_ms, request.until_ms)?;
         let limit = if request.limit == 0 {
             AUDIT
         } else {
@@ -336,8 +394,122 @@ impl AdminService for Api {
 
     async fn export_audit(
         &self,
-        _: Request<api::ExportAuditRequest>,
+        request: Request<api::ExportAuditRequest>,
     ) -> Result<Response<Self::ExportAuditStream>, Status> {
-        Err(Status::unimplemented("export_audit"))
+        self.actor(&request, Act::Read)?;
+        let span = request.into_inner();
+        check_span(span.since_ms, span.until_ms)?;
+        let (send, receive) = tokio::sync::mpsc::channel(EXPORTED);
+        let node = self.node.clone();
+        tokio::task::spawn_blocking(move || {
+            let mut flow = export(&node.control_ledger, &span, &send);
+            for partition in node.partitions.iter() {
+                if flow.is_continue() {
+                    flow = export(&partition.ledger, &span, &send);
+                }
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(receive)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fleet::audit::{Entry, Head, Record, Verifier, append};
+    use fleet::digest::Digest;
+
+    use super::*;
+
+    fn record(at_ms: u64) -> store::Act {
+        store::Act {
+            actor: "alice".into(),
+            action: "rollout.start".into(),
+            object: "rollout/ro-1".into(),
+            detail: "12 members".into(),
+            at_ms,
+        }
+    }
+
+    #[test]
+    fn a_span_has_both_its_ends_and_an_end_of_zero_is_open() {
+        let within = |since, until| [9, 10, 20, 21].map(|at| is_within(at, since, until));
+        assert_eq!(within(10, 20), [false, true, true, false]);
+        assert_eq!(within(0, 20), [true, true, true, false]);
+        assert_eq!(within(10, 0), [false, true, true, true]);
+        assert!(check_span(10, 10).is_ok());
+        assert!(check_span(11, 10).is_err());
+        assert!(check_span(11, 0).is_ok());
+    }
+
+    #[test]
+    fn a_list_is_narrowed_by_object_action_actor_and_time() {
+        let all = api::ListAuditRequest::default();
+        let narrow = [
+            api::ListAuditRequest {
+                object: "rollout/".into(),
+                ..all.clone()
+            },
+            api::ListAuditRequest {
+                action: "rollout.".into(),
+                ..all.clone()
+            },
+            api::ListAuditRequest {
+                until_ms: 10,
+                ..all.clone()
+            },
+        ];
+        assert!(narrow.iter().all(|request| is_wanted(&record(10), request)));
+        let other = [
+            api::ListAuditRequest {
+                action: "offer.".into(),
+                ..all.clone()
+            },
+            api::ListAuditRequest {
+                actor: "ali".into(),
+                ..all.clone()
+            },
+            api::ListAuditRequest { until_ms: 9, ..all },
+        ];
+        assert!(!other.iter().any(|request| is_wanted(&record(10), request)));
+    }
+
+    #[test]
+    fn an_exported_chain_can_be_recomputed() {
+        let mut head = Head::genesis("control");
+        let mut verifier = Verifier::after(head);
+        for at_ms in [10, 20] {
+            let act = record(at_ms);
+            let content = Record {
+                actor: act.actor.clone(),
+                action: act.action.clone(),
+                object: act.object.clone(),
+                detail: act.detail.clone(),
+                at_ms,
+            };
+            let (next, entry) = append(head, content);
+            head = next;
+            let stored = ActRecord {
+                seq: entry.seq,
+                prev: entry.prev.as_bytes().to_vec(),
+                hash: entry.digest.as_bytes().to_vec(),
+                act: Some(act),
+            };
+            let told = exported("control", stored);
+            let hash = |text: &str| text.parse::<Digest>().unwrap();
+            let read = Entry {
+                seq: told.seq,
+                prev: hash(&told.prev),
+                digest: hash(&told.hash),
+                record: Record {
+                    actor: told.actor,
+                    action: told.action,
+                    object: told.object,
+                    detail: told.detail,
+                    at_ms: told.at_ms,
+                },
+            };
+            assert_eq!(verifier.check(&read), Ok(()));
+        }
+        assert_eq!(verifier.finish(head), Ok(()));
     }
 }

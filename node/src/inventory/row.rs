@@ -60,6 +60,10 @@ pub struct Delivery {
     pub was_healthy: bool,
     /// Does the effective config agree?
     pub effective: store::Match,
+    /// First applied by a healthy agent, wall clock; 0 = not yet.
+    pub converged_ms: u64,
+    /// It was offered once more, since the agent had drifted from it.
+    pub reoffered: bool,
     /// Why it failed.
     pub error: Arc<str>,
 }
@@ -357,6 +361,8 @@ fn delivery(d: &store::Delivery, interner: &mut Interner) -> Option<Delivery> {
         owned_since: d.owned_since,
         was_healthy: d.was_healthy,
         effective: d.effective(),
+        converged_ms: d.converged_ms,
+        reoffered: d.reoffered,
         error: interner.get(short(&d.error)),
     })
 }

@@ -1,5 +1,7 @@
 //! A group as the rest of the node uses it: propose entries, read documents, verify the audit chain.
 
+use std::ops::ControlFlow;
+
 use bytes::Bytes;
 use fleet::audit;
 use fleet::digest::Digest;
@@ -138,6 +140,22 @@ impl<M: Mirror> Ledger<M> {
             }
         }
         Ok(verifier.finish(head).map(|()| head))
+    }
+
+    /// Shows every audit entry, oldest first, until `look` breaks.
+    pub fn each_audit(
+        &self,
+        mut look: impl FnMut(ActRecord) -> ControlFlow<()>,
+    ) -> Result<(), Fatal> {
+        let view = self.group.view()?;
+        for row in view.scan_prefix(table::AUDIT, &[]) {
+            let entry = ActRecord::decode(row?.1.as_slice())
+                .map_err(|e| Fatal::because("decode an audit entry", e))?;
+            if look(entry).is_break() {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Newest audit entries first, as many as `take` says yes to; it ends at the first `None`.

@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 
 use fleet::budget::Domain;
-use fleet::offer::{Decision, State, decide};
+use fleet::offer::{Decision, State};
 use fleet::selector::Facts;
 use proto::edge::notice;
 use proto::store::Link;
 use proto::uid::Uid;
 
 use super::room::{Lane, Rooms};
-use super::{Partition, desired_of, place_of, situation};
+use super::{Partition, desired_of, next_for, place_of};
 
 /// Agents that are named when there is room again. Whoever is not named asks at its next message.
 const NAMED: usize = 1_000;
@@ -41,6 +41,7 @@ impl Partition {
     pub fn occupancy(&self) -> Occupancy {
         let limits = self.rooms.limits();
         let program = self.program();
+        let re_offering = self.re_offering.load_full();
         let mut seen = Occupancy::default();
         let mut in_flight: BTreeMap<Lane, u64> = BTreeMap::new();
         self.rooms.begin_count();
@@ -67,7 +68,7 @@ impl Partition {
             }
             let place = place_of(&columns, &program, row.uid);
             let desired = desired_of(row, place.as_ref().map(|p| p.borrow()), &program);
-            if let Decision::Offer(_) = decide(&situation(row, &desired))
+            if let Decision::Offer(_) = next_for(row, &desired, &re_offering)
                 && let Some(lane) = limits.lane(&desired, row)
             {
                 let (wanted, some) = seen.waiting.entry(lane).or_default();

@@ -12,7 +12,8 @@ Examples:
   muster agents list --limit 0 -o json | jq -r '.agents[].uid'
 
 States: connected, lost, left, healthy, unhealthy, unassigned, pending pickup, applying,
-soaking, converged, failed, rolled back, refused, no answer, drifted
+soaking, converged, failed, rolled back, refused, no answer, drifted, content drift,
+assignment drift, version drift, identity drift, fallback drift
 (\"pending pickup\", applying, soaking, converged, ...).";
 
 const OWNER_EXAMPLES: &str = "\

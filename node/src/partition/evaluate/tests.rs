@@ -1,0 +1,315 @@
+//! One agent's reports, one after the other: when it converges, and what follows when it drifts.
+
+use fleet::family::{ConfigFile, delivery_hash};
+use fleet::program::{OwnerChange, ProgramFamily, ProgramRole, RevisionNumber};
+use fleet::selector::Selector;
+use prost::Message;
+use proto::opamp::{self, RemoteConfigStatuses, any_value};
+
+use super::*;
+
+const DELIVERED: &str = "exporters:\n  otlp:\n    endpoint: a\n";
+const EDITED: &str = "exporters:\n  otlp:\n    endpoint: edited\n";
+
+fn config() -> ConfigMap {
+    let file = ConfigFile {
+        body: DELIVERED.into(),
+        content_type: "text/yaml".into(),
+    };
+    ConfigMap::from([(String::new(), file)])
+}
+
+fn program() -> Program {
+    let role = ProgramRole {
+        name: "agent".into(),
+        selector: Selector::parse("service.name = web").unwrap(),
+        delivery: delivery_hash(&config()),
+        baseline: Digest::of("test", &[b"baseline"]),
+    };
+    let family = ProgramFamily {
+        name: "web".into(),
+        precedence: 1,
+        stable: Some(RevisionNumber(1)),
+        revisions: BTreeMap::from([(RevisionNumber(1), vec![role])]),
+        owner_change: OwnerChange::Ask,
+        rollout: None,
+    };
+    Program {
+        epoch: Epoch(1),
+        families: vec![family],
+        pins: vec![],
+    }
+}
+
+/// An agent, and the leader that keeps its record.
+struct World {
+    re_offers: bool,
+    lease: bool,
+    has_room: bool,
+    now_ms: u64,
+    number: u64,
+    stored: Option<(u64, store::Agent)>,
+    remembered: Remembered,
+}
+
+impl World {
+    /// Registered, and offered revision 1.
+    fn offered(re_offers: bool) -> Self {
+        let mut world = World {
+            re_offers,
+            lease: true,
+            has_room: true,
+            now_ms: 1000,
+            number: 0,
+            stored: None,
+            remembered: Remembered::default(),
+        };
+        let name = opamp::KeyValue {
+            key: "service.name".into(),
+            value: Some(opamp::AnyValue {
+                value: Some(any_value::Value::StringValue("web".into())),
+            }),
+        };
+        let first = AgentToServer {
+            agent_description: Some(opamp::AgentDescription {
+                identifying_attributes: vec![name],
+                ..Default::default()
+            }),
+            capabilities: AgentCapabilities::ReportsStatus as u64
+                | AgentCapabilities::AcceptsRemoteConfig as u64
+                | AgentCapabilities::ReportsEffectiveConfig as u64
+                | AgentCapabilities::ReportsHealth as u64
+                | AgentCapabilities::ReportsRemoteConfig as u64,
+            ..AgentToServer::default()
+        };
+        let answer = world.says(first);
+        assert!(answer.offers);
+        world
+    }
+
+    fn says(&mut self, message: AgentToServer) -> Evaluation {
+        self.number += 1;
+        self.now_ms += 1000;
+        let number = self.number;
+        let said = |number: u64| (number, [u8::try_from(number).unwrap(); 16]);
+        let report = Report {
+            message: Some(AgentToServer {
+                sequence_num: number,
+                ..message
+            }),
+            digest: said(number).1.to_vec().into(),
+            ..Report::default()
+        };
+        let uid = Uid::from_wire(&[7; 16]).unwrap();
+        let program = program();
+        let ctx = Context {
+            program: &program,
+            place: None,
+            lease: self.lease,
+            replies: true,
+            token_labels: &BTreeMap::new(),
+            heard: number.checked_sub(1).map(said).filter(|_| number > 1),
+            skipped: None,
+            full_asked_ms_ago: None,
+            config: &|_| Some(config()),
+            desired_config: &|_| Some(config()),
+            re_offers: &|family| family == "web" && self.re_offers,
+            has_room: &|_, _| self.has_room,
+            remembered: &self.remembered,
+            knows_components: &|_| true,
+            offer_timeout_ms: 180_000,
+            now_ms: self.now_ms,
+            new_uid: uid,
+            duplicate: false,
+        };
+        let stored = self.stored.as_ref().map(|(v, agent)| (*v, agent));
+        let evaluation = evaluate(uid, &report, stored, None, &ctx);
+        let writes = evaluation.entry.iter().flat_map(|entry| &entry.writes);
+        let record = writes
+            .filter(|write| write.table == u32::from(table::AGENT))
+            .last();
+        if let Some(record) = record {
+            let agent = store::Agent::decode(record.value.as_slice()).unwrap();
+            self.stored = Some((number, agent));
+        }
+        evaluation
+    }
+
+    fn delivery(&self) -> store::Delivery {
+        let (_, agent) = self.stored.as_ref().unwrap();
+        agent.delivery.clone().unwrap()
+    }
+}
+
+fn applied() -> AgentToServer {
+    AgentToServer {
+        remote_config_status: Some(opamp::RemoteConfigStatus {
+            last_remote_config_hash: delivery_hash(&config()).as_bytes().to_vec(),
+            status: RemoteConfigStatuses::Applied.into(),
+            ..Default::default()
+        }),
+        ..AgentToServer::default()
+    }
+}
+
+fn healthy(healthy: bool) -> AgentToServer {
+    AgentToServer {
+        health: Some(opamp::ComponentHealth {
+            healthy,
+            ..Default::default()
+        }),
+        ..AgentToServer::default()
+    }
+}
+
+fn runs(body: &str) -> AgentToServer {
+    let object = opamp::AgentConfigObject {
+        body: body.as_bytes().to_vec(),
+        ..Default::default()
+    };
+    AgentToServer {
+        effective_config: Some(opamp::EffectiveConfig {
+            config_map: Some(opamp::AgentConfigMap {
+                config_map: [(String::new(), object)].into_iter().collect(),
+            }),
+        }),
+        ..AgentToServer::default()
+    }
+}
+
+fn acts(evaluation: &Evaluation) -> Vec<&Act> {
+    let entries = evaluation.entry.iter();
+    entries.flat_map(|entry| &entry.acts).collect()
+}
+
+#[test]
+fn an_agent_converges_once_it_is_healthy_with_what_it_applied() {
+    let mut world = World::offered(false);
+    world.says(healthy(false));
+    world.says(applied());
+    assert_eq!(world.delivery().converged_ms, 0);
+    world.says(healthy(true));
+    assert_eq!(world.delivery().converged_ms, world.now_ms);
+}
+
+#[test]
+fn a_config_that_contradicts_what_was_sent_has_not_converged() {
+    let mut world = World::offered(false);
+    world.says(healthy(true));
+    world.says(runs(EDITED));
+    world.says(applied());
+    assert_eq!(world.delivery().converged_ms, 0);
+    world.says(runs(DELIVERED));
+    assert_eq!(world.delivery().converged_ms, world.now_ms);
+}
+
+#[test]
+fn what_comes_later_does_not_unsay_when_it_converged() {
+    let mut world = World::offered(false);
+    world.says(healthy(true));
+    world.says(applied());
+    let first = world.now_ms;
+    world.says(healthy(false));
+    world.says(runs(EDITED));
+    world.says(healthy(true));
+    assert_eq!(world.delivery().converged_ms, first);
+}
+
+#[test]
+fn converging_is_not_written_by_itself() {
+    let mut world = World::offered(false);
+    world.says(healthy(true));
+    world.says(applied());
+    // As a record that was written before it was noted.
+    let (_, agent) = world.stored.as_mut().unwrap();
+    agent.delivery.as_mut().unwrap().converged_ms = 0;
+    assert!(world.says(AgentToServer::default()).entry.is_none());
+}
+
+#[test]
+fn drift_is_only_reported_where_the_family_does_not_re_offer() {
+    let mut world = World::offered(false);
+    world.says(healthy(true));
+    world.says(applied());
+    assert!(!world.says(runs(EDITED)).offers);
+    assert_eq!(world.delivery().state(), DeliveryState::Applied);
+}
+
+#[test]
+fn what_an_agent_drifted_from_is_offered_once_more_and_never_again() {
+    let mut world = World::offered(true);
+    world.says(healthy(true));
+    world.says(applied());
+    let converged = world.delivery().converged_ms;
+    let again = world.says(runs(EDITED));
+    assert!(again.offers);
+    let said: Vec<_> = acts(&again).iter().map(|act| act.detail.clone()).collect();
+    assert!(
+        said[0].ends_with(", once more, since it drifted"),
+        "{said:?}"
+    );
+    let delivery = world.delivery();
+    assert_eq!(delivery.state(), DeliveryState::Offered);
+    assert!(delivery.reoffered);
+    assert_eq!(delivery.offers, 2);
+    assert_eq!(delivery.converged_ms, converged);
+    // It applies it, and somebody edits it again.
+    world.says(applied());
+    assert_eq!(world.delivery().state(), DeliveryState::Applied);
+    assert!(!world.says(runs(DELIVERED)).offers);
+    assert!(!world.says(runs(EDITED)).offers);
+    assert!(!world.says(applied()).offers);
+}
+
+#[test]
+fn an_agent_that_answers_applied_and_runs_something_else_is_not_asked_for_ever() {
+    let mut world = World::offered(true);
+    world.says(healthy(true));
+    world.says(applied());
+    assert!(world.says(runs(EDITED)).offers);
+    for _ in 0..3 {
+        assert!(!world.says(applied()).offers);
+        assert!(!world.says(runs(EDITED)).offers);
+    }
+}
+
+#[test]
+fn without_a_lease_the_second_offer_waits() {
+    let mut world = World::offered(true);
+    world.says(healthy(true));
+    world.says(applied());
+    world.lease = false;
+    let waits = world.says(runs(EDITED));
+    assert!(!waits.offers && waits.pending);
+    assert!(!world.delivery().reoffered);
+    world.lease = true;
+    assert!(world.says(AgentToServer::default()).offers);
+}
+
+#[test]
+fn without_room_in_its_domain_the_second_offer_waits() {
+    let mut world = World::offered(true);
+    world.says(healthy(true));
+    world.says(applied());
+    world.has_room = false;
+    let waits = world.says(runs(EDITED));
+    assert!(!waits.offers && waits.pending);
+    assert!(!world.delivery().reoffered);
+    world.has_room = true;
+    assert!(world.says(AgentToServer::default()).offers);
+}
+
+#[test]
+fn a_config_that_failed_the_second_time_is_not_offered_a_third() {
+    let mut world = World::offered(true);
+    world.says(healthy(true));
+    world.says(applied());
+    assert!(world.says(runs(EDITED)).offers);
+    let mut failed = applied();
+    if let Some(status) = &mut failed.remote_config_status {
+        status.status = RemoteConfigStatuses::Failed.into();
+    }
+    assert!(!world.says(failed).offers);
+    assert_eq!(world.delivery().state(), DeliveryState::Failed);
+    assert!(!world.says(runs(EDITED)).offers);
+}
