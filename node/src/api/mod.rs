@@ -2,6 +2,7 @@
 
 pub mod admin;
 mod agents;
+mod answers;
 mod families;
 mod governance;
 mod rollouts;

@@ -1,7 +1,9 @@
 //! Moves rollouts: observe, plan, propose. All it holds in memory can be lost and is rebuilt from the documents.
 
+pub mod ask;
 pub mod prepare;
 pub mod verbs;
+pub mod window;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
@@ -116,6 +118,7 @@ impl Controller {
             }
             still
         });
+        self.node.asker.keep(&open);
         open
     }
 
@@ -156,6 +159,8 @@ impl Controller {
             State::Running | State::RollingBack => observe(&self.node, &stored),
             _ => Observed::default(),
         };
+        self.node.asker.look(&stored, &rollout, &observed);
+        observed.findings = self.node.asker.findings(&stored);
         // A partition that decides by an older program than this document sees its members as they were.
         if self
             .node
@@ -347,6 +352,9 @@ fn apply(
         acts.push(act("controller", action, object.clone(), detail));
     }
     let state = rollout_state(stored.state());
+    if state.is_final() {
+        stored.window = Some(window::of(node, &stored));
+    }
     let documents = node.control.read();
     if let Some(family) = documents.families.get(&stored.family)
         && state.is_final()

@@ -60,6 +60,8 @@ pub struct Delivery {
     pub was_healthy: bool,
     /// Does the effective config agree?
     pub effective: store::Match,
+    /// Applied and healthy since, wall clock; 0 = not.
+    pub converged_ms: u64,
     /// Why it failed.
     pub error: Arc<str>,
 }
@@ -339,6 +341,7 @@ fn delivery(d: &store::Delivery, interner: &mut Interner) -> Option<Delivery> {
         owned_since: d.owned_since,
         was_healthy: d.was_healthy,
         effective: d.effective(),
+        converged_ms: d.converged_ms,
         error: interner.get(short(&d.error)),
     })
 }
