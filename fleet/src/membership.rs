@@ -12,6 +12,8 @@ use crate::bucket::{ALL, Bucket, Counts};
 pub enum Exclusion {
     /// Two agents speak with its uid.
     Duplicate,
+    /// A person has ordered its collector to be stopped.
+    Stopped,
     /// Another family owns it now.
     ReOwned,
     /// It no longer matches its role, and has not been offered anything.
@@ -39,6 +41,8 @@ pub struct Circumstances {
     pub reassigned: bool,
     /// Another family made the last authorised offer, and the list does not take it over.
     pub re_owned: bool,
+    /// A person has ordered its collector to be stopped.
+    pub stopped: bool,
     /// It was offered this rollout's revision: relabelling takes nothing back.
     pub touched: bool,
     /// Roles of its family's target revision that match it.
@@ -63,6 +67,9 @@ pub fn exclusion(c: &Circumstances) -> Option<Exclusion> {
     }
     if c.conflict {
         return Some(Exclusion::Conflict);
+    }
+    if c.stopped {
+        return Some(Exclusion::Stopped);
     }
     if c.re_owned {
         return Some(Exclusion::ReOwned);
@@ -229,6 +236,7 @@ impl Exclusion {
             Exclusion::Duplicate => {
                 "two agents speak with its uid: give one of them a new uid, then retry it"
             }
+            Exclusion::Stopped => "its collector is stopped by order: start it again",
             Exclusion::ReOwned => "another family owns it now",
             Exclusion::Relabelled => {
                 "it no longer matches its role: label it back, or let it go to who claims it"

@@ -1,8 +1,8 @@
 //! What activating a revision would do, exactly: members, waves, grouped diffs against what each agent runs, who is
 //! left out and why. An activation is bound to one.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use fleet::components::{Available, Used, missing};
@@ -18,7 +18,7 @@ use proto::api;
 use proto::store;
 use proto::uid::Uid;
 
-use crate::control::{Documents, config_map, plan_spec, plan_to_store, role};
+use crate::control::{Documents, config_map, plan_spec, plan_to_store, role, rollout_state};
 use crate::controller::prepare::{Assignment, assign};
 use crate::ledger::{entry, now_ms, put, table};
 use crate::local::Node;
@@ -88,14 +88,19 @@ pub enum Error {
 pub struct Preview {
     /// For people.
     pub shown: api::PreviewResponse,
+    /// Agents that it takes, by the family that has them.
+    pub takeovers: Vec<(String, u64)>,
     /// What is kept of it.
     pub kept: store::Preview,
 }
 
 /// The plan of this name; the default one for an empty name.
 pub fn plan_of(documents: &Documents, name: &str) -> Result<PlanSpec, Error> {
-    if name.is_empty() || name == "default" {
-        return Ok(fleet::rollout::default_plan());
+    match name {
+        "" | "default" => return Ok(fleet::rollout::default_plan()),
+        "urgent" => return Ok(fleet::rollout::urgent_plan()),
+        "rollback" => return Ok(fleet::rollout::rollback_plan()),
+        _ => {}
     }
     documents
         .plans
@@ -106,7 +111,18 @@ pub fn plan_of(documents: &Documents, name: &str) -> Result<PlanSpec, Error> {
 
 /// Makes a preview; revision 0 is the latest, an empty plan the default one.
 pub fn make(node: &Arc<Node>, family: &str, revision: u64, plan: &str) -> Result<Preview, Error> {
-    let (stored, precedence, plan) = {
+    let plan = plan_of(&node.control.read(), plan)?;
+    make_with(node, family, revision, plan)
+}
+
+/// Makes a preview with this plan.
+pub fn make_with(
+    node: &Arc<Node>,
+    family: &str,
+    revision: u64,
+    plan: PlanSpec,
+) -> Result<Preview, Error> {
+    let (stored, precedence) = {
         let documents = node.control.read();
         let stored = documents
             .families
@@ -121,7 +137,6 @@ pub fn make(node: &Arc<Node>, family: &str, revision: u64, plan: &str) -> Result
         (
             found.ok_or_else(unknown)?.value.clone(),
             stored.value.precedence,
-            plan_of(&documents, plan)?,
         )
     };
     let plan_hash = Digest::of(
@@ -153,7 +168,23 @@ pub fn make(node: &Arc<Node>, family: &str, revision: u64, plan: &str) -> Result
     maker.groups(&candidates)?;
     maker.left_out(&candidates);
     maker.sums(&candidates);
+    let takeovers = takeovers(&candidates);
     let mut shown = maker.shown;
+    let taken = takeovers.iter();
+    shown.takeovers = taken
+        .map(|(from, agents)| match agents {
+            1 => format!("1 agent from family {from}"),
+            agents => format!("{agents} agents from family {from}"),
+        })
+        .collect();
+    let pinned = candidates.iter().flatten().filter(|c| c.pinned).count();
+    if pinned > 0 {
+        shown.findings.push(api::Finding {
+            severity: "warning".to_owned(),
+            message: format!("{pinned} members are held by pins: see `muster pin list`"),
+            ..api::Finding::default()
+        });
+    }
     shown.id = format!("pv-{}", short_id());
     shown.family = family.to_owned();
     shown.revision = stored.number;
@@ -173,12 +204,19 @@ pub fn make(node: &Arc<Node>, family: &str, revision: u64, plan: &str) -> Result
             .filter_map(|group| hex::decode(&group.digest).ok())
             .collect(),
         members: uids,
-        takeovers: shown.takeovers.clone(),
+        takeovers: takeovers
+            .iter()
+            .map(|(family, agents)| format!("{family} {agents}"))
+            .collect(),
         conflicts: shown.conflicts.clone(),
         plan_hash,
         parts: 0,
     };
-    Ok(Preview { shown, kept })
+    Ok(Preview {
+        shown,
+        takeovers,
+        kept,
+    })
 }
 
 /// Keeps a preview so that an activation can be bound to it; old ones go.
@@ -192,6 +230,11 @@ pub async fn keep(node: &Arc<Node>, preview: &store::Preview) -> Result<(), Erro
             members += p.members.len();
             *i >= KEPT || members > KEPT_MEMBERS || p.created_ms + KEPT_MS < now_ms()
         });
+        // A rollout that waits for its approvals is held against its preview before it begins.
+        let open = documents.rollouts.values().map(|r| &r.value);
+        let open = open.filter(|r| !rollout_state(r.state()).is_final() && !r.prepared);
+        let bound: BTreeSet<&str> = open.map(|r| r.preview.as_str()).collect();
+        let old = old.filter(|(_, p)| !bound.contains(p.id.split('/').next().unwrap_or("")));
         old.map(|(_, p)| crate::ledger::delete_any(table::PREVIEW, p.id.as_str()))
             .collect()
     };
@@ -267,11 +310,7 @@ pub fn differences(before: &store::Preview, now: &store::Preview) -> Vec<String>
             "{groups} new group(s) of diffs: agents would get a change that nobody has seen"
         ));
     }
-    differences.extend(
-        fresh(&now.takeovers, &before.takeovers)
-            .into_iter()
-            .map(|t| format!("new takeover: {t}")),
-    );
+    differences.extend(new_takeovers(&before.takeovers, &now.takeovers));
     differences.extend(
         fresh(&now.conflicts, &before.conflicts)
             .into_iter()
@@ -294,6 +333,35 @@ pub fn differences(before: &store::Preview, now: &store::Preview) -> Vec<String>
         ));
     }
     differences
+}
+
+/// Agents that nobody has said may be taken: from a family that lost none, or more of them than were shown.
+fn new_takeovers(before: &[String], now: &[String]) -> Vec<String> {
+    fn split(text: &str) -> (&str, u64) {
+        let (family, agents) = text.rsplit_once(' ').unwrap_or((text, "0"));
+        (family, agents.parse().unwrap_or(0))
+    }
+    let shown: BTreeMap<&str, u64> = before.iter().map(|text| split(text)).collect();
+    let now = now.iter().map(|text| split(text));
+    let more = now.filter(|(family, agents)| shown.get(family).is_none_or(|n| agents > n));
+    more.map(|(family, agents)| {
+        let before = shown.get(family).copied().unwrap_or(0);
+        format!("it takes {agents} agents from family {family}, {before} were shown")
+    })
+    .collect()
+}
+
+/// Agents taken from other families, by family.
+fn takeovers(candidates: &[Vec<Candidate>]) -> Vec<(String, u64)> {
+    let mut taken: BTreeMap<String, u64> = BTreeMap::new();
+    for (family, _) in candidates
+        .iter()
+        .flatten()
+        .filter_map(|c| c.taken_from.as_ref())
+    {
+        *taken.entry(family.clone()).or_default() += 1;
+    }
+    taken.into_iter().collect()
 }
 
 /// Everyone the revision touches, by partition, and how many of them do not report their components.

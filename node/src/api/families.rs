@@ -10,6 +10,7 @@ use proto::api::{self, apply_response};
 use proto::store::{self, RevisionState};
 use tonic::{Request, Response, Status};
 
+use super::start::check_way_back;
 use super::{Api, not_stored};
 use crate::control::{Documents, plan_to_store, revision_key, role_to_store};
 use crate::ledger::{act, entry, now_ms, once, put, table};
@@ -406,7 +407,7 @@ fn policy_from_store(policy: &store::Policy) -> Option<Policy> {
     })
 }
 
-fn revision_word(state: RevisionState) -> &'static str {
+pub(super) fn revision_word(state: RevisionState) -> &'static str {
     match state {
         RevisionState::Unspecified | RevisionState::Draft => "draft",
         RevisionState::Validated => "validated",
@@ -632,12 +633,21 @@ impl FamilyService for Api {
         request: Request<api::PreviewRequest>,
     ) -> Result<Response<api::PreviewResponse>, Status> {
         self.actor(&request, Act::Read)?;
-        let request = request.into_inner();
+        let mut request = request.into_inner();
+        if request.back {
+            let documents = self.node.control.read();
+            check_way_back(&documents, &request.family, request.revision)?;
+            if request.plan.is_empty() {
+                "rollback".clone_into(&mut request.plan);
+            }
+        }
         let made = self
             .make_preview(&request.family, request.revision, &request.plan)
             .await?;
         self.keep_preview(&made.kept).await?;
-        Ok(Response::new(made.shown))
+        let mut shown = made.shown;
+        self.complete(&request, &mut shown);
+        Ok(Response::new(shown))
     }
 
     async fn list_plans(

@@ -4,8 +4,9 @@ pub mod admin;
 mod agents;
 mod answers;
 mod families;
-mod governance;
+pub mod governance;
 mod rollouts;
+pub mod start;
 
 use std::sync::Arc;
 

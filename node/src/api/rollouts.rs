@@ -5,24 +5,26 @@ use std::time::Duration;
 
 use fleet::bucket::{ALL, Bucket, Counts};
 use fleet::governance::actor::Act;
+use fleet::governance::urgent::Debt;
 use fleet::offer::Failure;
 use fleet::rollout::{Answer, CheckSpec, Inconclusive, Observed, Signs, State, Verdict};
 use proto::api;
 use proto::api::rollout_service_server::RolloutService;
-use proto::store::{self, RolloutState};
+use proto::store;
 use proto::uid::Uid;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::families::on_stop_word;
-use super::{Api, broken, not_stored};
-use crate::control::{plan_to_store, rollout_state};
+use super::start::schedule_lines;
+use super::{Api, not_stored};
+use crate::control::rollout_state;
 use crate::controller::verbs::{Verb, VerbError, order};
 use crate::controller::{observe, window};
 use crate::folding::error_groups;
 use crate::ledger::{act, entry, now_ms, once, put, table};
 use crate::partition::MemberView;
-use crate::preview::{self, gate_text, plan_of, short_id};
+use crate::preview::gate_text;
 
 /// How often a watched rollout is looked at.
 const WATCH: Duration = Duration::from_millis(500);
@@ -51,12 +53,18 @@ impl Api {
         Ok(members.map(|m| m.uid).collect())
     }
 
-    fn stored_rollout(&self, id: &str) -> Result<store::Rollout, Status> {
+    pub(super) fn stored_rollout(&self, id: &str) -> Result<store::Rollout, Status> {
         let documents = self.node.control.read();
         documents
             .find_rollout(id)
             .map(|r| store::Rollout::clone(&r.value))
             .ok_or_else(|| unknown(id))
+    }
+
+    /// Agents that joined the family since its lists were made.
+    fn late(&self, stored: &store::Rollout) -> u64 {
+        let partitions = self.node.partitions.iter();
+        partitions.map(|partition| partition.late(&stored.id)).sum()
     }
 
     fn members(&self, stored: &store::Rollout) -> Vec<MemberView> {
@@ -67,7 +75,7 @@ impl Api {
             .collect()
     }
 
-    fn rollout_view(&self, stored: &store::Rollout) -> api::Rollout {
+    pub(super) fn rollout_view(&self, stored: &store::Rollout) -> api::Rollout {
         let domain = self.node.control.read().domain(stored);
         let mut observed = if stored.ended_counts.is_empty() {
             observe(&self.node, stored)
@@ -123,6 +131,11 @@ impl Api {
             rolling_back: going_back.map(back_text).unwrap_or_default(),
             on_stop: on_stop_word(domain.plan.on_stop).to_owned(),
             window: stored.prepared.then(|| window::view(&self.node, stored)),
+            back: stored.back,
+            late: self.late(stored),
+            debt: stored.debt.as_ref().map(debt_view),
+            supersedes: stored.supersedes.clone(),
+            schedule: schedule_lines(&domain),
             ..api::Rollout::default()
         }
     }
@@ -150,167 +163,29 @@ impl Api {
         })?;
         Ok(Response::new(self.rollout_view(&self.stored_rollout(&id)?)))
     }
+}
 
-    /// The preview an activation is bound to: the one that was named, held against the fleet as it is now, or a new one.
-    async fn bind(&self, request: &api::StartRolloutRequest) -> Result<preview::Preview, Status> {
-        let now = self
-            .make_preview(&request.family, request.revision, &request.plan)
-            .await?;
-        if request.preview.is_empty() {
-            self.keep_preview(&now.kept).await?;
-            return Ok(now);
-        }
-        let before = {
-            let documents = self.node.control.read();
-            let gone = || {
-                Status::failed_precondition(format!(
-                    "there is no preview `{}` any more: make one with `muster preview {}`",
-                    request.preview, request.family
-                ))
-            };
-            preview::kept(&documents, &request.preview).ok_or_else(gone)?
-        };
-        if before.family != request.family {
-            return Err(Status::invalid_argument(format!(
-                "preview {} is of family {}, not of {}",
-                before.id, before.family, request.family
-            )));
-        }
-        let differences = preview::differences(&before, &now.kept);
-        if differences.is_empty() {
-            return Ok(preview::Preview {
-                kept: before,
-                ..now
-            });
-        }
-        Err(Status::failed_precondition(format!(
-            "the fleet is not what preview {} showed: {}; make a new one with `muster preview {}`",
-            before.id,
-            differences.join("; "),
-            request.family
-        )))
+fn debt_view(debt: &store::Debt) -> api::Debt {
+    let store::Debt {
+        actor,
+        reason,
+        missing,
+        reviewed_by,
+        reviewed_ms,
+        note,
+    } = debt.clone();
+    api::Debt {
+        actor,
+        reason,
+        missing,
+        reviewed_by,
+        reviewed_ms,
+        note,
     }
+}
 
-    fn check_reach(
-        request: &api::StartRolloutRequest,
-        bound: &preview::Preview,
-    ) -> Result<(), Status> {
-        let preview = &bound.shown;
-        // The number that the person has seen: a few may have joined or left since.
-        let seen = bound.kept.members.len() as u64;
-        let beyond = preview.members > preview.reach_limit || !preview.takeovers.is_empty();
-        if beyond && request.reach != seen {
-            return Err(Status::failed_precondition(format!(
-                "this reaches {seen} agents, the family owns {}: if that is meant, say --reach {seen}",
-                preview.owned
-            )));
-        }
-        if !preview.conflicts.is_empty() {
-            return Err(Status::failed_precondition(format!(
-                "two roles match the same agent: {}; make the selectors of family {} exclude each other",
-                preview.conflicts.join("; "),
-                request.family
-            )));
-        }
-        if preview.members == 0 {
-            let why: Vec<String> = preview
-                .left_out
-                .iter()
-                .map(|l| format!("{} left out: {}", l.agents, l.why))
-                .collect();
-            let why = if why.is_empty() {
-                "no agent matches its selectors".to_owned()
-            } else {
-                why.join("; ")
-            };
-            return Err(Status::failed_precondition(format!(
-                "there is nobody to roll out to: {why}"
-            )));
-        }
-        Ok(())
-    }
-
-    /// The entry that opens the rollout.
-    fn opening(
-        &self,
-        request: &api::StartRolloutRequest,
-        preview: &preview::Preview,
-        actor: &str,
-    ) -> Result<(store::Rollout, store::Entry, Option<String>), Status> {
-        let documents = self.node.control.read();
-        let family = documents
-            .families
-            .get(&request.family)
-            .ok_or_else(|| Status::not_found(format!("there is no family `{}`", request.family)))?;
-        if let Some(open) = documents.rollouts.get(&family.value.rollout)
-            && !rollout_state(open.value.state()).is_final()
-        {
-            let state = rollout_state(open.value.state()).name();
-            return Err(Status::failed_precondition(format!(
-                "rollout {} of family {} is {state}: finish it, or roll it back with `muster rollout rollback {}`",
-                open.value.id, request.family, open.value.id
-            )));
-        }
-        let plan = plan_of(&documents, &request.plan)
-            .map_err(|error| Status::not_found(error.to_string()))?;
-        let plan_name = if request.plan.is_empty() {
-            "default"
-        } else {
-            &request.plan
-        };
-        let role = |r: &api::RolePreview| store::RoleProgress {
-            role: r.role.clone(),
-            ..store::RoleProgress::default()
-        };
-        let stored = store::Rollout {
-            // Ids grow with time, so that the newest is the last.
-            id: format!("ro-{:011x}-{}", now_ms(), short_id()),
-            family: request.family.clone(),
-            from: family.value.stable,
-            to: preview.shown.revision,
-            plan: Some(plan_to_store(plan_name, &plan)),
-            state: RolloutState::Planned.into(),
-            cause: format!("started by {actor}"),
-            actor: actor.to_owned(),
-            roles: preview.shown.roles.iter().map(role).collect(),
-            preview: preview.kept.id.clone(),
-            created_ms: now_ms(),
-            opening_epoch: documents.program_version,
-            ..store::Rollout::default()
-        };
-        let before = documents
-            .find_rollout(&request.family)
-            .map(|r| r.value.id.clone());
-        let next = store::Family {
-            target: stored.to,
-            rollout: stored.id.clone(),
-            ..store::Family::clone(&family.value)
-        };
-        let writes = vec![
-            put(table::ROLLOUT, stored.id.as_str(), 0, &stored),
-            put(
-                table::FAMILY,
-                request.family.as_str(),
-                family.version,
-                &next,
-            ),
-        ];
-        let detail = format!(
-            "family {} revision {} with plan {plan_name}, bound to preview {}",
-            request.family, stored.to, preview.kept.id
-        );
-        let acts = vec![act(
-            actor,
-            "rollout.start",
-            format!("rollout/{}", stored.id),
-            detail,
-        )];
-        let entry = store::Entry {
-            idempotency_key: start_key(request),
-            ..entry(writes, acts)
-        };
-        Ok((stored, entry, before))
-    }
+fn is_owed(debt: &store::Debt) -> bool {
+    debt.reviewed_ms == 0
 }
 
 /// Where its members stood when it ended.
@@ -332,10 +207,6 @@ fn as_ended(stored: &store::Rollout) -> Observed {
         observed.signs.insert(role.clone(), signs);
     }
     observed
-}
-
-fn start_key(request: &api::StartRolloutRequest) -> String {
-    once("rollout.start", &request.family, &request.idempotency_key)
 }
 
 fn counts_view(counts: &Counts) -> api::Counts {
@@ -518,34 +389,10 @@ impl RolloutService for Api {
         &self,
         request: Request<api::StartRolloutRequest>,
     ) -> Result<Response<api::Rollout>, Status> {
-        let actor = self.actor(&request, Act::MoveRollout)?;
-        let request = request.into_inner();
-        let started = self.node.control_ledger.has_done(&start_key(&request));
-        if started.map_err(|error| broken(&error))? {
-            let started = self.stored_rollout(&request.family)?;
-            return Ok(Response::new(self.rollout_view(&started)));
-        }
-        let preview = self.bind(&request).await?;
-        Self::check_reach(&request, &preview)?;
-        let (stored, entry, before) = self.opening(&request, &preview, &actor)?;
-        self.node
-            .control_ledger
-            .propose(entry)
-            .await
-            .map_err(|error| not_stored(&error))?;
-        if let Some(before) = &before {
-            // The last rollout's list has told where its members stand until now; the new one decides for them.
-            for partition in self.node.partitions.iter() {
-                partition
-                    .drop_list(before)
-                    .await
-                    .map_err(|error| not_stored(&error))?;
-            }
-        }
-        let id = self
-            .stored_rollout(&stored.id)
-            .map_or_else(|_| request.family.clone(), |stored| stored.id);
-        Ok(Response::new(self.rollout_view(&self.stored_rollout(&id)?)))
+        let caller = self.caller(&request)?;
+        self.actor(&request, Act::MoveRollout)?;
+        let rollout = self.start(request.into_inner(), &caller).await?;
+        Ok(Response::new(rollout))
     }
 
     async fn list_rollouts(
@@ -560,6 +407,7 @@ impl RolloutService for Api {
                 let open = !rollout_state(r.value.state()).is_final();
                 (request.family.is_empty() || r.value.family == request.family)
                     && (open || !request.open_only)
+                    && (!request.unreviewed || r.value.debt.as_ref().is_some_and(is_owed))
             };
             documents
                 .rollouts
@@ -663,8 +511,42 @@ impl RolloutService for Api {
 
     async fn review_rollout(
         &self,
-        _: Request<api::ReviewRolloutRequest>,
+        request: Request<api::ReviewRolloutRequest>,
     ) -> Result<Response<api::Rollout>, Status> {
-        Err(Status::unimplemented("review_rollout"))
+        let actor = self.actor(&request, Act::Approve)?;
+        let request = request.into_inner();
+        if request.note.trim().is_empty() {
+            return Err(Status::invalid_argument(
+                "a review says what was found: give it with --note",
+            ));
+        }
+        let key = once("rollout.review", &request.id, &request.idempotency_key);
+        let reviewed = self.decide(&key, |documents| {
+            let found = documents
+                .find_rollout(&request.id)
+                .ok_or_else(|| unknown(&request.id))?;
+            let mut next = store::Rollout::clone(&found.value);
+            let Some(debt) = next.debt.as_mut().filter(|debt| is_owed(debt)) else {
+                return Err(Status::failed_precondition(format!(
+                    "rollout {} owes no review: list those that do with `muster rollout list --unreviewed`",
+                    next.id
+                )));
+            };
+            let owed = Debt {
+                actor: debt.actor.clone(),
+                reason: debt.reason.clone(),
+                missing: debt.missing.clone(),
+            };
+            owed.review(&actor, &format!("rollout {}", next.id))
+                .map_err(|refused| Status::failed_precondition(refused.to_string()))?;
+            debt.reviewed_by.clone_from(&actor);
+            debt.reviewed_ms = now_ms();
+            debt.note.clone_from(&request.note);
+            let write = put(table::ROLLOUT, next.id.as_str(), found.version, &next);
+            let object = format!("rollout/{}", next.id);
+            let acts = vec![act(&actor, "rollout.review", object, request.note.clone())];
+            Ok((Some(entry(vec![write], acts)), next))
+        });
+        Ok(Response::new(self.rollout_view(&reviewed.await?)))
     }
 }

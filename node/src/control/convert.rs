@@ -2,7 +2,10 @@
 
 use fleet::digest::Digest;
 use fleet::family::{ConfigFile, ConfigMap, Role};
-use fleet::program::{RollBack, Scope};
+use fleet::governance::approval::Approval;
+use fleet::governance::freeze::Freeze;
+use fleet::governance::pin::Pin;
+use fleet::program::{PinTarget, ProgramPin, RevisionNumber, RollBack, Scope};
 use fleet::rollout::{
     Check, CheckSpec, Clock, Direction, Gate, OnStop, PlanSpec, Role as RoleProgress, Rollout,
     State, WaveSpec,
@@ -323,5 +326,66 @@ pub fn rollout(stored: &store::Rollout, after: impl Fn(&str) -> Vec<String>) -> 
         roles: stored.roles.iter().map(progress).collect(),
         roll_back: stored.roll_back.as_ref().map(back),
         inconclusive_ms: stored.inconclusive_ms,
+    }
+}
+
+/// A stored pin; none when it is one of a newer version.
+pub fn pin(stored: &store::Pin) -> Option<Pin> {
+    let store::Pin {
+        name,
+        family,
+        uid,
+        selector,
+        revision,
+        reason,
+        owner,
+        until_ms,
+        created_by: _,
+        created_ms: _,
+        ended: _,
+    } = stored;
+    let target = match uid.as_slice() {
+        [] => PinTarget::Selected(Selector::parse(selector).ok()?),
+        uid => PinTarget::Agent(uid.try_into().ok()?),
+    };
+    Some(Pin {
+        name: name.clone(),
+        held: ProgramPin {
+            family: family.clone(),
+            target,
+            revision: RevisionNumber(*revision),
+        },
+        reason: reason.clone(),
+        owner: owner.clone(),
+        until_ms: *until_ms,
+    })
+}
+
+/// A stored freeze.
+pub fn freeze(stored: &store::Freeze) -> Freeze {
+    let store::Freeze {
+        name,
+        reason,
+        from_ms,
+        until_ms,
+        families,
+        created_by: _,
+        created_ms: _,
+    } = stored;
+    Freeze {
+        name: name.clone(),
+        reason: reason.clone(),
+        from_ms: *from_ms,
+        until_ms: *until_ms,
+        families: families.clone(),
+    }
+}
+
+/// A stored approval.
+pub fn approval(stored: &store::Approval) -> Approval {
+    Approval {
+        by: stored.by.clone(),
+        revision: digest(&stored.revision),
+        plan: digest(&stored.plan),
     }
 }

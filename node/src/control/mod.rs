@@ -11,8 +11,8 @@ use proto::store;
 use tokio::sync::watch;
 
 pub use convert::{
-    config_map, digest, plan_spec, plan_to_store, role, role_to_store, rollout, rollout_state,
-    scope, stored_rollout_state,
+    approval, config_map, digest, freeze, pin, plan_spec, plan_to_store, role, role_to_store,
+    rollout, rollout_state, scope, stored_rollout_state,
 };
 pub use program::build as build_program;
 
@@ -50,7 +50,7 @@ pub struct Documents {
     pub budgets: BTreeMap<String, Doc<store::Budget>>,
     /// By name.
     pub sources: BTreeMap<String, Doc<store::Source>>,
-    /// Version of the newest change of families, revisions or rollouts: the counter of the program's epoch.
+    /// Version of the newest change of families, rollouts or pins: the counter of the program's epoch.
     pub program_version: u64,
 }
 
@@ -158,7 +158,7 @@ impl Documents {
             return self.take_revision(key, document);
         };
         if let Some((version, _)) = &document
-            && matches!(table, table::FAMILY | table::ROLLOUT)
+            && matches!(table, table::FAMILY | table::ROLLOUT | table::PIN)
         {
             self.program_version = self.program_version.max(*version);
         }

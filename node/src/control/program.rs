@@ -22,7 +22,13 @@ pub fn build(documents: &Documents) -> Program {
     Program {
         epoch: Epoch(documents.program_version),
         families,
-        pins: vec![],
+        pins: documents
+            .pins
+            .values()
+            .filter(|pin| !pin.value.ended)
+            .filter_map(|pin| convert::pin(&pin.value))
+            .map(|pin| pin.held)
+            .collect(),
     }
 }
 
@@ -38,8 +44,13 @@ fn family(documents: &Documents, stored: &store::Family) -> ProgramFamily {
         rollout.and_then(|r| number(r.from)),
         rollout.and_then(|r| number(r.to)),
     ];
+    let pinned = documents.pins.values().map(|pin| &pin.value);
+    let pinned = pinned
+        .filter(|pin| !pin.ended && pin.family == stored.name)
+        .map(|pin| number(pin.revision));
     let revisions: BTreeMap<RevisionNumber, Vec<ProgramRole>> = needed
         .into_iter()
+        .chain(pinned)
         .flatten()
         .filter_map(|n| Some((n, roles(&documents.revision(&stored.name, n.0)?.value))))
         .collect();

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use fleet::bucket::Counts;
+use fleet::governance::freeze;
 use fleet::offer::Failure;
 use fleet::program::Scope;
 use fleet::rollout::{Clock, Observed, Plan, Signs, State, Step, Waiting, plan};
@@ -18,7 +19,11 @@ use tokio_util::sync::CancellationToken;
 
 pub use verbs::{Verb, VerbError};
 
-use crate::control::{revision_key, rollout as to_domain, rollout_state, stored_rollout_state};
+use crate::api::governance::check_approvals;
+use crate::control::{
+    Doc, Documents, freeze as to_freeze, plan_spec, revision_key, rollout as to_domain,
+    rollout_state, stored_rollout_state,
+};
 use crate::ledger::{ProposeError, act, entry, now_ms, put, table};
 use crate::local::Node;
 use crate::partition::{chain, millis};
@@ -94,6 +99,9 @@ impl Controller {
         let mut interval = tokio::time::interval(LOOK);
         interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while stop.run_until_cancelled(interval.tick()).await.is_some() {
+            if let Err(error) = expire_pins(&self.node).await {
+                tracing::warn!(error = %chain(&error), "a pin that has expired was not ended; it is tried again");
+            }
             for id in self.open() {
                 if let Err(error) = self.step(&id).await {
                     tracing::warn!(rollout = id, error = %chain(&error), "the rollout was not moved; it is tried again");
@@ -128,8 +136,10 @@ impl Controller {
         else {
             return Ok(());
         };
-        if stored.state() == RolloutState::Planned {
-            return prepare::prepare(&self.node, version, stored).await;
+        match stored.state() {
+            RolloutState::Planned => return prepare::prepare(&self.node, version, stored).await,
+            RolloutState::AwaitingApproval => return self.await_approval(version, stored).await,
+            _ => {}
         }
         let now = Instant::now();
         let (elapsed_ms, mut rollout) = {
@@ -170,11 +180,43 @@ impl Controller {
         {
             observed.evidence_age_ms = None;
         }
+        observed.freeze = self.node.control.read().freeze(&stored.family, &rollout);
         let next = plan(&rollout, &observed, elapsed_ms);
         rollout.inconclusive_ms = next.inconclusive_ms;
         self.node.waiting.write(id, next.waiting.clone());
         self.remember(id, version, stored, next, observed, now)
             .await
+    }
+
+    /// Begins once there are as many approvals as are needed; shows what is missing until then.
+    async fn await_approval(
+        &self,
+        version: u64,
+        stored: store::Rollout,
+    ) -> Result<(), ProposeError> {
+        let missing = {
+            let documents = self.node.control.read();
+            let revision = documents.revision(&stored.family, stored.to);
+            let plan = stored.plan.as_ref().map(plan_spec);
+            revision.zip(plan).map(|(revision, plan)| {
+                let missing = check_approvals(&documents, &revision.value, &plan);
+                (revision.value.rejected.clone(), missing)
+            })
+        };
+        match missing {
+            Some((rejected, _)) if !rejected.is_empty() => {
+                let why = format!("revision {} was rejected {rejected}", stored.to);
+                verbs::abort(&self.node, version, stored, "controller", &why, "").await
+            }
+            Some((_, Err(missing))) => {
+                let what = missing.to_string();
+                self.node
+                    .waiting
+                    .write(&stored.id, vec![Waiting::Person { what }]);
+                Ok(())
+            }
+            Some((_, Ok(()))) | None => prepare::prepare(&self.node, version, stored).await,
+        }
     }
 
     async fn remember(
@@ -261,7 +303,46 @@ impl Memory {
     }
 }
 
-impl crate::control::Documents {
+/// Ends the pins whose time is over: the program names them no more.
+async fn expire_pins(node: &Node) -> Result<(), ProposeError> {
+    let now = now_ms();
+    let (writes, acts): (Vec<_>, Vec<_>) = {
+        let documents = node.control.read();
+        let pins = documents.pins.values();
+        let over = pins.filter(|pin| !pin.value.ended && pin.value.until_ms <= now);
+        let end = |pin: &Doc<store::Pin>| {
+            let ended = store::Pin {
+                ended: true,
+                ..store::Pin::clone(&pin.value)
+            };
+            let object = format!("pin/{}", ended.name);
+            let write = put(table::PIN, ended.name.as_str(), pin.version, &ended);
+            (
+                write,
+                act("controller", "pin.expire", object, String::new()),
+            )
+        };
+        over.map(end).unzip()
+    };
+    if writes.is_empty() {
+        return Ok(());
+    }
+    node.control_ledger
+        .propose(entry(writes, acts))
+        .await
+        .map(|_| ())
+}
+
+impl Documents {
+    /// The freeze that keeps this rollout's next wave from starting now, in words.
+    pub fn freeze(&self, family: &str, rollout: &fleet::rollout::Rollout) -> Option<String> {
+        if self.freezes.is_empty() {
+            return None;
+        }
+        let freezes: Vec<_> = self.freezes.values().map(|f| to_freeze(&f.value)).collect();
+        freeze::blocks(&freezes, family, rollout, now_ms())
+    }
+
     /// A stored rollout in the domain's types, with the order of its target revision.
     pub fn domain(&self, stored: &store::Rollout) -> fleet::rollout::Rollout {
         let revision = self

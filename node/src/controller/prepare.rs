@@ -1,46 +1,61 @@
 //! Makes a planned rollout's lists: every partition names its members, waves are assigned over all of them, every
 //! partition stores its list, and only then does the program name the rollout. Idempotent at each step.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use fleet::governance::supersede::{self, How};
 use fleet::rollout::{PlanSpec, State};
+use fleet::selector::Facts;
 use fleet::waves::{self, Assigned};
 use proto::store::{self, Member};
 use proto::uid::Uid;
 
 use super::set_state;
 use super::verbs::abort;
-use crate::control::plan_spec;
+use crate::control::{Documents, plan_spec, revision_key};
 use crate::ledger::{ProposeError, act, entry, now_ms, put, table};
 use crate::local::Node;
 use crate::partition::Candidate;
+
+/// A start is bound to a preview that was made just before it. After this long, it is held against the fleet once more:
+/// after a crash in between, or when it has waited for approvals.
+const BOUND_MS: u64 = 5_000;
 
 pub(super) async fn prepare(
     node: &Arc<Node>,
     version: u64,
     mut stored: store::Rollout,
 ) -> Result<(), ProposeError> {
-    let Some((revision, precedence)) = ({
+    let found = {
         let documents = node.control.read();
-        let family = documents
-            .families
-            .get(&stored.family)
-            .map(|f| f.value.precedence);
-        documents
-            .revision(&stored.family, stored.to)
-            .map(|r| r.value.clone())
-            .zip(family)
-    }) else {
-        return Ok(());
+        let family = documents.families.get(&stored.family).cloned();
+        let revision = documents.revision(&stored.family, stored.to);
+        family.zip(revision.map(|r| r.value.clone()))
     };
-    let candidates = match crate::preview::candidates(node, &stored.family, precedence, &revision) {
+    let Some((family, revision)) = found else {
+        let why = "its family or its revision is gone";
+        return abort(node, version, stored, "controller", why, "").await;
+    };
+    if let Some(why) = is_unbound(node, &stored).await {
+        return abort(node, version, stored, "controller", &why, "").await;
+    }
+    let precedence = family.value.precedence;
+    let mut candidates = match crate::preview::candidates(
+        node,
+        &stored.family,
+        precedence,
+        &revision,
+    ) {
         Ok((candidates, _)) => candidates,
         Err(error) => {
             tracing::warn!(rollout = stored.id, error = %crate::partition::chain(&error), "the inventory cannot be read; tried again");
             return Ok(());
         }
     };
+    if stored.continues {
+        go_ahead(node, &stored.supersedes, &mut candidates);
+    }
     let plan = stored
         .plan
         .as_ref()
@@ -62,6 +77,75 @@ pub(super) async fn prepare(
         partition.drop_list(&stored.id).await?;
         partition.store_list(&stored.id, members).await?;
     }
+    enter(&mut stored, &revision, &candidates, &assignment);
+    if stored.continues {
+        take_over(node, &mut stored);
+    }
+    let writes = {
+        let documents = node.control.read();
+        stored.opening_epoch = documents.program_version;
+        let next = store::Family {
+            rollout: stored.id.clone(),
+            target: stored.to,
+            ..store::Family::clone(&family.value)
+        };
+        let mut writes = vec![
+            put(table::ROLLOUT, stored.id.as_str(), version, &stored),
+            put(table::FAMILY, stored.family.as_str(), family.version, &next),
+        ];
+        writes.extend(validated(&documents, &stored, versions(node, &candidates)));
+        writes
+    };
+    let members: u64 = stored.roles.iter().map(|r| r.members).sum();
+    let done = act(
+        "controller",
+        "rollout.open",
+        format!("rollout/{}", stored.id),
+        super::number(members, "member"),
+    );
+    let change = entry(writes, vec![done]);
+    node.control_ledger.propose(change).await?;
+    drop_old_lists(node, &stored).await
+}
+
+/// What is different from the preview that the start was bound to; none: nothing, or it was bound just now.
+async fn is_unbound(node: &Arc<Node>, stored: &store::Rollout) -> Option<String> {
+    if now_ms().saturating_sub(stored.created_ms) < BOUND_MS {
+        return None;
+    }
+    let before = crate::preview::kept(&node.control.read(), &stored.preview);
+    let Some(before) = before else {
+        return Some(format!("its preview {} is gone", stored.preview));
+    };
+    let (shared, family, to) = (node.clone(), stored.family.clone(), stored.to);
+    let plan = stored.plan.clone().unwrap_or_default();
+    let made = tokio::task::spawn_blocking(move || {
+        crate::preview::make_with(&shared, &family, to, plan_spec(&plan))
+    });
+    match made.await {
+        Ok(Ok(now)) => {
+            let differences = crate::preview::differences(&before, &now.kept);
+            (!differences.is_empty()).then(|| {
+                format!(
+                    "the fleet is not what preview {} showed: {}",
+                    before.id,
+                    differences.join("; ")
+                )
+            })
+        }
+        Ok(Err(error)) => Some(crate::partition::chain(&error)),
+        // The task was stopped with the node: whoever comes next looks again.
+        Err(_) => None,
+    }
+}
+
+/// Sets the state and the waves of each role.
+fn enter(
+    stored: &mut store::Rollout,
+    revision: &store::Revision,
+    candidates: &[Vec<Candidate>],
+    assignment: &Assignment,
+) {
     for role in &mut stored.roles {
         let index = revision
             .roles
@@ -77,20 +161,107 @@ pub(super) async fn prepare(
     }
     stored.prepared = true;
     stored.started_ms = now_ms();
-    let members: u64 = stored.roles.iter().map(|r| r.members).sum();
-    set_state(&mut stored, State::Running, "its lists are complete");
-    let done = act(
-        "controller",
-        "rollout.open",
-        format!("rollout/{}", stored.id),
-        super::number(members, "member"),
-    );
-    node.control_ledger
-        .propose(entry(
-            vec![put(table::ROLLOUT, stored.id.as_str(), version, &stored)],
-            vec![done],
-        ))
-        .await?;
+    set_state(stored, State::Running, "its lists are complete");
+}
+
+/// Members of waves that the replaced rollout has passed come first, so that the same agents are judged first.
+fn go_ahead(node: &Node, replaced: &str, candidates: &mut [Vec<Candidate>]) {
+    let passed: BTreeSet<(String, u32)> = {
+        let documents = node.control.read();
+        let Some(old) = documents.rollouts.get(replaced) else {
+            return;
+        };
+        let revision = documents.revision(&old.value.family, old.value.to);
+        let index = |role: &str| {
+            let roles = revision.map(|r| r.value.roles.as_slice());
+            roles
+                .unwrap_or_default()
+                .iter()
+                .position(|r| r.name == role)
+        };
+        let waves = |r: &store::RoleProgress| {
+            let passed = r.open_waves - u32::from(!r.done && r.open_waves > 0);
+            let index = index(&r.role).unwrap_or(usize::MAX).to_string();
+            (0..passed)
+                .map(move |wave| (index.clone(), wave))
+                .collect::<Vec<_>>()
+        };
+        old.value.roles.iter().flat_map(waves).collect()
+    };
+    for (partition, candidates) in node.partitions.iter().zip(candidates) {
+        let columns = partition.index().read();
+        let Some(list) = columns.lists.get(replaced) else {
+            continue;
+        };
+        for candidate in candidates {
+            candidate.ahead = list
+                .get(&candidate.uid)
+                .is_some_and(|m| passed.contains(&(m.role.to_string(), m.wave)));
+        }
+    }
+}
+
+/// Which waves open at once, by what the replaced rollout has passed.
+fn take_over(node: &Node, stored: &mut store::Rollout) {
+    let documents = node.control.read();
+    let Some(old) = documents.rollouts.get(&stored.supersedes) else {
+        return;
+    };
+    let old = documents.domain(&old.value);
+    let mut new = documents.domain(stored);
+    supersede::take_over(&old, &mut new, How::Continue);
+    for (role, stored) in new.roles.iter().zip(&mut stored.roles) {
+        stored.continue_at = role.continue_at;
+    }
+}
+
+/// The revision with the versions of the collectors that it was checked against.
+fn validated(
+    documents: &Documents,
+    stored: &store::Rollout,
+    versions: BTreeSet<String>,
+) -> Option<store::Write> {
+    let found = documents.revision(&stored.family, stored.to)?;
+    let known: BTreeSet<String> = found.value.versions.iter().cloned().collect();
+    let all: BTreeSet<String> = known.union(&versions).cloned().collect();
+    if all == known {
+        return None;
+    }
+    let next = store::Revision {
+        versions: all.into_iter().collect(),
+        ..store::Revision::clone(&found.value)
+    };
+    let key = revision_key(&stored.family, stored.to);
+    Some(put(table::REVISION, key, found.version, &next))
+}
+
+/// Versions of those members whose build was held against the config.
+fn versions(node: &Node, candidates: &[Vec<Candidate>]) -> BTreeSet<String> {
+    let mut versions = BTreeSet::new();
+    for (partition, candidates) in node.partitions.iter().zip(candidates) {
+        let columns = partition.index().read();
+        let known = candidates
+            .iter()
+            .filter(|c| c.role.is_some() && !c.components.is_empty());
+        let rows = known.filter_map(|c| columns.rows.get(&c.uid));
+        versions.extend(rows.filter_map(|row| Some(row.get("service.version")?.to_owned())));
+    }
+    versions
+}
+
+/// The family's earlier lists have told where their members stand until now; the new one decides for them.
+async fn drop_old_lists(node: &Node, stored: &store::Rollout) -> Result<(), ProposeError> {
+    let old: Vec<String> = {
+        let documents = node.control.read();
+        let all = documents.rollouts.values().map(|r| &r.value);
+        let old = all.filter(|r| r.family == stored.family && r.id != stored.id);
+        old.map(|r| r.id.clone()).collect()
+    };
+    for partition in node.partitions.iter() {
+        for id in &old {
+            partition.drop_list(id).await?;
+        }
+    }
     Ok(())
 }
 
@@ -149,7 +320,7 @@ fn changed(candidates: &[Vec<Candidate>], role: usize, seed: &str) -> Vec<waves:
     let changed = candidates
         .iter()
         .flatten()
-        .filter(|c| c.role.is_some_and(|r| r as usize == role) && !c.unchanged);
+        .filter(|c| c.role.is_some_and(|r| r as usize == role) && !c.unchanged && !c.pinned);
     waves::order(changed.map(Candidate::for_waves).collect(), seed)
 }
 
@@ -168,6 +339,9 @@ fn member(candidate: &Candidate, assignment: &Assignment) -> Option<Member> {
             .unwrap_or(last),
         unchanged: candidate.unchanged,
         unreachable: !candidate.reachable,
-        taken_from: None,
+        taken_from: candidate
+            .taken_from
+            .clone()
+            .map(|(family, role)| store::Owner { family, role }),
     })
 }

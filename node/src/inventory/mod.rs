@@ -14,7 +14,7 @@ pub use row::{BRIDGE, Delivery, Interner, Row, is_healthy, reported, state, stor
 use crate::ledger::{Mirror, table};
 
 /// A member of a rollout's list.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
     /// Index into the rollout's roles.
     pub role: u32,
@@ -22,7 +22,12 @@ pub struct Member {
     pub wave: u32,
     /// Its delivery did not change when the list was made.
     pub unchanged: bool,
+    /// Family and role that the rollout takes it over from.
+    pub taken_from: Option<Owner>,
 }
+
+/// Family and role.
+pub type Owner = Box<(Arc<str>, Arc<str>)>;
 
 /// What readers see, always at one applied position.
 #[derive(Default)]
@@ -170,6 +175,8 @@ impl Columns {
             Staged::Chunk(rollout, Some(chunk)) => {
                 let id: Arc<str> = rollout.as_str().into();
                 let list = self.lists.entry(rollout).or_default();
+                // Few families lose agents to one rollout: their names are kept once.
+                let mut owners = Interner::default();
                 for member in chunk.members {
                     let Ok(uid) = Uid::from_wire(&member.uid) else {
                         continue;
@@ -180,6 +187,7 @@ impl Columns {
                             role: member.role,
                             wave: member.wave,
                             unchanged: member.unchanged,
+                            taken_from: row::owner(member.taken_from.as_ref(), &mut owners),
                         },
                     );
                     let listed = self.listed.entry(uid).or_default();

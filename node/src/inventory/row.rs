@@ -105,6 +105,10 @@ pub struct Row {
     pub refused: Box<[Digest]>,
     /// Two agents, one uid.
     pub duplicate: bool,
+    /// Whom a person has resolved its owner to.
+    pub granted: Option<super::Owner>,
+    /// A person has ordered its collector to be stopped.
+    pub stopped: bool,
     /// A restart has been ordered and not sent.
     pub restart_pending: bool,
     /// Transport of the last record change.
@@ -179,6 +183,8 @@ impl Row {
                 .filter_map(|r| Digest::from_slice(&r.hash))
                 .collect(),
             duplicate: agent.duplicate,
+            granted: owner(agent.granted.as_ref(), interner),
+            stopped: agent.stopped,
             restart_pending: agent.restart_pending,
             websocket: agent.transport == "websocket",
             last_seen_ms: agent.last_seen_ms,
@@ -318,6 +324,18 @@ pub fn stored_state(state: State) -> DeliveryState {
         State::NoAnswer => DeliveryState::NoAnswer,
         State::Withdrawn => DeliveryState::Withdrawn,
     }
+}
+
+/// A stored owner.
+pub(super) fn owner(
+    stored: Option<&store::Owner>,
+    interner: &mut Interner,
+) -> Option<super::Owner> {
+    let owner = stored?;
+    Some(Box::new((
+        interner.get(&owner.family),
+        interner.get(&owner.role),
+    )))
 }
 
 fn effective(agent: &store::Agent) -> String {

@@ -447,8 +447,12 @@ impl<'a> Turn<'a> {
         let subject = Subject {
             uid: *self.uid.as_bytes(),
             owned_since: delivery.map(|d| Epoch(d.owned_since)),
-            granted: None,
-            stopped: false,
+            granted: self
+                .agent
+                .granted
+                .as_ref()
+                .map(|owner| (owner.family.as_str(), owner.role.as_str())),
+            stopped: self.agent.stopped,
             facts: &facts,
             owner: delivery.map(|d| (d.family.as_str(), d.role.as_str())),
             delivery: delivery.and_then(|d| Digest::from_slice(&d.hash)),
@@ -532,8 +536,9 @@ impl<'a> Turn<'a> {
                 true
             }
             Decision::Offer(hash) => {
-                // Never an empty map: that is an order to stop the collector.
-                let config = (self.ctx.desired_config)(&desired).filter(says_something);
+                // Never an empty map: that is an order to stop the collector, and only a person gives it.
+                let config = (self.ctx.desired_config)(&desired)
+                    .filter(|c| says_something(c) || desired.reason == Reason::Stopped);
                 let Some(config) = config else { return false };
                 self.deliver(&desired, hash, State::Offered);
                 self.offer = Some((hash, config));
@@ -608,6 +613,13 @@ impl<'a> Turn<'a> {
             .as_ref()
             .filter(|b| b.hash == hash.as_bytes())
             .map_or(Match::Unknown, store::Delivery::effective);
+        // What a person has resolved is done.
+        if before
+            .as_ref()
+            .is_none_or(|b| (&b.family, &b.role) != (&family, &role))
+        {
+            self.agent.granted = None;
+        }
         self.agent.delivery = Some(store::Delivery {
             hash: hash.as_bytes().to_vec(),
             state: stored_state(state).into(),

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use fleet::bucket::{Bucket, Counts, Presence, Sighting, bucket};
 use fleet::family::delivery_hash;
+use fleet::governance::pin;
 use fleet::membership::{Circumstances, Exclusion, exclusion};
 use fleet::offer::{Failure, State};
-use fleet::program::{Program, Reason, matching};
+use fleet::program::{Condition, Program, Reason, matching};
 use fleet::rollout::{Signs, is_restart_loop};
 use fleet::waves;
 use proto::opamp::AgentCapabilities;
@@ -49,6 +50,12 @@ pub struct Candidate {
     pub components: Box<[u8]>,
     /// Owned by this family now.
     pub owned: bool,
+    /// A rollout that is continued has brought it through its wave.
+    pub ahead: bool,
+    /// A pin holds it at another revision: a member, and nobody's canary.
+    pub pinned: bool,
+    /// Family and role that it would be taken from.
+    pub taken_from: Option<(String, String)>,
 }
 
 /// A member and its bucket.
@@ -165,10 +172,28 @@ impl Partition {
         (converged, open)
     }
 
+    /// Agents that joined since this rollout's lists were made: outside of its figures.
+    pub fn late(&self, rollout: &str) -> u64 {
+        let program = self.program();
+        if program.rollout(rollout).is_none() {
+            return 0;
+        }
+        let columns = self.index.read();
+        let is_late = |row: &&Row| {
+            let listed = columns.lists.get(rollout);
+            !row.alias
+                && !listed.is_some_and(|list| list.contains_key(&row.uid))
+                && desired_of(row, None, &program).conditions.iter().any(
+                    |condition| matches!(condition, Condition::Late { rollout: id } if id == rollout),
+                )
+        };
+        columns.rows.values().filter(is_late).count() as u64
+    }
+
     fn each_member(
         &self,
         rollout: &store::Rollout,
-        mut look: impl FnMut(&Columns, Uid, crate::inventory::Member, Bucket),
+        mut look: impl FnMut(&Columns, Uid, &crate::inventory::Member, Bucket),
     ) {
         let program = self.program();
         let uids: Vec<Uid> = {
@@ -185,8 +210,8 @@ impl Partition {
         };
         for (uid, member) in list {
             let fresh = !stale.contains(uid);
-            let bucket = stand(&columns, &program, rollout, *uid, *member, fresh);
-            look(&columns, *uid, *member, bucket);
+            let bucket = stand(&columns, &program, rollout, *uid, member, fresh);
+            look(&columns, *uid, member, bucket);
         }
     }
 
@@ -243,7 +268,7 @@ fn stand(
     program: &Program,
     rollout: &store::Rollout,
     uid: Uid,
-    member: crate::inventory::Member,
+    member: &crate::inventory::Member,
     fresh: bool,
 ) -> Bucket {
     let Some(row) = columns.rows.get(&uid) else {
@@ -278,7 +303,9 @@ fn stand(
         Some(d) if went_back => (Some(d.hash), true),
         _ => (desired.delivery, taken_back),
     };
+    // What was taken from another family goes back to it.
     let elsewhere = delivery.is_some_and(|d| *d.family != *rollout.family)
+        && !touched
         && !matches!(desired.reason, Reason::Wave { .. } | Reason::Waiting { .. });
     let roles = program
         .rollout(&rollout.id)
@@ -287,6 +314,7 @@ fn stand(
         duplicate: row.duplicate,
         reassigned: row.alias,
         re_owned: elsewhere,
+        stopped: row.stopped,
         touched,
         roles,
         accepts: row.can(AgentCapabilities::AcceptsRemoteConfig),
@@ -359,6 +387,9 @@ fn candidate(
         effective: row.effective.clone(),
         components: row.components.clone(),
         owned,
+        ahead: false,
+        pinned: false,
+        taken_from: None,
     };
     let by_higher = program.claims(row).into_iter().find(|claim| {
         claim.family != family
@@ -381,22 +412,30 @@ fn candidate(
         Some("it stands for many collectors and is never configured".to_owned())
     } else if !row.can(AgentCapabilities::AcceptsRemoteConfig) {
         Some("it does not accept remote configuration".to_owned())
-    } else if let Some((owner, _)) = row.owner().filter(|(owner, _)| *owner != family) {
-        Some(format!("it is owned by family {owner}"))
+    } else if row.stopped {
+        Some("its collector is stopped by order".to_owned())
+    } else if let Some(claim) = by_higher {
+        Some(format!(
+            "shadowed by family {}, which has a higher precedence",
+            claim.family
+        ))
+    } else if let Some((owner, role)) = row.owner().filter(|(owner, _)| *owner != family) {
+        let higher = program.family(owner).filter(|f| f.precedence > precedence);
+        if higher.is_none() {
+            candidate.taken_from = Some((owner.to_owned(), role.to_owned()));
+        }
+        higher.map(|_| format!("it is owned by family {owner}, which has a higher precedence"))
     } else {
-        by_higher.map(|claim| {
-            format!(
-                "shadowed by family {}, which has a higher precedence",
-                claim.family
-            )
-        })
+        None
     };
     if candidate.left_out.is_none() {
         let at = roles.iter().position(|r| r.name == names[0])?;
         candidate.role = u32::try_from(at).ok();
         let same =
             delivery.is_some_and(|d| d.hash == roles[at].delivery && d.state == State::Applied);
-        candidate.unchanged = same;
+        candidate.unchanged = same && candidate.taken_from.is_none();
+        let held = pin::of(&program.pins, family, row.uid.as_bytes(), row);
+        candidate.pinned = owned && held.is_some() && !candidate.unchanged;
     }
     Some(candidate)
 }
@@ -408,7 +447,7 @@ impl Candidate {
             uid: *self.uid.as_bytes(),
             stratum: self.stratum.clone(),
             reachable: self.reachable,
-            ahead: false,
+            ahead: self.ahead,
         }
     }
 }

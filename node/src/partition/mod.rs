@@ -29,7 +29,7 @@ pub use members::{Candidate, MemberView};
 
 use self::core::{Core, Timing};
 use crate::control::{Control, Documents, config_map};
-use crate::inventory::{Columns, Index, IndexMirror, Row};
+use crate::inventory::{Columns, Index, IndexMirror, Owner, Row};
 use crate::ledger::{self, Ledger, ProposeError, entry, now_ms, put, put_any, table};
 
 /// Time within which a granted offer may be written.
@@ -945,8 +945,8 @@ pub fn desired_of(row: &Row, place: Option<Place<'_>>, program: &Program) -> Des
     let subject = Subject {
         uid: *row.uid.as_bytes(),
         owned_since: row.delivery.as_ref().map(|d| Epoch(d.owned_since)),
-        granted: None,
-        stopped: false,
+        granted: row.granted.as_ref().map(|owner| (&*owner.0, &*owner.1)),
+        stopped: row.stopped,
         facts: row,
         owner: row.owner(),
         delivery: row.delivery.as_ref().map(|d| d.hash),
@@ -961,6 +961,7 @@ pub struct OwnedPlace {
     rollout: String,
     role: String,
     wave: u32,
+    taken_from: Option<Owner>,
 }
 
 impl OwnedPlace {
@@ -970,7 +971,7 @@ impl OwnedPlace {
             rollout: &self.rollout,
             role: &self.role,
             wave: self.wave,
-            taken_from: None,
+            taken_from: self.taken_from.as_ref().map(|from| (&*from.0, &*from.1)),
         }
     }
 }
@@ -994,6 +995,7 @@ fn place_in(columns: &Columns, program: &Program, uid: Uid, id: &str) -> Option<
         rollout: id.to_owned(),
         role: role.name.clone(),
         wave: member.wave,
+        taken_from: member.taken_from.clone(),
     })
 }
 
@@ -1020,6 +1022,9 @@ fn delivered_config(
 }
 
 fn desired_config(documents: &Documents, desired: &Desired) -> Option<ConfigMap> {
+    if desired.reason == Reason::Stopped {
+        return Some(ConfigMap::new());
+    }
     let (family, role) = desired.owner.as_ref()?;
     let rollout = match &desired.reason {
         Reason::RolledBack { rollout } => rollout.as_str(),
@@ -1067,6 +1072,7 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 /// The delivery of a row by a person's words: what an agent's state is called everywhere.
 pub fn state_of(row: &Row, desired: &Desired) -> &'static str {
     use fleet::offer::State;
+    let stops = desired.reason == Reason::Stopped;
     let Some(delivery) = &row.delivery else {
         return match desired.reason {
             Reason::Unassigned => "unassigned",
@@ -1090,6 +1096,7 @@ pub fn state_of(row: &Row, desired: &Desired) -> &'static str {
         State::Failed => "failed",
         State::RolledBackByAgent => "rolled back",
         State::NoAnswer => "no answer",
+        State::Applied if stops => "stopped",
         State::Applied if delivery.effective == store::Match::No => "drifted",
         State::Applied if row.healthy => "converged",
         State::Applied => "soaking",

@@ -3,7 +3,10 @@
 mod query;
 mod show;
 
+use std::collections::BTreeMap;
+
 use fleet::governance::actor::Act;
+use fleet::program::{Claim, Program};
 use futures::StreamExt;
 use proto::api::agent_service_server::AgentService;
 use proto::api::{self, ChangedAgents};
@@ -14,6 +17,7 @@ use proto::uid::Uid;
 use tonic::{Request, Response, Status};
 
 use super::{Api, broken, not_stored};
+use crate::inventory::Row;
 use crate::ledger::{act, delete_any, entry, now_ms, once, put_any, table};
 use crate::partition::{chain, merge};
 
@@ -21,6 +25,9 @@ const HISTORY: usize = 100;
 
 /// Changes of agents that one call has under way.
 const CHANGES: usize = 256;
+
+const NOT_OURS_TO_STOP: &str =
+    "nothing was ever delivered to it: stop it where it runs, or let a family claim it first";
 
 const NO_RESTARTS: &str =
     "it does not accept restart commands: set accepts_restart_command in its supervisor";
@@ -81,6 +88,63 @@ impl Api {
             self.node.partition(*uid).tell(*uid, notice::Kind::Pending);
         }
         answer
+    }
+}
+
+impl Api {
+    /// These agents by the family and role that they would go to, or stay with; why not, for the others.
+    fn by_claim(
+        &self,
+        uids: &[Uid],
+        keep: bool,
+        refused: &mut Vec<String>,
+    ) -> BTreeMap<(String, String), Vec<Uid>> {
+        let mut groups: BTreeMap<(String, String), Vec<Uid>> = BTreeMap::new();
+        for uid in uids {
+            let partition = self.node.partition(*uid);
+            let program = partition.program();
+            let columns = partition.index().read();
+            let Some(row) = columns.rows.get(uid) else {
+                refused.push(format!("{uid}: there is no such agent"));
+                continue;
+            };
+            match claim_on(row, &program, keep) {
+                Ok(claim) => groups.entry(claim).or_default().push(*uid),
+                Err(why) => refused.push(format!("{uid}: {why}")),
+            }
+        }
+        groups
+    }
+}
+
+/// Whom an agent would go to, or stay with.
+fn claim_on(row: &Row, program: &Program, keep: bool) -> Result<(String, String), String> {
+    let owner = row
+        .owner()
+        .ok_or("nobody owns it: it goes to who claims it by itself")?;
+    let claims = program.claims(row);
+    let first = claims.first();
+    if first.and_then(Claim::only) == Some(owner) {
+        return Err(format!(
+            "{}/{} owns it and claims it: there is nothing to resolve",
+            owner.0, owner.1
+        ));
+    }
+    if keep {
+        return Ok((owner.0.to_owned(), owner.1.to_owned()));
+    }
+    match first {
+        None => Err("nobody claims it: label it, or let it --keep its owner".to_owned()),
+        Some(claim) => claim
+            .only()
+            .map(|(family, role)| (family.to_owned(), role.to_owned()))
+            .ok_or_else(|| {
+                format!(
+                    "it matches {} of {}: make the selectors exclude each other",
+                    claim.roles.join(" and "),
+                    claim.family
+                )
+            }),
     }
 }
 
@@ -331,16 +395,85 @@ impl AgentService for Api {
 
     async fn resolve_owner(
         &self,
-        _: Request<proto::api::ResolveOwnerRequest>,
-    ) -> Result<Response<proto::api::ChangedAgents>, Status> {
-        Err(Status::unimplemented("resolve_owner"))
+        request: Request<api::ResolveOwnerRequest>,
+    ) -> Result<Response<ChangedAgents>, Status> {
+        let actor = self.actor(&request, Act::ManageAgents)?;
+        let request = request.into_inner();
+        let uids = self.chosen(&request.uids, &request.selector)?;
+        let mut changed = ChangedAgents::default();
+        for (claim, uids) in self.by_claim(&uids, request.keep, &mut changed.refused) {
+            let (family, role) = claim;
+            let words = match request.keep {
+                true => format!("stays with {family}/{role}"),
+                false => format!("goes to {family}/{role}"),
+            };
+            let detail = match request.reason.as_str() {
+                "" => words.clone(),
+                reason => format!("{words}: {reason}"),
+            };
+            let order = Order {
+                actor: &actor,
+                action: "agent.owner",
+                detail: &detail,
+                key: &request.idempotency_key,
+            };
+            let part = self.change_each(&uids, order, |agent| {
+                let owner = store::Owner {
+                    family: family.clone(),
+                    role: role.clone(),
+                };
+                if agent.granted.as_ref() == Some(&owner) {
+                    return Ok(None);
+                }
+                agent.granted = Some(owner);
+                Ok(Some(merge::transition(
+                    now_ms(),
+                    "owner resolved",
+                    "",
+                    "",
+                    &detail,
+                )))
+            });
+            let part = part.await;
+            changed.changed += part.changed;
+            changed.refused.extend(part.refused);
+        }
+        Ok(Response::new(changed))
     }
 
     async fn stop_collectors(
         &self,
-        _: Request<proto::api::StopCollectorsRequest>,
-    ) -> Result<Response<proto::api::ChangedAgents>, Status> {
-        Err(Status::unimplemented("stop_collectors"))
+        request: Request<api::StopCollectorsRequest>,
+    ) -> Result<Response<ChangedAgents>, Status> {
+        let actor = self.actor(&request, Act::StopCollectors)?;
+        let request = request.into_inner();
+        if request.reason.trim().is_empty() && !request.start {
+            return Err(Status::invalid_argument(
+                "stopping collectors needs a reason: nothing is collected there until they are started again",
+            ));
+        }
+        let uids = self.chosen(&request.uids, &request.selector)?;
+        let (action, word) = match request.start {
+            true => ("agent.start", "start ordered"),
+            false => ("agent.stop", "stop ordered"),
+        };
+        let order = Order {
+            actor: &actor,
+            action,
+            detail: &request.reason,
+            key: &request.idempotency_key,
+        };
+        let changed = self
+            .change_each(&uids, order, |agent| {
+                if agent.delivery.is_none() && !request.start {
+                    return Err(NOT_OURS_TO_STOP.to_owned());
+                }
+                let before = std::mem::replace(&mut agent.stopped, !request.start);
+                Ok((before == request.start)
+                    .then(|| merge::transition(now_ms(), word, "", "", &actor)))
+            })
+            .await;
+        Ok(Response::new(changed))
     }
 
     async fn agents_at(

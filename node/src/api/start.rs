@@ -1,0 +1,465 @@
+//! The start of a rollout: bound to a preview, within its reach, with its approvals, and in the place of the one before.
+
+use fleet::governance::supersede::{self, How};
+use fleet::governance::urgent::{self, Allowed, Debt};
+use fleet::membership::{Reach, check_reach};
+use fleet::program::RevisionNumber;
+use fleet::revisions::{Life, way_back};
+use fleet::rollout::{PlanSpec, Rollout, State, schedule};
+use proto::api;
+use proto::store::{self, RevisionState, RolloutState};
+use tonic::Status;
+
+use super::governance::check_approvals;
+use super::{Actor, Api, broken, not_stored};
+use crate::control::{Doc, Documents, plan_to_store, rollout_state, stored_rollout_state};
+use crate::ledger::{act, entry, now_ms, once, put, table};
+use crate::preview::{self, Preview, plan_of, short_id};
+
+/// What was asked for, with what it means in these documents.
+struct Start {
+    request: api::StartRolloutRequest,
+    /// Name and waves.
+    plan: (String, PlanSpec),
+    how: Option<How>,
+}
+
+/// What the opening entry makes.
+struct Opening {
+    rollout: store::Rollout,
+    writes: Vec<store::Write>,
+    acts: Vec<store::Act>,
+}
+
+fn refused(why: &impl std::fmt::Display) -> Status {
+    Status::failed_precondition(why.to_string())
+}
+
+/// The key of a start.
+pub(super) fn start_key(request: &api::StartRolloutRequest) -> String {
+    once("rollout.start", &request.family, &request.idempotency_key)
+}
+
+/// A stored revision's life in the domain's words.
+pub fn life(state: RevisionState) -> Life {
+    match state {
+        RevisionState::Unspecified | RevisionState::Draft => Life::Draft,
+        RevisionState::Validated => Life::Validated,
+        RevisionState::Approved => Life::Approved,
+        RevisionState::Active => Life::Active,
+        RevisionState::Superseded => Life::Superseded,
+        RevisionState::Rejected => Life::Rejected,
+    }
+}
+
+/// The plan that a way back takes, and whether there is one.
+pub fn check_way_back(documents: &Documents, family: &str, to: u64) -> Result<(), Status> {
+    let stored = documents.families.get(family).ok_or_else(|| {
+        Status::not_found(format!(
+            "there is no family `{family}`: list them with `muster families list`"
+        ))
+    })?;
+    let stable = stored.value.stable;
+    let stable = (stable != 0).then_some(RevisionNumber(stable));
+    // No number names the latest here: back to where has to be said.
+    let revision = (to != 0).then(|| documents.revision(family, to)).flatten();
+    let life = revision.map(|r| life(r.value.state()));
+    way_back(family, stable, RevisionNumber(to), life)
+        .map(|_| ())
+        .map_err(|error| refused(&error))
+}
+
+impl Start {
+    fn of(documents: &Documents, mut request: api::StartRolloutRequest) -> Result<Start, Status> {
+        let how = match request.supersede.as_str() {
+            "" => None,
+            "restart" => Some(How::Restart),
+            "continue" => Some(How::Continue),
+            other => {
+                return Err(Status::invalid_argument(format!(
+                    "supersede is `{other}`: use `restart` or `continue`"
+                )));
+            }
+        };
+        if request.back {
+            check_way_back(documents, &request.family, request.revision)?;
+            if request.plan.is_empty() {
+                "rollback".clone_into(&mut request.plan);
+            }
+        }
+        let plan = plan_of(documents, &request.plan)
+            .map_err(|error| Status::not_found(error.to_string()))?;
+        let name = match request.plan.as_str() {
+            "" => "default",
+            name => name,
+        };
+        Ok(Start {
+            plan: (name.to_owned(), plan),
+            how,
+            request,
+        })
+    }
+}
+
+impl Api {
+    /// Opens a rollout, or has it wait for its approvals.
+    pub(super) async fn start(
+        &self,
+        request: api::StartRolloutRequest,
+        caller: &Actor,
+    ) -> Result<api::Rollout, Status> {
+        let key = start_key(&request);
+        let started = self.node.control_ledger.has_done(&key);
+        if started.map_err(|error| broken(&error))? {
+            let started = self.stored_rollout(&request.family)?;
+            return Ok(self.rollout_view(&started));
+        }
+        let start = Start::of(&self.node.control.read(), request)?;
+        let preview = self.bind(&start.request).await?;
+        check(&start.request, &preview)?;
+        let opening = start.opening(&self.node.control.read(), &preview, caller)?;
+        let entry = store::Entry {
+            idempotency_key: key,
+            ..entry(opening.writes, opening.acts)
+        };
+        let proposed = self.node.control_ledger.propose(entry).await;
+        proposed.map_err(|error| not_stored(&error))?;
+        if !opening.rollout.supersedes.is_empty() {
+            // What it replaces has offered for the last time when this answers.
+            let fenced = self.node.fence().await;
+            fenced.map_err(|error| not_stored(&error))?;
+        }
+        Ok(self.rollout_view(&self.stored_rollout(&opening.rollout.id)?))
+    }
+
+    /// The preview an activation is bound to: the one that was named, held against the fleet as it is now, or a new one.
+    async fn bind(&self, request: &api::StartRolloutRequest) -> Result<Preview, Status> {
+        let now = self
+            .make_preview(&request.family, request.revision, &request.plan)
+            .await?;
+        if request.preview.is_empty() {
+            self.keep_preview(&now.kept).await?;
+            return Ok(now);
+        }
+        let before = {
+            let documents = self.node.control.read();
+            let gone = || {
+                Status::failed_precondition(format!(
+                    "there is no preview `{}` any more: make one with `muster preview {}`",
+                    request.preview, request.family
+                ))
+            };
+            preview::kept(&documents, &request.preview).ok_or_else(gone)?
+        };
+        if before.family != request.family {
+            return Err(Status::invalid_argument(format!(
+                "preview {} is of family {}, not of {}",
+                before.id, before.family, request.family
+            )));
+        }
+        let differences = preview::differences(&before, &now.kept);
+        if differences.is_empty() {
+            return Ok(Preview {
+                kept: before,
+                ..now
+            });
+        }
+        Err(Status::failed_precondition(format!(
+            "the fleet is not what preview {} showed: {}; make a new one with `muster preview {}`",
+            before.id,
+            differences.join("; "),
+            request.family
+        )))
+    }
+}
+
+impl Api {
+    /// Adds to a preview the order in which its waves would go, and what a start would wait for or has to say.
+    pub(super) fn complete(&self, request: &api::PreviewRequest, shown: &mut api::PreviewResponse) {
+        let documents = self.node.control.read();
+        let Ok(plan) = plan_of(&documents, &request.plan) else {
+            return;
+        };
+        let rollout = documents.domain(&as_planned(request, shown, &plan));
+        shown.schedule = schedule_lines(&rollout);
+        shown.needs = needs(&documents, request, shown.revision, &rollout);
+    }
+}
+
+/// The rollout that a start would make.
+fn as_planned(
+    request: &api::PreviewRequest,
+    shown: &api::PreviewResponse,
+    plan: &PlanSpec,
+) -> store::Rollout {
+    let progress = |role: &api::RolePreview| {
+        let mut end = 0;
+        let ends = role.waves.iter().map(|wave| {
+            end += wave.agents;
+            end
+        });
+        store::RoleProgress {
+            role: role.role.clone(),
+            wave_ends: ends.collect(),
+            ..store::RoleProgress::default()
+        }
+    };
+    store::Rollout {
+        family: request.family.clone(),
+        to: shown.revision,
+        back: request.back,
+        plan: Some(plan_to_store("", plan)),
+        roles: shown.roles.iter().map(progress).collect(),
+        ..store::Rollout::default()
+    }
+}
+
+/// A rollout's order, a line each; the last is the way back.
+pub(super) fn schedule_lines(rollout: &Rollout) -> Vec<String> {
+    let text = schedule(rollout).to_string();
+    text.lines().map(str::to_owned).collect()
+}
+
+fn needs(
+    documents: &Documents,
+    request: &api::PreviewRequest,
+    revision: u64,
+    rollout: &Rollout,
+) -> Vec<String> {
+    let mut needs = Vec::new();
+    if let Some(revision) = documents.revision(&request.family, revision) {
+        if !revision.value.rejected.is_empty() {
+            needs.push(format!("it was rejected {}", revision.value.rejected));
+        }
+        let missing = check_approvals(documents, &revision.value, &rollout.plan).err();
+        needs.extend(missing.filter(|_| !request.back).map(|m| m.to_string()));
+    }
+    if let Some(open) = documents.find_rollout(&request.family) {
+        let state = rollout_state(open.value.state());
+        let refused = supersede::check(&request.family, &open.value.id, state, None);
+        needs.extend(refused.err().map(|refused| refused.to_string()));
+    }
+    let freeze = documents.freeze(&request.family, rollout);
+    needs.extend(freeze.map(|freeze| format!("no wave starts before the end of freeze {freeze}")));
+    needs
+}
+
+/// Is this what a person has seen and said, and is there anybody to roll out to?
+fn check(request: &api::StartRolloutRequest, bound: &Preview) -> Result<(), Status> {
+    let shown = &bound.shown;
+    let reach = Reach {
+        family: request.family.clone(),
+        owned: shown.owned,
+        // The number that the person has seen: a few may have joined or left since.
+        members: bound.kept.members.len() as u64,
+        takeovers: bound.takeovers.clone(),
+    };
+    check_reach(&reach, (request.reach != 0).then_some(request.reach))
+        .map_err(|error| refused(&error))?;
+    if !shown.conflicts.is_empty() {
+        return Err(Status::failed_precondition(format!(
+            "two roles match the same agent: {}; make the selectors of family {} exclude each other",
+            shown.conflicts.join("; "),
+            request.family
+        )));
+    }
+    if shown.members > 0 {
+        return Ok(());
+    }
+    let why = shown.left_out.iter();
+    let why: Vec<String> = why
+        .map(|l| format!("{} left out: {}", l.agents, l.why))
+        .collect();
+    let why = match why.as_slice() {
+        [] => "no agent matches its selectors".to_owned(),
+        why => why.join("; "),
+    };
+    Err(Status::failed_precondition(format!(
+        "there is nobody to roll out to: {why}"
+    )))
+}
+
+impl Start {
+    /// Everything that the opening stores, or why it is refused.
+    fn opening(
+        &self,
+        documents: &Documents,
+        preview: &Preview,
+        caller: &Actor,
+    ) -> Result<Opening, Status> {
+        let request = &self.request;
+        let family = documents
+            .families
+            .get(&request.family)
+            .ok_or_else(|| Status::not_found(format!("there is no family `{}`", request.family)))?;
+        let revision = documents
+            .revision(&request.family, preview.shown.revision)
+            .ok_or_else(|| Status::aborted("the revision is gone: look again"))?;
+        if !revision.value.rejected.is_empty() {
+            return Err(Status::failed_precondition(format!(
+                "{} revision {} was rejected {}: apply a new revision",
+                request.family, revision.value.number, revision.value.rejected
+            )));
+        }
+        let (debt, waits_for) = self.governed(documents, &revision.value, caller)?;
+        let state = match waits_for {
+            Some(_) => RolloutState::AwaitingApproval,
+            None => RolloutState::Planned,
+        };
+        let cause = waits_for.unwrap_or_else(|| format!("started by {}", caller.name));
+        let (plan_name, plan) = &self.plan;
+        let role = |r: &api::RolePreview| store::RoleProgress {
+            role: r.role.clone(),
+            ..store::RoleProgress::default()
+        };
+        let mut rollout = store::Rollout {
+            // Ids grow with time, so that the newest is the last.
+            id: format!("ro-{:011x}-{}", now_ms(), short_id()),
+            family: request.family.clone(),
+            from: family.value.stable,
+            to: preview.shown.revision,
+            plan: Some(plan_to_store(plan_name, plan)),
+            state: state.into(),
+            cause,
+            actor: caller.name.clone(),
+            roles: preview.shown.roles.iter().map(role).collect(),
+            preview: preview.kept.id.clone(),
+            created_ms: now_ms(),
+            opening_epoch: documents.program_version,
+            back: request.back,
+            continues: self.how == Some(How::Continue),
+            debt,
+            reach: request.reach,
+            ..store::Rollout::default()
+        };
+        let mut writes = Vec::new();
+        let mut acts = Vec::new();
+        if let Some((open, next)) = self.replaces(documents)? {
+            let old = superseded(&open.value, next, &rollout, &caller.name);
+            acts.push(act(
+                &caller.name,
+                "rollout.supersede",
+                format!("rollout/{}", old.id),
+                old.cause.clone(),
+            ));
+            // What has been offered nothing is not continued.
+            if next == State::Superseded {
+                rollout.supersedes.clone_from(&old.id);
+            }
+            writes.push(put(table::ROLLOUT, old.id.as_str(), open.version, &old));
+        }
+        // The program names the new one when its lists are complete; until then the old one decides.
+        let next = store::Family {
+            target: rollout.to,
+            ..store::Family::clone(&family.value)
+        };
+        writes.push(put(
+            table::FAMILY,
+            request.family.as_str(),
+            family.version,
+            &next,
+        ));
+        writes.push(put(table::ROLLOUT, rollout.id.as_str(), 0, &rollout));
+        acts.push(self.started(&rollout, caller));
+        Ok(Opening {
+            rollout,
+            writes,
+            acts,
+        })
+    }
+
+    /// A review that is owed, and what it has to wait for.
+    fn governed(
+        &self,
+        documents: &Documents,
+        revision: &store::Revision,
+        caller: &Actor,
+    ) -> Result<(Option<store::Debt>, Option<String>), Status> {
+        let approved = match self.request.back {
+            true => Ok(()), // it had them when it was active
+            false => check_approvals(documents, revision, &self.plan.1),
+        };
+        let start = urgent::Start {
+            actor: &caller.name,
+            role: caller.role,
+            plan: &self.plan.1,
+            break_glass: Some(self.request.break_glass.as_str()).filter(|r| !r.is_empty()),
+            approved,
+        };
+        let allowed = urgent::check(start).map_err(|error| match error {
+            urgent::Refused::Actor(error) => Status::permission_denied(error.to_string()),
+            error => refused(&error),
+        })?;
+        Ok(match allowed {
+            Allowed::Approved => (None, None),
+            Allowed::Awaiting(missing) => (None, Some(missing.to_string())),
+            Allowed::GlassBroken(Debt {
+                actor,
+                reason,
+                missing,
+            }) => {
+                let debt = store::Debt {
+                    actor,
+                    reason,
+                    missing,
+                    ..store::Debt::default()
+                };
+                (Some(debt), None)
+            }
+        })
+    }
+
+    /// The open rollout of the family and where it has to go; none: there is none.
+    fn replaces<'d>(
+        &self,
+        documents: &'d Documents,
+    ) -> Result<Option<(&'d Doc<store::Rollout>, State)>, Status> {
+        let Some(newest) = documents.find_rollout(&self.request.family) else {
+            return Ok(None);
+        };
+        let state = rollout_state(newest.value.state());
+        let next = supersede::check(&self.request.family, &newest.value.id, state, self.how)
+            .map_err(|error| refused(&error))?;
+        Ok(next.map(|next| (newest, next)))
+    }
+
+    fn started(&self, rollout: &store::Rollout, caller: &Actor) -> store::Act {
+        let debt = rollout.debt.as_ref();
+        let detail = format!(
+            "family {} revision {} with plan {}, bound to preview {}{}{}{}",
+            rollout.family,
+            rollout.to,
+            self.plan.0,
+            rollout.preview,
+            if rollout.back { ", back" } else { "" },
+            match rollout.reach {
+                0 => String::new(),
+                reach => format!(", reach {reach}"),
+            },
+            debt.map_or_else(String::new, |debt| format!(
+                "; without approvals ({}): {}: a review is owed",
+                debt.missing, debt.reason
+            ))
+        );
+        act(
+            &caller.name,
+            "rollout.start",
+            format!("rollout/{}", rollout.id),
+            detail,
+        )
+    }
+}
+
+fn superseded(
+    open: &store::Rollout,
+    next: State,
+    by: &store::Rollout,
+    actor: &str,
+) -> store::Rollout {
+    store::Rollout {
+        state: stored_rollout_state(next).into(),
+        cause: format!("replaced by {} with revision {}, by {actor}", by.id, by.to),
+        ended_ms: now_ms(),
+        ..open.clone()
+    }
+}
