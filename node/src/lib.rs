@@ -11,6 +11,8 @@ pub mod inventory;
 
 pub mod partition;
 
+pub mod drift;
+
 mod folding;
 
 pub mod controller;

@@ -164,6 +164,9 @@ pub fn make_with(
             ..api::Finding::default()
         });
     }
+    let members = candidates.iter().flatten().filter(|c| c.role.is_some());
+    let outside = crate::drift::outside(node, family, members.map(|c| c.uid));
+    maker.shown.findings.extend(outside);
     maker.roles(&candidates, &plan)?;
     maker.groups(&candidates)?;
     maker.left_out(&candidates);

@@ -14,7 +14,7 @@ pub use content::{Content, Difference, Layer, Origin, Sort, content};
 /// One way in which an agent is not what it should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Drift {
-    /// Its effective config is not what was delivered.
+    /// Its effective config is not what was delivered; no difference: which keys differ is not known.
     Content(Vec<Difference>),
     /// It runs an older revision than its family's.
     Assignment {
@@ -48,8 +48,10 @@ pub enum Identity {
 /// An agent as far as drift goes.
 #[derive(Clone, Debug)]
 pub struct Subject<'a> {
-    /// The effective config against the delivered one; none: nothing was delivered or reported.
+    /// The effective config against the delivered one; none: nothing was delivered or reported, or it was not looked at.
     pub content: Option<&'a Content>,
+    /// What it runs contradicted what was delivered when it was reported, before anything was redacted.
+    pub contradicts: bool,
     /// The revision that it should run and its delivery; none: it is not owned, or a rollout decides for it.
     pub should: Option<(RevisionNumber, Digest)>,
     /// Last reported hash and status.
@@ -71,8 +73,10 @@ pub fn drift(subject: &Subject<'_>) -> Vec<Drift> {
         return vec![Drift::Identity(identity)];
     }
     let mut found = Vec::new();
-    if let Some(content) = subject.content.filter(|content| content.is_drift()) {
-        found.push(Drift::Content(content.differences().cloned().collect()));
+    let differences = subject.content.into_iter().flat_map(Content::differences);
+    let differences: Vec<Difference> = differences.cloned().collect();
+    if subject.contradicts || !differences.is_empty() {
+        found.push(Drift::Content(differences));
     }
     if let Some(failed) = subject.went_back_from {
         let runs = subject.reported.map(|(hash, _)| hash);
@@ -158,6 +162,9 @@ impl fmt::Display for Drift {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: ", self.kind())?;
         match self {
+            Drift::Content(differences) if differences.is_empty() => f.write_str(
+                "what it runs contradicts what was delivered, in keys that are not known",
+            ),
             Drift::Content(differences) => {
                 let lines: Vec<String> = differences.iter().map(Difference::to_string).collect();
                 f.write_str(&lines.join("; "))
@@ -181,6 +188,25 @@ impl fmt::Display for Drift {
                 runs.map_or(Ok(()), |runs| write!(f, " {runs}"))
             }
         }
+    }
+}
+
+impl fmt::Display for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Answer::ReOffer => "offered once more",
+            Answer::Report(Why::Policy) => "reported",
+            Answer::Report(Why::NotByConfig) => "reported: no config can heal it",
+            Answer::Report(Why::Refused) => {
+                "reported: it failed with that config, only a person retries"
+            }
+            Answer::Report(Why::TriedBefore) => {
+                "reported: it was offered once more already, and drifted again"
+            }
+            Answer::Report(Why::NoRoom) => {
+                "reported: its failure domain has no room, it is offered once more later"
+            }
+        })
     }
 }
 

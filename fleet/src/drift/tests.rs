@@ -11,6 +11,7 @@ fn hash(text: &str) -> Digest {
 fn quiet() -> Subject<'static> {
     Subject {
         content: None,
+        contradicts: false,
         should: Some((RevisionNumber(3), hash("r3"))),
         reported: Some((hash("r3"), Reported::Applied)),
         reported_revision: Some(RevisionNumber(3)),
@@ -119,6 +120,28 @@ fn an_agent_as_it_should_be_has_no_drift() {
 }
 
 #[test]
+fn a_contradiction_is_drift_also_where_its_keys_are_not_known() {
+    let contradicts = Subject {
+        contradicts: true,
+        ..quiet()
+    };
+    assert_eq!(
+        said(&contradicts),
+        ["content: what it runs contradicts what was delivered, in keys that are not known"]
+    );
+    let sent = flow("{exporters: {otlp: {endpoint: a}}}");
+    let content = content(&sent, &flow("{exporters: {otlp: {endpoint: b}}}"), &[]);
+    let known = Subject {
+        content: Some(&content),
+        ..contradicts
+    };
+    assert_eq!(
+        said(&known),
+        ["content: exporters.otlp.endpoint is b instead of a, from an unknown origin"]
+    );
+}
+
+#[test]
 fn every_kind_of_drift_is_told_by_name() {
     let sent = flow("{exporters: {otlp: {endpoint: a}}}");
     let runs = flow("{exporters: {otlp: {endpoint: b}}}");
@@ -184,6 +207,10 @@ fn a_re_offer_obeys_refusals_budget_and_goes_once() {
     };
     let heal = |refused, tried, room| answer(&assignment, Policy::ReOffer, refused, tried, room);
     assert_eq!(heal(false, false, true), Answer::ReOffer);
+    assert_eq!(
+        heal(true, false, true).to_string(),
+        "reported: it failed with that config, only a person retries"
+    );
     assert_eq!(heal(true, false, true), Answer::Report(Why::Refused));
     assert_eq!(heal(false, true, true), Answer::Report(Why::TriedBefore));
     assert_eq!(heal(false, false, false), Answer::Report(Why::NoRoom));

@@ -106,6 +106,10 @@ impl Api {
                 ));
             }
         }
+        let drift = crate::drift::of_family(&self.node, &stored.name);
+        view.versions = drift.versions;
+        view.outside_versions = drift.outside;
+        view.drift = drift.kinds;
         view
     }
 

@@ -10,7 +10,7 @@ use fleet::rollout::{
     Check, CheckSpec, Clock, Direction, Gate, OnStop, PlanSpec, Role as RoleProgress, Rollout,
     State, WaveSpec,
 };
-use fleet::selector::Selector;
+use fleet::selector::{Selector, Version};
 use fleet::waves::{Size, WHOLE};
 use proto::store::{self, RolloutState};
 use std::collections::BTreeMap;
@@ -387,5 +387,20 @@ pub fn approval(stored: &store::Approval) -> Approval {
         by: stored.by.clone(),
         revision: digest(&stored.revision),
         plan: digest(&stored.plan),
+    }
+}
+
+/// A stored version policy. What is no version limits nothing: it was parsed before it was stored.
+pub fn version_policy(stored: &store::VersionPolicy) -> fleet::versions::Policy {
+    let store::VersionPolicy {
+        from,
+        below,
+        behind_max,
+        limits_behind,
+    } = stored;
+    fleet::versions::Policy {
+        from: Version::parse(from),
+        below: Version::parse(below),
+        behind_max: limits_behind.then(|| u64::from(*behind_max)),
     }
 }

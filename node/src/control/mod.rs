@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 pub use convert::{
     approval, config_map, digest, freeze, pin, plan_spec, plan_to_store, role, role_to_store,
-    rollout, rollout_state, scope, stored_rollout_state,
+    rollout, rollout_state, scope, stored_rollout_state, version_policy,
 };
 pub use program::build as build_program;
 

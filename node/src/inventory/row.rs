@@ -60,8 +60,10 @@ pub struct Delivery {
     pub was_healthy: bool,
     /// Does the effective config agree?
     pub effective: store::Match,
-    /// Applied and healthy since, wall clock; 0 = not.
+    /// First applied by a healthy agent, wall clock; 0 = not yet.
     pub converged_ms: u64,
+    /// It was offered once more, since the agent had drifted from it.
+    pub reoffered: bool,
     /// Why it failed.
     pub error: Arc<str>,
 }
@@ -360,6 +362,7 @@ fn delivery(d: &store::Delivery, interner: &mut Interner) -> Option<Delivery> {
         was_healthy: d.was_healthy,
         effective: d.effective(),
         converged_ms: d.converged_ms,
+        reoffered: d.reoffered,
         error: interner.get(short(&d.error)),
     })
 }

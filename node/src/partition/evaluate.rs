@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use fleet::consistency::{Consistency, compare};
 use fleet::digest::Digest;
 use fleet::family::ConfigMap;
-use fleet::offer::{self, Decision, Situation, State};
+use fleet::offer::{self, Decision, Reported, Situation, State, Why};
 use fleet::program::{Desired, Epoch, Place, Program, Reason, Subject, desired};
 use fleet::selector::Facts;
 use proto::edge::{Report, Transport};
@@ -15,7 +15,8 @@ use proto::store::{self, Act, DeliveryState, Link, Match, Write};
 use proto::uid::Uid;
 
 use super::body::{Redacted, Remembered};
-use super::merge::{Merged, attribute, cut, merge, transition};
+use super::merge::{Merged, attribute, cut, link_word, merge, transition};
+use crate::drift::{self, Last, Seen};
 use crate::inventory::{BRIDGE, is_healthy, reported, state, stored_state};
 use crate::ledger::{act, put, put_any, table};
 
@@ -24,6 +25,9 @@ pub const SERVER_CAPABILITIES: u64 = 0x7;
 
 /// A restart within so long after an order to restart is that order's.
 const ORDERED_RESTART_MS: u64 = 120_000;
+
+/// Behind what is said of an offer that repeats what the agent had applied.
+const ONCE_MORE: &str = ", once more, since it drifted";
 
 /// Full state is asked for at most so often by one agent's losses.
 pub const FULL_STATE_PAUSE_MS: u64 = 30_000;
@@ -50,6 +54,8 @@ pub struct Context<'a> {
     pub config: &'a dyn Fn(&store::Delivery) -> Option<ConfigMap>,
     /// Config map of what is desired.
     pub desired_config: &'a dyn Fn(&Desired) -> Option<ConfigMap>,
+    /// Does this family send once more what an agent has drifted from?
+    pub re_offers: &'a dyn Fn(&str) -> bool,
     /// Bodies that are kept already.
     pub remembered: &'a Remembered,
     /// Is the component list with this hash kept?
@@ -149,6 +155,8 @@ struct Turn<'a> {
     full: bool,
     asks_full: bool,
     offer: Option<(Digest, ConfigMap)>,
+    /// The offer goes once more, since the agent has drifted from it.
+    again: bool,
     restart: bool,
     new_uid: Option<Uid>,
 }
@@ -182,6 +190,7 @@ impl<'a> Turn<'a> {
             full: false,
             asks_full: false,
             offer: None,
+            again: false,
             restart: false,
             new_uid: None,
         }
@@ -316,17 +325,11 @@ impl<'a> Turn<'a> {
         if before == now {
             return;
         }
-        let word = |link: Link| match link {
-            Link::Unspecified => "",
-            Link::Connected => "connected",
-            Link::Lost => "lost",
-            Link::Left => "left",
-        };
         self.merged.transitions.push(transition(
             self.ctx.now_ms,
-            word(now),
-            word(before),
-            word(now),
+            link_word(now),
+            link_word(before),
+            link_word(now),
             &self.report.peer,
         ));
         self.agent.link = now.into();
@@ -476,6 +479,7 @@ impl<'a> Turn<'a> {
         {
             pending = self.decide();
         }
+        self.converge();
         if self.agent.restart_pending
             && self.accepts_restart()
             && self.ctx.replies
@@ -525,7 +529,11 @@ impl<'a> Turn<'a> {
                 && self.agent.started_ms != 0
                 && self.agent.started_ms < offered_ms,
         };
-        match offer::decide(&situation) {
+        let decision = match offer::decide(&situation) {
+            Decision::Nothing(Why::Settled) => self.once_more(&desired, &situation),
+            decided => decided,
+        };
+        match decision {
             Decision::Nothing(_) => false,
             Decision::Adopt(hash) => {
                 self.deliver(&desired, hash, State::Applied);
@@ -544,6 +552,36 @@ impl<'a> Turn<'a> {
                 self.offer = Some((hash, config));
                 false
             }
+        }
+    }
+
+    /// What it settled on is sent once more, where it has drifted from it and its family says so.
+    fn once_more(&mut self, desired: &Desired, situation: &Situation<'_>) -> Decision {
+        let seen = Seen {
+            duplicate: situation.duplicate,
+            reported: situation.reported,
+            last: self.agent.delivery.as_ref().and_then(Last::stored),
+            refused: situation.refused,
+        };
+        let policy = desired.owner.as_ref();
+        let policy = policy.is_some_and(|(family, _)| (self.ctx.re_offers)(family));
+        let hash = desired.delivery.filter(|_| policy && situation.offerable);
+        let hash = hash.filter(|_| drift::heals(&seen, desired, situation.has_room));
+        self.again = hash.is_some();
+        hash.map_or(Decision::Nothing(Why::Settled), Decision::Offer)
+    }
+
+    /// Writes down when the delivery was first applied by a healthy agent. What comes later does not unsay it.
+    fn converge(&mut self) {
+        let reported_now = self.agent.status.as_ref().and_then(reported);
+        let sound = is_healthy(&self.agent) && !self.agent.duplicate;
+        let Some(delivery) = &mut self.agent.delivery else {
+            return;
+        };
+        let names_it = reported_now == Some((super::digest(&delivery.hash), Reported::Applied));
+        let applied = delivery.state() == DeliveryState::Applied && names_it;
+        if delivery.converged_ms == 0 && sound && applied && delivery.effective() != Match::No {
+            delivery.converged_ms = self.ctx.now_ms;
         }
     }
 
@@ -567,20 +605,9 @@ impl<'a> Turn<'a> {
             return;
         };
         let before = self.agent.delivery.take();
-        let repeated = before
-            .as_ref()
-            .filter(|b| b.hash == hash.as_bytes())
-            .map_or(0, |b| b.offers);
-        let rollout = match &desired.reason {
-            Reason::Wave { rollout }
-            | Reason::RolledBack { rollout }
-            | Reason::Waiting { rollout } => rollout.clone(),
-            Reason::Unassigned
-            | Reason::Stable
-            | Reason::Kept
-            | Reason::Pinned
-            | Reason::Stopped => String::new(),
-        };
+        let same = before.clone().filter(|b| b.hash == hash.as_bytes());
+        let again = same.as_ref().filter(|_| self.again);
+        let rollout = again.map_or_else(|| rollout_of(&desired.reason), |b| b.rollout.clone());
         let revision = desired.revision.map_or(0, |r| r.0);
         let verb = if state == State::Offered {
             "offer.grant"
@@ -588,8 +615,9 @@ impl<'a> Turn<'a> {
             "offer.adopt"
         };
         let detail = format!(
-            "{family}/{role} revision {revision} ({hash}) in rollout {}",
-            if rollout.is_empty() { "none" } else { &rollout }
+            "{family}/{role} revision {revision} ({hash}) in rollout {}{}",
+            if rollout.is_empty() { "none" } else { &rollout },
+            if self.again { ONCE_MORE } else { "" }
         );
         self.acts.push(act(
             "partition",
@@ -607,11 +635,13 @@ impl<'a> Turn<'a> {
             word,
             "",
             word,
-            &format!("{hash} {family}/{role} r{revision}"),
+            &format!(
+                "{hash} {family}/{role} r{revision}{}",
+                if self.again { ONCE_MORE } else { "" }
+            ),
         ));
-        let effective = before
+        let effective = same
             .as_ref()
-            .filter(|b| b.hash == hash.as_bytes())
             .map_or(Match::Unknown, store::Delivery::effective);
         // What a person has resolved is done.
         if before
@@ -638,15 +668,18 @@ impl<'a> Turn<'a> {
             } else {
                 self.ctx.now_ms
             },
-            offers: repeated + 1,
+            offers: same.as_ref().map_or(0, |b| b.offers) + 1,
             was_healthy: is_healthy(&self.agent),
             error: String::new(),
             effective: effective.into(),
-            converged_ms: 0,
-            previous: before.map(|b| b.hash).unwrap_or_default(),
+            converged_ms: same.as_ref().map_or(0, |b| b.converged_ms),
+            previous: match again {
+                Some(again) => again.previous.clone(),
+                None => before.map(|b| b.hash).unwrap_or_default(),
+            },
             number: self.agent.number,
             restarts: 0,
-            reoffered: false,
+            reoffered: self.again || same.is_some_and(|b| b.reoffered),
         });
     }
 
@@ -748,6 +781,15 @@ impl<'a> Turn<'a> {
             && !self.agent.duplicate
         {
             self.agent.alias_of = new_uid.as_bytes().to_vec();
+            if self.agent.link() != Link::Left {
+                self.merged.transitions.push(transition(
+                    self.ctx.now_ms,
+                    "left",
+                    link_word(self.agent.link()),
+                    "left",
+                    &format!("goes by {new_uid}"),
+                ));
+            }
             self.agent.link = Link::Left.into();
         }
         let changed = self.before.is_none_or(|before| !same(before, &self.agent));
@@ -807,9 +849,25 @@ fn same(a: &store::Agent, b: &store::Agent) -> bool {
         agent.digest.clear();
         agent.last_seen_ms = 0;
         agent.peer.clear();
+        // Written with what makes it so, never by itself.
+        if let Some(delivery) = &mut agent.delivery {
+            delivery.converged_ms = 0;
+        }
         agent
     };
     neutral(a) == neutral(b)
+}
+
+/// The rollout by which this reason delivers; empty: none.
+fn rollout_of(reason: &Reason) -> String {
+    match reason {
+        Reason::Wave { rollout } | Reason::RolledBack { rollout } | Reason::Waiting { rollout } => {
+            rollout.clone()
+        }
+        Reason::Unassigned | Reason::Stable | Reason::Kept | Reason::Pinned | Reason::Stopped => {
+            String::new()
+        }
+    }
 }
 
 /// An empty map, or one of empty bodies, is an order to stop the collector.

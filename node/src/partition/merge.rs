@@ -4,7 +4,7 @@ use fleet::digest::Digest;
 use fleet::redact::redact_text;
 use prost::Message;
 use proto::opamp::{self, AgentToServer, any_value};
-use proto::store::{self, Attribute, ConfigState, Transition, Write};
+use proto::store::{self, Attribute, ConfigState, Link, Transition, Write};
 use proto::uid::Uid;
 
 use super::body::{self, Redacted, Remembered};
@@ -120,6 +120,16 @@ pub fn transition(at_ms: u64, kind: &str, from: &str, to: &str, detail: &str) ->
         from: from.to_owned(),
         to: to.to_owned(),
         detail,
+    }
+}
+
+/// Liveness as transitions have it; empty: never heard.
+pub fn link_word(link: Link) -> &'static str {
+    match link {
+        Link::Unspecified => "",
+        Link::Connected => "connected",
+        Link::Lost => "lost",
+        Link::Left => "left",
     }
 }
 

@@ -8,14 +8,14 @@ mod evaluate;
 mod members;
 pub mod merge;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use fleet::digest::Digest;
 use fleet::family::ConfigMap;
-use fleet::offer::{Decision, Situation, decide};
+use fleet::offer::{Decision, Reported, Situation, Why, decide};
 use fleet::program::{Desired, Epoch, Place, Program, Reason, Subject, desired};
 use proto::edge::{Answer, Notice, Presence, Report, Session, Transport, Unsent, notice};
 use proto::opamp::AgentCapabilities;
@@ -29,6 +29,7 @@ pub use members::{Candidate, MemberView};
 
 use self::core::{Core, Timing};
 use crate::control::{Control, Documents, config_map};
+use crate::drift;
 use crate::inventory::{Columns, Index, IndexMirror, Owner, Row};
 use crate::ledger::{self, Ledger, ProposeError, entry, now_ms, put, put_any, table};
 
@@ -152,6 +153,8 @@ pub struct Partition {
     core: std::sync::Mutex<Core>,
     started: Instant,
     program: ArcSwap<Program>,
+    /// Families that send once more what an agent has drifted from; as new as the program.
+    re_offering: ArcSwap<BTreeSet<String>>,
     /// Held while a newer program is taken, so that it never goes backwards.
     taking: std::sync::Mutex<()>,
     /// When the program was last confirmed with the control group; in milliseconds since `started`, 0 = never.
@@ -188,6 +191,7 @@ impl Partition {
             core: std::sync::Mutex::new(Core::new(timing, 0)),
             started: Instant::now(),
             program: ArcSwap::from_pointee(Program::default()),
+            re_offering: ArcSwap::default(),
             taking: std::sync::Mutex::default(),
             confirmed_ms: 0.into(),
             last_grant_ms: 0.into(),
@@ -347,6 +351,7 @@ impl Partition {
         loop {
             tries += 1;
             let program = self.program();
+            let re_offering = self.re_offering.load_full();
             let stored = self.stored(uid)?;
             let token_labels = if stored.is_none() {
                 self.token_labels(&report.token)
@@ -386,6 +391,7 @@ impl Partition {
                     full_asked_ms_ago: known.asked_ago,
                     config: &config,
                     desired_config: &desired_config,
+                    re_offers: &|family| re_offering.contains(family),
                     remembered: &self.bodies,
                     knows_components: &|hash| self.index.read().components.contains_key(hash),
                     offer_timeout_ms: millis(self.config.offer_timeout),
@@ -536,11 +542,7 @@ impl Partition {
     }
 
     async fn link(&self, uid: Uid, link: Link, detail: &str) {
-        let word = match link {
-            Link::Lost => "lost",
-            Link::Left => "left",
-            Link::Connected | Link::Unspecified => "connected",
-        };
+        let word = merge::link_word(link);
         let changed = self
             .change(uid, |agent| {
                 let heard_meanwhile =
@@ -548,9 +550,10 @@ impl Partition {
                 if agent.link() == link || heard_meanwhile {
                     return None;
                 }
+                let from = merge::link_word(agent.link());
                 agent.link = link.into();
                 agent.link_since_ms = now_ms();
-                Some(merge::transition(now_ms(), word, "", word, detail))
+                Some(merge::transition(now_ms(), word, from, word, detail))
             })
             .await;
         if let Err(error) = changed {
@@ -672,7 +675,7 @@ impl Partition {
 
     /// Takes the control group's newest program; agents that it has something for are named to their gateways.
     pub fn take_program(&self) {
-        let (before, program) = {
+        let (before, program, same_policy) = {
             let _one = self
                 .taking
                 .lock()
@@ -682,11 +685,16 @@ impl Partition {
             if newest <= before.epoch.0 {
                 return;
             }
-            let program = Arc::new(crate::control::build_program(&self.control.read()));
+            let (program, re_offering) = {
+                let documents = self.control.read();
+                let program = Arc::new(crate::control::build_program(&documents));
+                (program, Arc::new(drift::re_offering(&documents)))
+            };
+            let policy = self.re_offering.swap(re_offering.clone());
             self.program.store(program.clone());
-            (before, program)
+            (before, program, policy == re_offering)
         };
-        if before.families != program.families {
+        if before.families != program.families || !same_policy {
             self.name_pending(&program);
         }
     }
@@ -694,12 +702,13 @@ impl Partition {
     /// Tells the gateways which agents have something pending.
     pub fn name_pending(&self, program: &Program) {
         let kind = notice::Kind::Pending.into();
+        let re_offering = self.re_offering.load_full();
         let notices: Vec<Notice> = {
             let columns = self.index.read();
             let due = columns
                 .rows
                 .values()
-                .filter(|row| is_due(&columns, program, row));
+                .filter(|row| is_due(&columns, program, &re_offering, row));
             due.map(|row| Notice {
                 instance_uid: row.uid.as_bytes().to_vec().into(),
                 kind,
@@ -815,9 +824,14 @@ impl Partition {
         Ok(())
     }
 
+    /// Every transition since then is kept, wall clock.
+    pub fn kept_from_ms(&self) -> u64 {
+        now_ms().saturating_sub(millis(self.config.history))
+    }
+
     /// Removes what is past its time: transitions, and the refusals of forgotten agents. Call it now and then.
     pub async fn prune(&self) -> Result<(), raft::Fatal> {
-        let transitions_before = now_ms().saturating_sub(millis(self.config.history));
+        let transitions_before = self.kept_from_ms();
         let tombstones_before = now_ms().saturating_sub(millis(TOMBSTONE_LIFE));
         let ledger = self.ledger.clone();
         // Reads whole tables: not on a thread that answers agents.
@@ -878,6 +892,7 @@ fn withdraw(
         .filter(|d| d.state() == DeliveryState::Offered && is_it(&d.hash))?;
     delivery.state = DeliveryState::Withdrawn.into();
     delivery.offers = delivery.offers.saturating_sub(1);
+    delivery.reoffered = false;
     Some(merge::transition(
         now_ms(),
         "withdrawn",
@@ -916,7 +931,7 @@ fn is_quiet(row: &Row) -> bool {
 }
 
 /// Would this row be sent something at its next message?
-fn is_due(columns: &Columns, program: &Program, row: &Row) -> bool {
+fn is_due(columns: &Columns, program: &Program, re_offering: &BTreeSet<String>, row: &Row) -> bool {
     if row.alias {
         return false;
     }
@@ -937,7 +952,17 @@ fn is_due(columns: &Columns, program: &Program, row: &Row) -> bool {
         has_room: true,
         proves_not_received: false,
     };
-    matches!(decide(&situation), Decision::Offer(_) | Decision::Adopt(_))
+    match decide(&situation) {
+        Decision::Offer(_) | Decision::Adopt(_) => true,
+        Decision::Nothing(Why::Settled) => {
+            desired.offerable
+                && row
+                    .owner()
+                    .is_some_and(|(family, _)| re_offering.contains(family))
+                && drift::heals(&drift::Seen::of(row), &desired, situation.has_room)
+        }
+        Decision::Nothing(_) => false,
+    }
 }
 
 /// What a row should run.
@@ -1000,7 +1025,7 @@ fn place_in(columns: &Columns, program: &Program, uid: Uid, id: &str) -> Option<
 }
 
 /// The config map of a role at a revision; revision 0: the baseline of the rollout's target.
-fn delivered_config(
+pub fn delivered_config(
     documents: &Documents,
     family: &str,
     role: &str,
@@ -1090,6 +1115,9 @@ pub fn state_of(row: &Row, desired: &Desired) -> &'static str {
             (false, false) => "drifted",
         };
     }
+    let runs_another = row
+        .reported
+        .is_some_and(|(hash, status)| status == Reported::Applied && hash != delivery.hash);
     match delivery.state {
         State::Offered | State::Withdrawn => "pending pickup",
         State::Applying => "applying",
@@ -1098,6 +1126,7 @@ pub fn state_of(row: &Row, desired: &Desired) -> &'static str {
         State::NoAnswer => "no answer",
         State::Applied if stops => "stopped",
         State::Applied if delivery.effective == store::Match::No => "drifted",
+        State::Applied if runs_another => "drifted",
         State::Applied if row.healthy => "converged",
         State::Applied => "soaking",
     }

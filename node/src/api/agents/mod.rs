@@ -1,5 +1,7 @@
 //! The fleet as it is: questions about it, and what a person may do to an agent.
 
+mod drifted;
+mod moment;
 mod query;
 mod show;
 
@@ -19,7 +21,7 @@ use tonic::{Request, Response, Status};
 use super::{Api, broken, not_stored};
 use crate::inventory::Row;
 use crate::ledger::{act, delete_any, entry, now_ms, once, put_any, table};
-use crate::partition::{chain, merge};
+use crate::partition::{chain, history_key, merge};
 
 const HISTORY: usize = 100;
 
@@ -334,6 +336,12 @@ impl AgentService for Api {
             };
             writes.push(put_any(table::TOMBSTONE, *uid.as_bytes(), &tombstone));
         }
+        let at_ms = now_ms();
+        writes.push(put_any(
+            table::HISTORY,
+            history_key(uid, at_ms, version, 0),
+            &merge::transition(at_ms, "forgotten", "", "", &actor),
+        ));
         let acts = vec![act(
             &actor,
             "agent.forget",
@@ -478,8 +486,14 @@ impl AgentService for Api {
 
     async fn agents_at(
         &self,
-        _: Request<proto::api::AgentsAtRequest>,
-    ) -> Result<Response<proto::api::AgentsAtResponse>, Status> {
-        Err(Status::unimplemented("agents_at"))
+        request: Request<api::AgentsAtRequest>,
+    ) -> Result<Response<api::AgentsAtResponse>, Status> {
+        self.actor(&request, Act::Read)?;
+        let api = self.clone();
+        let request = request.into_inner();
+        // Reads the history of many agents: not on a thread that answers agents.
+        let found = tokio::task::spawn_blocking(move || api.moment(&request)).await;
+        let found = found.map_err(|error| Status::internal(chain(&error)))?;
+        Ok(Response::new(found?))
     }
 }

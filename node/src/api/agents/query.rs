@@ -12,6 +12,7 @@ use tonic::Status;
 
 use super::show::{link_word, view};
 use crate::api::{Api, selector};
+use crate::drift::{KINDS, Norms};
 use crate::folding::fold;
 use crate::inventory::Row;
 use crate::partition::{OwnedPlace, desired_of, place_of, state_of};
@@ -35,6 +36,9 @@ const STATES: [&str; 15] = [
     "drifted",
 ];
 
+/// Behind a kind of drift: `content drift`.
+const DRIFT: &str = " drift";
+
 const PAGE: usize = 100;
 const PAGE_MAX: usize = 1000;
 const EXAMPLES: usize = 5;
@@ -44,20 +48,27 @@ pub(super) struct Filter {
     selector: Option<Selector>,
     text: String,
     state: String,
+    /// Only agents with this kind of drift.
+    drift: Option<&'static str>,
 }
 
 impl Filter {
     pub(super) fn new(selector_text: &str, text: &str, state: &str) -> Result<Self, Status> {
-        if !state.is_empty() && !STATES.contains(&state) {
+        let kind = state.strip_suffix(DRIFT);
+        let drift = kind.and_then(|kind| KINDS.into_iter().find(|known| *known == kind));
+        if !state.is_empty() && drift.is_none() && !STATES.contains(&state) {
+            let drifts = KINDS.map(|kind| format!("{kind}{DRIFT}"));
             return Err(Status::invalid_argument(format!(
-                "there is no state `{state}`: use one of {}",
-                STATES.join(", ")
+                "there is no state `{state}`: use one of {}, {}",
+                STATES.join(", "),
+                drifts.join(", ")
             )));
         }
         Ok(Filter {
             selector: selector(selector_text)?,
             text: text.to_lowercase(),
-            state: state.to_owned(),
+            state: if drift.is_some() { "" } else { state }.to_owned(),
+            drift,
         })
     }
 
@@ -124,6 +135,13 @@ impl Seen<'_> {
 impl Api {
     /// Looks at every matching agent of every partition.
     fn each(&self, filter: &Filter, mut look: impl FnMut(&Seen<'_>)) {
+        let drift = filter.drift.map(|kind| (kind, Norms::of(&self.node)));
+        let drifted = |row: &Row, desired: &Desired| {
+            drift.as_ref().is_none_or(|(kind, norms)| {
+                let found = norms.drift(row, desired);
+                found.iter().any(|drift| drift.kind() == *kind)
+            })
+        };
         for partition in self.node.partitions.iter() {
             let program = partition.program();
             let columns = partition.index().read();
@@ -131,7 +149,7 @@ impl Api {
                 let place = place_of(&columns, &program, row.uid);
                 let desired = desired_of(row, place.as_ref().map(OwnedPlace::borrow), &program);
                 let state = state_of(row, &desired);
-                if filter.state_matches(row, state) {
+                if filter.state_matches(row, state) && drifted(row, &desired) {
                     look(&Seen {
                         row,
                         desired: &desired,
@@ -189,7 +207,10 @@ impl Api {
             size => size.min(PAGE_MAX),
         };
         let page = found.iter().skip(from).take(size);
-        let agents = page.filter_map(|(_, uid)| self.line(*uid)).collect();
+        let norms = Norms::of(&self.node);
+        let agents = page
+            .filter_map(|(_, uid)| self.line(*uid, &norms))
+            .collect();
         let next = from.saturating_add(size);
         let next_page_token = if next < found.len() {
             next.to_string()
@@ -220,7 +241,7 @@ impl Api {
     }
 
     /// One line of a list; none: forgotten meanwhile.
-    pub(super) fn line(&self, uid: Uid) -> Option<api::Agent> {
+    fn line(&self, uid: Uid, norms: &Norms) -> Option<api::Agent> {
         let partition = self.node.partition(uid);
         let program = partition.program();
         let shown = {
@@ -228,12 +249,13 @@ impl Api {
             let row = columns.rows.get(&uid)?;
             let place = place_of(&columns, &program, uid);
             let desired = desired_of(row, place.as_ref().map(OwnedPlace::borrow), &program);
-            view(row, &desired)
+            let drift = norms.drift(row, &desired);
+            api::Agent {
+                drift: drift.iter().map(|drift| drift.kind().to_owned()).collect(),
+                ..view(row, &desired)
+            }
         };
-        Some(api::Agent {
-            last_seen_ms_ago: partition.ages_ms(&[uid]).first().copied().unwrap_or(0),
-            ..shown
-        })
+        Some(self.completed(shown, uid))
     }
 
     /// Counts by the value of one key.

@@ -96,6 +96,16 @@ fn condition(condition: &Condition) -> String {
 }
 
 impl Api {
+    /// With what its row does not say: when it was heard, and what its revision was validated with.
+    pub(super) fn completed(&self, shown: api::Agent, uid: Uid) -> api::Agent {
+        let ages = self.node.partition(uid).ages_ms(&[uid]);
+        let unvalidated = crate::drift::unvalidated(&self.node.control.read(), &shown);
+        let mut shown = shown;
+        shown.last_seen_ms_ago = ages.first().copied().unwrap_or(0);
+        shown.conditions.extend(unvalidated);
+        shown
+    }
+
     pub(super) fn detail(
         &self,
         uid: Uid,
@@ -103,7 +113,7 @@ impl Api {
     ) -> Result<api::AgentDetail, Status> {
         let partition = self.node.partition(uid);
         let program = partition.program();
-        let (shown, claims) = {
+        let (row, desired, claims) = {
             let columns = partition.index().read();
             let row = columns
                 .rows
@@ -116,15 +126,9 @@ impl Api {
                 .into_iter()
                 .map(|c| format!("{}: {}", c.family, c.roles.join(", ")))
                 .collect();
-            (view(row, &desired), claims)
-        };
-        let age = partition.ages_ms(&[uid]).first().copied().unwrap_or(0);
-        let shown = api::Agent {
-            last_seen_ms_ago: age,
-            ..shown
+            (row.clone(), desired, claims)
         };
         let mut detail = api::AgentDetail {
-            agent: Some(shown),
             claims,
             ..api::AgentDetail::default()
         };
@@ -159,6 +163,12 @@ impl Api {
         detail.first_seen_ms = agent.first_seen_ms;
         detail.number = agent.number;
         self.bodies(partition, agent, &mut detail)?;
+        detail.drift = self.drift(&row, &desired, &detail.effective);
+        let shown = api::Agent {
+            drift: detail.drift.iter().map(|d| d.kind.clone()).collect(),
+            ..view(&row, &desired)
+        };
+        detail.agent = Some(self.completed(shown, uid));
         detail.history = self.history(uid, 20)?;
         Ok(detail)
     }
