@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use gateway::{Gateway, Limits, Listener, TlsFiles};
+use node::controller::ask;
 use node::{Config, Node, partition};
 use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
@@ -102,6 +103,14 @@ pub struct ServeArgs {
     #[arg(long, value_name = "NAME=VALUE", value_parser = read_limit)]
     limit: Vec<(String, String)>,
 
+    /// Prometheus that the PromQL checks of gates are asked of, as http://prometheus:9090
+    #[arg(long, env = "MUSTER_PROMETHEUS", value_name = "URL")]
+    prometheus: Option<ask::Prometheus>,
+
+    /// Hosts that the webhooks of gates may be on, as HOST or HOST:PORT; no others are asked
+    #[arg(long, value_delimiter = ',', value_name = "HOST")]
+    webhook_hosts: Vec<ask::Host>,
+
     /// Send Muster's own traces and metrics there (OTLP over gRPC)
     #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL")]
     otlp_endpoint: Option<String>,
@@ -142,6 +151,10 @@ async fn serve(args: ServeArgs, stop: CancellationToken) -> anyhow::Result<()> {
         data_dir: args.data_dir.clone(),
         partition: args.partition(),
         group: raft::GroupConfig::default(),
+        ask: ask::Config {
+            prometheus: args.prometheus.clone(),
+            webhook_hosts: args.webhook_hosts.clone(),
+        },
     })
     .await?;
     let access = access::Tokens::new(node.control.clone(), args.require_tokens);

@@ -11,7 +11,7 @@ use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
 use crate::control::{Control, ControlMirror};
-use crate::controller::Controller;
+use crate::controller::{Controller, ask};
 use crate::inventory::Index;
 use crate::ledger::{Ledger, Machine};
 use crate::partition::{self, Partition, chain};
@@ -34,6 +34,8 @@ pub struct Config {
     pub partition: partition::Config,
     /// Of the groups.
     pub group: GroupConfig,
+    /// Whom gates may ask.
+    pub ask: ask::Config,
 }
 
 /// Why a node does not start.
@@ -73,6 +75,8 @@ pub struct Node {
     store: std::sync::Mutex<Option<Store>>,
     /// What each open rollout waits for, as the controller saw it last.
     pub waiting: crate::controller::Board,
+    /// Asks what gates want to know from outside.
+    pub asker: ask::Asker,
     /// The control group.
     pub control_ledger: Ledger<ControlMirror>,
     /// Its documents.
@@ -124,6 +128,7 @@ impl Node {
         let node = Arc::new(Node {
             store: std::sync::Mutex::new(Some(store)),
             waiting: crate::controller::Board::default(),
+            asker: ask::Asker::new(config.ask),
             control_ledger,
             control,
             partitions: partitions.into(),

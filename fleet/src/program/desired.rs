@@ -13,6 +13,14 @@ use crate::selector::Facts;
 ///
 /// An order to stop goes first, then a pin, then the list of an open rollout, then who owns or claims it.
 pub fn desired<F: Facts>(subject: &Subject<'_, F>, program: &Program) -> Desired {
+    desired_borrowed(subject, program).named()
+}
+
+/// As [`desired`], with names that are borrowed: for who asks it of every member of a large rollout.
+pub fn desired_borrowed<'a, F: Facts>(
+    subject: &Subject<'a, F>,
+    program: &'a Program,
+) -> Desired<&'a str> {
     if subject.stopped {
         return Desired {
             delivery: Some(stop_delivery()),
@@ -33,21 +41,21 @@ pub fn desired<F: Facts>(subject: &Subject<'_, F>, program: &Program) -> Desired
 }
 
 /// As a member of an open rollout; none when the list no longer decides for it (it went to another family).
-fn desired_as_member<F: Facts>(
-    subject: &Subject<'_, F>,
-    place: &Place<'_>,
-    program: &Program,
-    family: &ProgramFamily,
-    rollout: &ProgramRollout,
-) -> Option<Desired> {
+fn desired_as_member<'a, F: Facts>(
+    subject: &Subject<'a, F>,
+    place: &Place<'a>,
+    program: &'a Program,
+    family: &'a ProgramFamily,
+    rollout: &'a ProgramRollout,
+) -> Option<Desired<&'a str>> {
     let foreign = subject.owner.filter(|(owner, _)| *owner != family.name);
     if foreign.is_some() && foreign != place.taken_from {
         return None;
     }
     let target = family.role(rollout.to, place.role)?;
     let touched = subject.delivered_in == rollout.id;
-    let owner = Some((family.name.clone(), place.role.to_owned()));
-    let id = || rollout.id.clone();
+    let owner = Some((family.name.as_str(), place.role));
+    let id = || rollout.id.as_str();
     if touched && rollout.takes_back(place) {
         let (owner, revision, delivery) = before(program, family, rollout, place, target);
         return Some(Desired {
@@ -62,7 +70,9 @@ fn desired_as_member<F: Facts>(
     let has_target = subject.delivery == Some(target.delivery);
     if has_target || (rollout.is_open(place) && rollout.running && !rollout.covers(place)) {
         if !touched && !has_target && !target.selector.matches(subject.facts) {
-            let conditions = vec![Condition::Relabelled { rollout: id() }];
+            let conditions = vec![Condition::Relabelled {
+                rollout: id().to_owned(),
+            }];
             return Some(kept(subject, Reason::Kept, conditions));
         }
         let offerable = rollout.running && rollout.is_open(place);
@@ -86,7 +96,7 @@ fn desired_as_member<F: Facts>(
         })
         .map(|role| role.delivery);
     Some(Desired {
-        owner: owned(subject),
+        owner: subject.owner,
         revision: rollout.from,
         delivery,
         offerable: false,
@@ -96,13 +106,13 @@ fn desired_as_member<F: Facts>(
 }
 
 /// What a member has when the rollout is taken away: what it was taken from, the revision before, or the role's baseline.
-fn before(
+fn before<'a>(
     program: &Program,
-    family: &ProgramFamily,
+    family: &'a ProgramFamily,
     rollout: &ProgramRollout,
-    place: &Place<'_>,
+    place: &Place<'a>,
     target: &ProgramRole,
-) -> ((String, String), Option<RevisionNumber>, Digest) {
+) -> ((&'a str, &'a str), Option<RevisionNumber>, Digest) {
     let (name, role) = place.taken_from.unwrap_or((&family.name, place.role));
     let revision = match place.taken_from {
         Some((owner, _)) => program.family(owner).and_then(|family| family.stable),
@@ -110,18 +120,17 @@ fn before(
     };
     let had = program.family(name).zip(revision);
     let had = had.and_then(|(family, revision)| Some((revision, family.role(revision, role)?)));
-    let owner = (name.to_owned(), role.to_owned());
     match had {
-        Some((revision, role)) => (owner, Some(revision), role.delivery),
-        None => {
-            let owner = (family.name.clone(), place.role.to_owned());
-            (owner, None, target.baseline)
-        }
+        Some((revision, had)) => ((name, role), Some(revision), had.delivery),
+        None => ((&family.name, place.role), None, target.baseline),
     }
 }
 
 /// A pin on the family that owns it. One that names the agent brings it there; one that selects it only holds it.
-fn desired_by_pin<F: Facts>(subject: &Subject<'_, F>, program: &Program) -> Option<Desired> {
+fn desired_by_pin<'a, F: Facts>(
+    subject: &Subject<'a, F>,
+    program: &Program,
+) -> Option<Desired<&'a str>> {
     let (family, role) = subject.owner?;
     let pin = pin::of(&program.pins, family, &subject.uid, subject.facts)?;
     let delivery = program.family(family)?.role(pin.revision, role);
@@ -134,7 +143,10 @@ fn desired_by_pin<F: Facts>(subject: &Subject<'_, F>, program: &Program) -> Opti
 }
 
 /// Outside of any rollout: an unowned agent joins, an owned one stays with its owner.
-fn desired_at_stable<F: Facts>(subject: &Subject<'_, F>, program: &Program) -> Desired {
+fn desired_at_stable<'a, F: Facts>(
+    subject: &Subject<'a, F>,
+    program: &'a Program,
+) -> Desired<&'a str> {
     let claims = program.claims(subject.facts);
     let mut conditions: Vec<Condition> = claims
         .iter()
@@ -196,12 +208,12 @@ fn is_resolved<F>(
 
 /// At the family's stable revision; who comes while a rollout is open is late, and gets the target once the last wave
 /// has passed.
-fn join<F>(
-    subject: &Subject<'_, F>,
+fn join<'a, F>(
+    subject: &Subject<'a, F>,
     program: &Program,
-    (family, role): (&str, &str),
+    (family, role): (&'a str, &'a str),
     mut conditions: Vec<Condition>,
-) -> Desired {
+) -> Desired<&'a str> {
     let mut revision = None;
     if let Some(found) = program.family(family) {
         let rollout = found.rollout.as_ref();
@@ -217,7 +229,7 @@ fn join<F>(
         revision = number.and_then(|number| Some((number, found.role(number, role)?)));
     }
     Desired {
-        owner: Some((family.to_owned(), role.to_owned())),
+        owner: Some((family, role)),
         revision: revision.map(|(number, _)| number),
         delivery: revision.map(|(_, role)| role.delivery),
         offerable: true,
@@ -227,9 +239,13 @@ fn join<F>(
 }
 
 /// It keeps what it has.
-fn kept<F>(subject: &Subject<'_, F>, reason: Reason, conditions: Vec<Condition>) -> Desired {
+fn kept<'a, F>(
+    subject: &Subject<'a, F>,
+    reason: Reason<&'a str>,
+    conditions: Vec<Condition>,
+) -> Desired<&'a str> {
     Desired {
-        owner: owned(subject),
+        owner: subject.owner,
         revision: None,
         delivery: None,
         offerable: false,
@@ -238,8 +254,42 @@ fn kept<F>(subject: &Subject<'_, F>, reason: Reason, conditions: Vec<Condition>)
     }
 }
 
-fn owned<F>(subject: &Subject<'_, F>) -> Option<(String, String)> {
-    subject
-        .owner
-        .map(|(family, role)| (family.to_owned(), role.to_owned()))
+// === impl Desired ===
+
+impl Desired<&str> {
+    /// With names of its own.
+    fn named(self) -> Desired {
+        let Desired {
+            owner,
+            revision,
+            delivery,
+            offerable,
+            reason,
+            conditions,
+        } = self;
+        let reason = match reason {
+            Reason::Unassigned => Reason::Unassigned,
+            Reason::Stable => Reason::Stable,
+            Reason::Wave { rollout: id } => Reason::Wave {
+                rollout: id.to_owned(),
+            },
+            Reason::Waiting { rollout: id } => Reason::Waiting {
+                rollout: id.to_owned(),
+            },
+            Reason::RolledBack { rollout: id } => Reason::RolledBack {
+                rollout: id.to_owned(),
+            },
+            Reason::Pinned => Reason::Pinned,
+            Reason::Stopped => Reason::Stopped,
+            Reason::Kept => Reason::Kept,
+        };
+        Desired {
+            owner: owner.map(|(family, role)| (family.to_owned(), role.to_owned())),
+            revision,
+            delivery,
+            offerable,
+            reason,
+            conditions,
+        }
+    }
 }

@@ -7,7 +7,7 @@ mod desired;
 
 use std::collections::BTreeMap;
 
-pub use desired::desired;
+pub use desired::{desired, desired_borrowed};
 
 use crate::digest::Digest;
 use crate::selector::{Facts, Selector};
@@ -174,11 +174,11 @@ pub struct Subject<'a, F> {
     pub place: Option<Place<'a>>,
 }
 
-/// What an agent should run, and why.
+/// What an agent should run, and why. Its names are owned, or borrowed from the program: see [`desired_borrowed`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Desired {
+pub struct Desired<S = String> {
     /// Family and role; none: unassigned.
-    pub owner: Option<(String, String)>,
+    pub owner: Option<(S, S)>,
     /// Revision; none: a baseline, or what it has.
     pub revision: Option<RevisionNumber>,
     /// What to run; none: leave it as it is.
@@ -186,14 +186,14 @@ pub struct Desired {
     /// May it be sent now? A rollout that stands still leaves its members what they have and sends nothing.
     pub offerable: bool,
     /// Why.
-    pub reason: Reason,
+    pub reason: Reason<S>,
     /// What people should know about the decision.
     pub conditions: Vec<Condition>,
 }
 
 /// Why an agent should run what it should run.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Reason {
+pub enum Reason<S = String> {
     /// No family claims it.
     Unassigned,
     /// The stable revision of its family.
@@ -201,17 +201,17 @@ pub enum Reason {
     /// Its wave of this rollout is open.
     Wave {
         /// Rollout id.
-        rollout: String,
+        rollout: S,
     },
     /// Listed by this rollout, whose wave has not begun or which does not move.
     Waiting {
         /// Rollout id.
-        rollout: String,
+        rollout: S,
     },
     /// The rollout took its revision back.
     RolledBack {
         /// Rollout id.
-        rollout: String,
+        rollout: S,
     },
     /// A pin holds it at a revision.
     Pinned,

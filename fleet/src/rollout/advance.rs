@@ -73,12 +73,8 @@ impl<'a> Look<'a> {
             clock,
             ..role.clone()
         };
-        let first = if wave + 1 == role.continue_at {
-            0
-        } else {
-            wave
-        };
-        let verdicts = (first..=wave).map(|wave| self.rollout.judge(&aged, wave, self.observed));
+        let judged = role.judged();
+        let verdicts = judged.map(|wave| self.rollout.judge(&aged, wave, self.observed));
         let mut undecided = verdicts.filter(|verdict| *verdict != Verdict::Pass);
         match undecided.next().unwrap_or(Verdict::Pass) {
             Verdict::Fail { cause } => {

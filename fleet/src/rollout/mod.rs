@@ -186,6 +186,15 @@ impl Role {
         self.forgiven.get(wave as usize).copied().unwrap_or(0)
     }
 
+    /// Waves whose gates decide now: the newest open one; all that are open while it continues another rollout.
+    pub fn judged(&self) -> std::ops::Range<u32> {
+        let end = if self.done { 0 } else { self.open_waves };
+        match end == self.continue_at {
+            true => 0..end,
+            false => end.saturating_sub(1)..end,
+        }
+    }
+
     /// Agents of this wave.
     pub fn wave_size(&self, wave: u32) -> u64 {
         let end = |wave: u32| self.wave_ends.get(wave as usize).copied().unwrap_or(0);

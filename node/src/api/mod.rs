@@ -2,6 +2,7 @@
 
 pub mod admin;
 mod agents;
+mod answers;
 mod families;
 pub mod governance;
 mod rollouts;

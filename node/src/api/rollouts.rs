@@ -7,7 +7,7 @@ use fleet::bucket::{ALL, Bucket, Counts};
 use fleet::governance::actor::Act;
 use fleet::governance::urgent::Debt;
 use fleet::offer::Failure;
-use fleet::rollout::{Inconclusive, Observed, Signs, State, Verdict};
+use fleet::rollout::{Answer, CheckSpec, Inconclusive, Observed, Signs, State, Verdict};
 use proto::api;
 use proto::api::rollout_service_server::RolloutService;
 use proto::store;
@@ -19,8 +19,8 @@ use super::families::on_stop_word;
 use super::start::schedule_lines;
 use super::{Api, not_stored};
 use crate::control::rollout_state;
-use crate::controller::observe;
 use crate::controller::verbs::{Verb, VerbError, order};
+use crate::controller::{observe, window};
 use crate::folding::error_groups;
 use crate::ledger::{act, entry, now_ms, once, put, table};
 use crate::partition::MemberView;
@@ -29,7 +29,7 @@ use crate::preview::gate_text;
 /// How often a watched rollout is looked at.
 const WATCH: Duration = Duration::from_millis(500);
 
-fn unknown(id: &str) -> Status {
+pub(super) fn unknown(id: &str) -> Status {
     Status::not_found(format!(
         "there is no rollout `{id}`: list them with `muster rollout list`"
     ))
@@ -77,11 +77,12 @@ impl Api {
 
     pub(super) fn rollout_view(&self, stored: &store::Rollout) -> api::Rollout {
         let domain = self.node.control.read().domain(stored);
-        let observed = if stored.ended_counts.is_empty() {
+        let mut observed = if stored.ended_counts.is_empty() {
             observe(&self.node, stored)
         } else {
             as_ended(stored)
         };
+        observed.findings = self.node.asker.findings(stored);
         let mut total = Counts::default();
         for counts in observed.roles.values().flatten() {
             total.merge(counts);
@@ -129,6 +130,7 @@ impl Api {
             errors: errors(stored, &members),
             rolling_back: going_back.map(back_text).unwrap_or_default(),
             on_stop: on_stop_word(domain.plan.on_stop).to_owned(),
+            window: stored.prepared.then(|| window::view(&self.node, stored)),
             back: stored.back,
             late: self.late(stored),
             debt: stored.debt.as_ref().map(debt_view),
@@ -289,7 +291,11 @@ fn role_view(
                 0
             },
             soak_ms: spec.soak_ms,
-            checks: vec![],
+            checks: if role.judged().contains(&wave) && !rollout.state.is_final() {
+                checks(rollout, role, wave, observed)
+            } else {
+                vec![]
+            },
         });
     }
     let state = match (role.done, role.open_waves) {
@@ -307,6 +313,22 @@ fn role_view(
         members: progress.members,
         waves,
     }
+}
+
+/// The checks of a wave whose gate decides now; a wave that has passed needs them no more.
+fn checks(
+    rollout: &fleet::rollout::Rollout,
+    role: &fleet::rollout::Role,
+    wave: u32,
+    observed: &Observed,
+) -> Vec<api::CheckAnswer> {
+    let view = |(spec, answer): (CheckSpec, Answer)| api::CheckAnswer {
+        check: spec.check.to_string(),
+        observe: spec.observe,
+        answer: answer.to_string(),
+    };
+    let answers = rollout.answers(role, wave, observed);
+    answers.into_iter().map(view).collect()
 }
 
 fn verdict_text(verdict: &Verdict) -> String {
@@ -480,9 +502,11 @@ impl RolloutService for Api {
 
     async fn answer_check(
         &self,
-        _: Request<api::AnswerCheckRequest>,
+        request: Request<api::AnswerCheckRequest>,
     ) -> Result<Response<api::Rollout>, Status> {
-        Err(Status::unimplemented("answer_check"))
+        let actor = self.actor(&request, Act::MoveRollout)?;
+        let id = self.answer(&actor, &request.into_inner()).await?;
+        Ok(Response::new(self.rollout_view(&self.stored_rollout(&id)?)))
     }
 
     async fn review_rollout(

@@ -1,8 +1,10 @@
 //! Moves rollouts: observe, plan, propose. All it holds in memory can be lost and is rebuilt from the documents.
 
+pub mod ask;
 pub mod prepare;
 mod quotas;
 pub mod verbs;
+pub mod window;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
@@ -126,6 +128,7 @@ impl Controller {
             }
             still
         });
+        self.node.asker.keep(&open);
         open
     }
 
@@ -168,6 +171,8 @@ impl Controller {
             State::Running | State::RollingBack => observe(&self.node, &stored),
             _ => Observed::default(),
         };
+        self.node.asker.look(&stored, &rollout, &observed);
+        observed.findings = self.node.asker.findings(&stored);
         // A partition that decides by an older program than this document sees its members as they were.
         if self
             .node
@@ -430,6 +435,9 @@ fn apply(
         acts.push(act("controller", action, object.clone(), detail));
     }
     let state = rollout_state(stored.state());
+    if state.is_final() {
+        stored.window = Some(window::of(node, &stored));
+    }
     let documents = node.control.read();
     if let Some(family) = documents.families.get(&stored.family)
         && state.is_final()

@@ -213,6 +213,8 @@ fn change(node: &Arc<Node>, stored: &mut store::Rollout, verb: Verb, actor: &str
                 role.soaked_ms = 0;
                 (role.open_ms, role.quiet_ms, role.outcomes) = (0, 0, 0);
             }
+            // A no that was resumed in spite of is asked again.
+            stored.answers.retain(|said| said.pass);
             stored.inconclusive_ms = 0;
             stored.stopped_by.clear();
             stored.roll_back = None;

@@ -155,6 +155,23 @@ impl Partition {
         members
     }
 
+    /// Members that run what this rollout sent them, with when they came to; and how many have to, and do not.
+    pub fn converged(&self, rollout: &store::Rollout) -> (Vec<(u64, Uid)>, u64) {
+        let mut converged = Vec::new();
+        let mut open = 0;
+        self.each_member(rollout, |columns, uid, _, bucket| match bucket {
+            Bucket::Converged => {
+                let row = columns.rows.get(&uid);
+                let at = row.map_or(0, |row| converged_ms(row, &rollout.id));
+                converged.push((at, uid));
+            }
+            // Who has left or was deleted is out of the denominator.
+            Bucket::Unchanged | Bucket::Left | Bucket::Deleted => {}
+            _ => open += 1,
+        });
+        (converged, open)
+    }
+
     /// Agents that joined since this rollout's lists were made: outside of its figures.
     pub fn late(&self, rollout: &str) -> u64 {
         let program = self.program();
@@ -217,6 +234,16 @@ impl Partition {
         });
         waves
     }
+}
+
+/// When a converged member came to run what this rollout sent it; 0 = another one had sent it before. Where that was not
+/// noted, since it cannot say that it applied it, the last change of its record is.
+fn converged_ms(row: &Row, rollout: &str) -> u64 {
+    let ours = row.delivery.as_ref().filter(|d| *d.rollout == *rollout);
+    ours.map_or(0, |delivery| match delivery.converged_ms {
+        0 => row.last_seen_ms.max(delivery.offered_ms),
+        noted => noted,
+    })
 }
 
 /// The error that explains a failure; empty for other buckets.

@@ -1,0 +1,206 @@
+//! One look of the controller at a running rollout: counting its members in all partitions, and [`plan`].
+//!
+//! The members are in memory as the node has them: rows and lists come in through the mirrors that the state machines
+//! write through, only the log before them is left out. The last wave is open; members are spread over the buckets.
+
+use std::time::{Duration, Instant};
+
+use fleet::rollout::plan;
+use node::Node;
+use node::controller::observe;
+use node::inventory::chunk;
+use node::ledger::{Mirror, entry, now_ms, put, table};
+use prost::Message;
+use proto::edge::Presence;
+use proto::store;
+
+use super::world::{self, FAMILY};
+use super::{figure, ms};
+
+const ROLLOUT: &str = "ro-bench";
+
+/// Documents that one publish makes visible.
+const BATCH: usize = 10_000;
+
+/// Measures this many looks at a rollout of so many agents.
+pub async fn run(agents: usize, rounds: usize) -> serde_json::Value {
+    let dir = tempfile::tempdir().expect("a directory");
+    let node = world::start(dir.path()).await;
+    world::family(&node).await;
+    fill(&node, agents).await;
+    let stored = open(&node, agents).await;
+    let rollout = node.control.read().domain(&stored);
+    let (mut cpu, mut wall, mut planned) = (Vec::new(), Vec::new(), Vec::new());
+    let mut buckets = serde_json::Value::Null;
+    for round in 0..=rounds {
+        let (began, used) = (Instant::now(), cpu_time());
+        let observed = observe(&node, &stored);
+        let counted = cpu_time();
+        let next = plan(&rollout, &observed, 500);
+        let done = cpu_time();
+        assert!(next.steps.is_empty(), "the rollout waits: {:?}", next.steps);
+        let counts = observed.roles.values().flatten();
+        let members: u64 = counts.map(fleet::bucket::Counts::members).sum();
+        assert_eq!(members, agents as u64, "every member is counted");
+        if round == 0 {
+            buckets = shown(&observed);
+            continue; // it finds cold caches
+        }
+        cpu.push(ms(done - used));
+        planned.push(ms(done - counted));
+        wall.push(ms(began.elapsed()));
+    }
+    node.stop().await;
+    serde_json::json!({
+        "agents": agents,
+        "partitions": node.partitions.len(),
+        "cpu_ms": figure(cpu),
+        "wall_ms": figure(wall),
+        "plan_ms": figure(planned),
+        "buckets": buckets,
+    })
+}
+
+/// Puts agents and their list into the partitions' memory.
+async fn fill(node: &Node, agents: usize) {
+    let mut mirrors: Vec<_> = node
+        .partitions
+        .iter()
+        .map(|partition| partition.index().mirror())
+        .collect();
+    let mut lists: Vec<Vec<store::Member>> = vec![vec![]; mirrors.len()];
+    let mut heard: Vec<Vec<Presence>> = vec![vec![]; mirrors.len()];
+    for i in 0..agents {
+        let uid = world::uid(i);
+        let at = node.partition_index(uid);
+        let key = uid.as_bytes();
+        mirrors[at].put(table::AGENT, key, 1, &agent(i).encode_to_vec());
+        lists[at].push(store::Member {
+            uid: key.to_vec(),
+            role: world::role(i).0,
+            wave: wave(i),
+            ..store::Member::default()
+        });
+        heard[at].push(Presence {
+            instance_uid: key.to_vec().into(),
+            number: 1,
+            ..Presence::default()
+        });
+        if i % BATCH == 0 {
+            mirrors.iter_mut().for_each(|mirror| mirror.publish(0));
+        }
+    }
+    for (at, mirror) in mirrors.iter_mut().enumerate() {
+        for (i, members) in lists[at].chunks(BATCH).enumerate() {
+            let list = store::MemberChunk {
+                members: members.to_vec(),
+            };
+            let key = chunk(ROLLOUT, u32::try_from(i).expect("few chunks"));
+            mirror.put(table::MEMBERS, &key, 1, &list.encode_to_vec());
+        }
+        mirror.publish(0);
+        node.partitions[at].heard(&heard[at]).await;
+    }
+}
+
+/// Two in three have converged; of the others some apply, and some have not picked it up; one in a hundred is lost.
+fn agent(i: usize) -> store::Agent {
+    match i % 100 {
+        0..66 => world::agent(i, Some(world::delivery(i, 2, ROLLOUT))),
+        66..76 => {
+            let delivery = store::Delivery {
+                state: store::DeliveryState::Applying.into(),
+                ..world::delivery(i, 2, ROLLOUT)
+            };
+            world::agent(i, Some(delivery))
+        }
+        76..99 => world::agent(i, Some(world::delivery(i, 1, ""))),
+        _ => store::Agent {
+            link: store::Link::Lost.into(),
+            ..world::agent(i, Some(world::delivery(i, 1, "")))
+        },
+    }
+}
+
+fn wave(i: usize) -> u32 {
+    match i % 1_000 {
+        0..10 => 0,
+        10..100 => 1,
+        100..500 => 2,
+        _ => 3,
+    }
+}
+
+/// The rollout with all waves open.
+async fn open(node: &Node, agents: usize) -> store::Rollout {
+    let progress = |role: &str, index: u32| {
+        let mut sizes = [0u64; 4];
+        for i in (0..agents).filter(|i| world::role(*i).0 == index) {
+            sizes[wave(i) as usize] += 1;
+        }
+        let mut end = 0;
+        let ends = sizes.map(|size| {
+            end += size;
+            end
+        });
+        store::RoleProgress {
+            role: role.into(),
+            wave_ends: ends.to_vec(),
+            wave_specs: vec![0, 1, 2, 3],
+            open_waves: 4,
+            members: end,
+            ..store::RoleProgress::default()
+        }
+    };
+    let stored = store::Rollout {
+        id: ROLLOUT.into(),
+        family: FAMILY.into(),
+        from: 1,
+        to: 2,
+        state: store::RolloutState::Running.into(),
+        prepared: true,
+        started_ms: now_ms(),
+        roles: vec![progress("gateway", 0), progress("agent", 1)],
+        ..store::Rollout::default()
+    };
+    let (version, family) = {
+        let documents = node.control.read();
+        let family = &documents.families[FAMILY];
+        let next = store::Family {
+            target: 2,
+            rollout: ROLLOUT.into(),
+            ..store::Family::clone(&family.value)
+        };
+        (family.version, next)
+    };
+    let writes = vec![
+        put(table::ROLLOUT, ROLLOUT, 0, &stored),
+        put(table::FAMILY, FAMILY, version, &family),
+    ];
+    let opened = node.control_ledger.propose(entry(writes, vec![])).await;
+    opened.expect("a rollout");
+    for partition in node.partitions.iter() {
+        partition.take_program();
+    }
+    stored
+}
+
+/// Members by bucket, so that it is seen what was counted.
+fn shown(observed: &fleet::rollout::Observed) -> serde_json::Value {
+    let mut total = fleet::bucket::Counts::default();
+    for counts in observed.roles.values().flatten() {
+        total.merge(counts);
+    }
+    let named = fleet::bucket::ALL.iter().filter(|b| total.of(**b) > 0);
+    named
+        .map(|b| (b.name().to_owned(), serde_json::json!(total.of(*b))))
+        .collect::<serde_json::Map<_, _>>()
+        .into()
+}
+
+/// CPU time of this thread: others work beside it.
+fn cpu_time() -> Duration {
+    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").expect("Linux");
+    let ns = stat.split(' ').next().and_then(|ns| ns.parse().ok());
+    Duration::from_nanos(ns.expect("nanoseconds on a CPU"))
+}
