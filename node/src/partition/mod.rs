@@ -1157,6 +1157,7 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 pub fn state_of(row: &Row, desired: &Desired) -> &'static str {
     use fleet::offer::State;
     let stops = desired.reason == Reason::Stopped;
+    let pinned = desired.reason == Reason::Pinned;
     let Some(delivery) = &row.delivery else {
         return match desired.reason {
             Reason::Unassigned => "unassigned",
@@ -1171,6 +1172,7 @@ pub fn state_of(row: &Row, desired: &Desired) -> &'static str {
         return match (refused, desired.offerable) {
             (true, _) => "refused",
             (false, true) => "pending pickup",
+            (false, false) if pinned => "pinned",
             (false, false) => "drifted",
         };
     }
@@ -1186,6 +1188,7 @@ pub fn state_of(row: &Row, desired: &Desired) -> &'static str {
         State::Applied if stops => "stopped",
         State::Applied if delivery.effective == store::Match::No => "drifted",
         State::Applied if runs_another => "drifted",
+        State::Applied if pinned && row.healthy => "pinned",
         State::Applied if row.healthy => "converged",
         State::Applied => "soaking",
     }
