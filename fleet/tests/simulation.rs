@@ -44,11 +44,30 @@ fn invariants_hold_after_each_event_whatever_happens() {
         return;
     }
     let seconds = Duration::from_secs(number("MUSTER_SIM_SECONDS").unwrap_or(5));
-    let (begun, mut seeds, mut total) = (now(), 0, Total::default());
-    while begun.elapsed() < seconds {
-        total.add(&run(seeds));
-        seeds += 1;
-    }
+    let begun = now();
+    let at_once = std::thread::available_parallelism().map_or(1, usize::from) as u64;
+    // Each thread has seeds of its own, so that a seed means the same fleet on every machine.
+    let several = |first: u64| {
+        let (mut seeds, mut total) = (0, Total::default());
+        while begun.elapsed() < seconds {
+            total.add(&run(first + seeds * at_once));
+            seeds += 1;
+        }
+        (seeds, total)
+    };
+    let (mut seeds, mut total) = (0, Total::default());
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..at_once)
+            .map(|first| scope.spawn(move || several(first)))
+            .collect();
+        for thread in threads {
+            let (ran, seen) = thread
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            seeds += ran;
+            total.add(&seen);
+        }
+    });
     println!("{seeds} fleets: {total:?}");
     assert!(total.completed > 0 && total.rolled_back > 0, "{total:?}");
 }
