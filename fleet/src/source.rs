@@ -50,7 +50,7 @@ pub enum Refused {
         owner: String,
     },
     /// The API or console has it.
-    #[error("{object} is owned by the API and console: hand it over with `muster adopt {} --source {source_name}`", object.name)]
+    #[error("{object} is owned by the API and console: hand it over with `muster adopt {} --source {source_name}`", object.as_written())]
     NotFromGit {
         /// Which.
         object: Object,
@@ -59,7 +59,7 @@ pub enum Refused {
     },
     /// It is pruned while it is used.
     #[error(
-        "{object} is gone from source {source_name} but {why}: end that first, or apply with --no-prune"
+        "{object} is gone from source {source_name} but {why}: end that first, or apply with --keep-gone"
     )]
     InUse {
         /// Which.
@@ -70,9 +70,7 @@ pub enum Refused {
         why: String,
     },
     /// A person edits what Git has.
-    #[error(
-        "{object} is owned by source {owner}: commit the change there; `muster diff` prints it as a patch"
-    )]
+    #[error("{object} is owned by source {owner}: commit the change there")]
     OwnedByGit {
         /// Which.
         object: Object,
@@ -176,6 +174,18 @@ pub fn check_activation(
     })
 }
 
+// === impl Object ===
+
+impl Object {
+    /// As commands take it: a family by its name, anything else behind its kind.
+    fn as_written(&self) -> String {
+        match self.kind.as_str() {
+            "family" => self.name.clone(),
+            kind => format!("{kind}/{}", self.name),
+        }
+    }
+}
+
 impl fmt::Display for Object {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.kind, self.name)
@@ -236,11 +246,19 @@ mod tests {
             (object("a"), stored(Some("other"), None)),
             (object("b"), stored(None, None)),
             (
+                Object {
+                    kind: "plan".into(),
+                    ..object("p")
+                },
+                stored(None, None),
+            ),
+            (
                 object("c"),
                 stored(Some("git"), Some("rollout ro-1 is running")),
             ),
         ]);
-        let written = BTreeMap::from([(object("a"), hash("x")), (object("b"), hash("x"))]);
+        let written = before.keys().filter(|object| object.name != "c");
+        let written = written.map(|object| (object.clone(), hash("x"))).collect();
         let refused = sync("git", &before, &written, true).unwrap_err();
         let said: Vec<_> = refused.iter().map(Refused::to_string).collect();
         assert_eq!(
@@ -248,7 +266,8 @@ mod tests {
             [
                 "family a is owned by source other: change it there, or remove it there first",
                 "family b is owned by the API and console: hand it over with `muster adopt b --source git`",
-                "family c is gone from source git but rollout ro-1 is running: end that first, or apply with --no-prune",
+                "plan p is owned by the API and console: hand it over with `muster adopt plan/p --source git`",
+                "family c is gone from source git but rollout ro-1 is running: end that first, or apply with --keep-gone",
             ]
         );
     }
@@ -260,7 +279,7 @@ mod tests {
             check_edit(&object("a"), Some("git"))
                 .unwrap_err()
                 .to_string(),
-            "family a is owned by source git: commit the change there; `muster diff` prints it as a patch"
+            "family a is owned by source git: commit the change there"
         );
     }
 

@@ -5,6 +5,7 @@
 
 mod clock;
 pub mod ledger;
+mod rising;
 
 pub mod control;
 pub mod inventory;

@@ -118,35 +118,7 @@ impl Scene {
     }
 
     pub fn store_roles(&self, roles: &[Role<'_>]) {
-        let plans = [
-            plan(
-                "quick",
-                &[
-                    "size: 1, soak: 500ms",
-                    "size: 50%, soak: 500ms",
-                    "size: 100%",
-                ],
-                "",
-            ),
-            plan("canary", &["size: 1, soak: 1h", "size: 100%"], ""),
-            plan(
-                "half",
-                &["size: 1", "size: 50%, soak: 1h", "size: 100%"],
-                "",
-            ),
-            plan(
-                "pausing",
-                &["size: 1", "size: 50%, soak: 4s", "size: 100%"],
-                "",
-            ),
-            plan("holding", &["size: 1", "size: 100%"], "hold"),
-            plan("watching", &["size: 1, soak: 1h", "size: 100%"], "hold"),
-            plan(
-                "by-wave",
-                &["size: 1, soak: 2s", "size: 50%, soak: 4s", "size: 100%"],
-                "roll back the wave",
-            ),
-        ];
+        let plans = plans();
         let manifests = [&[family("edge", 10, roles)], &plans[..]]
             .concat()
             .join("---\n");
@@ -252,6 +224,40 @@ impl Scene {
     pub fn assert_nobody_was_offered_twice(&self) {
         assert_eq!(self.fleet.record().repeated_offers(), []);
     }
+}
+
+/// The plans of the tests.
+pub fn plans() -> Vec<String> {
+    [
+        plan(
+            "quick",
+            &[
+                "size: 1, soak: 500ms",
+                "size: 50%, soak: 500ms",
+                "size: 100%",
+            ],
+            "",
+        ),
+        plan("canary", &["size: 1, soak: 1h", "size: 100%"], ""),
+        plan(
+            "half",
+            &["size: 1", "size: 50%, soak: 1h", "size: 100%"],
+            "",
+        ),
+        plan(
+            "pausing",
+            &["size: 1", "size: 50%, soak: 4s", "size: 100%"],
+            "",
+        ),
+        plan("holding", &["size: 1", "size: 100%"], "hold"),
+        plan("watching", &["size: 1, soak: 1h", "size: 100%"], "hold"),
+        plan(
+            "by-wave",
+            &["size: 1, soak: 2s", "size: 50%, soak: 4s", "size: 100%"],
+            "roll back the wave",
+        ),
+    ]
+    .into()
 }
 
 /// The figures of the whole and of each wave are those of their parts.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use proto::opamp::RemoteConfigStatuses;
 use system_tests::manifest::{config, family, plan, role};
-use system_tests::scene::{PATIENCE, Scene};
+use system_tests::scene::{PATIENCE, Scene, plans};
 use system_tests::wait::{SOON, eventually, holds};
 
 /// The family "edge" for the agents, with more keys in its spec.
@@ -15,7 +15,8 @@ fn edge(marker: &str, more: &str) -> String {
         10,
         &[role("agent", "role = agent", &config(marker))],
     );
-    text.replace("  precedence: 10\n", &format!("  precedence: 10\n{more}"))
+    let text = text.replace("  precedence: 10\n", &format!("  precedence: 10\n{more}"));
+    [&[text], &plans()[..]].concat().join("---\n")
 }
 
 // === approvals ===

@@ -852,7 +852,7 @@ async fn a_start_is_refused_with_an_unknown_plan_or_while_another_rollout_is_ope
     let second = cli.run(&["rollout", "start", "edge", "--plan", "quick", "--yes"]);
     assert_eq!(second.code, 4, "{second:?}");
     assert!(
-        second.stderr.contains("finish it, or roll it back"),
+        second.stderr.contains("finish it, roll it back with"),
         "{second:?}"
     );
     let nobody = cli.run(&["rollout", "start", "nofamily", "--yes"]);

@@ -49,7 +49,7 @@ pub struct SetArgs {
 #[derive(Args)]
 #[command(after_help = ADOPT_EXAMPLES)]
 pub struct AdoptArgs {
-    /// Families, and plans as plan/NAME
+    /// Families, plans as plan/NAME, and the budget as budget/fleet
     #[arg(required = true, value_name = "FAMILY|plan/PLAN")]
     objects: Vec<String>,
     /// Source that is to own them
@@ -124,9 +124,10 @@ fn request(args: AdoptArgs) -> Result<api::AdoptRequest, Failure> {
             None => request.families.push(object),
             Some(("family", name)) => request.families.push(name.to_owned()),
             Some(("plan", name)) => request.plans.push(name.to_owned()),
+            Some(("budget", "fleet")) => request.budget = true,
             Some((kind, _)) => {
                 return Err(Failure::usage(format!(
-                    "`{object}`: no {kind} can be handed over, only families and plans"
+                    "`{object}`: no {kind} can be handed over, only families, plans and budget/fleet"
                 ))
                 .hint("name a family by its name, and a plan as plan/NAME"));
             }
@@ -168,6 +169,8 @@ mod tests {
             (vec!["careful".to_owned()], "git".to_owned())
         );
         assert_eq!(request(adopt("web --to-api").unwrap()).unwrap().source, "");
+        let all = request(adopt("budget/fleet --source git").unwrap()).unwrap();
+        assert!(all.budget && all.families.is_empty());
         let refused = request(adopt("budget/zone --to-api").unwrap()).unwrap_err();
         assert_eq!(refused.code(), Code::Usage);
     }

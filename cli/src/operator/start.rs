@@ -74,6 +74,9 @@ pub struct BackArgs {
     /// Revision to go back to: an earlier one that was active
     #[arg(value_parser = revision)]
     revision: u64,
+    /// Plan [default: one canary, then everything]
+    #[arg(long, default_value = "", hide_default_value = true)]
+    plan: String,
     #[command(flatten)]
     how: How,
 }
@@ -135,11 +138,13 @@ pub async fn back(args: BackArgs, client: &Client, out: Output) -> Result<(), Fa
     let BackArgs {
         family,
         revision,
+        plan,
         how,
     } = args;
     let request = api::StartRolloutRequest {
         family,
         revision,
+        plan,
         back: true,
         ..Default::default()
     };

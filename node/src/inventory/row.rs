@@ -79,6 +79,7 @@ pub struct Row {
     facts: Box<[(Arc<str>, Arc<str>)]>,
     /// Which of them are labels.
     labels: Box<[u16]>,
+    many_collectors: bool,
     /// Enrolment token.
     pub token: Arc<str>,
     /// Capability mask.
@@ -156,6 +157,9 @@ impl Row {
         let labels = labels
             .filter_map(|(at, _)| u16::try_from(at).ok())
             .collect();
+        let many_collectors = facts
+            .get("service.name")
+            .is_some_and(|name| *name == BRIDGE);
         let facts = facts
             .into_iter()
             .map(|(k, v)| (interner.get(k), interner.get(v)))
@@ -167,6 +171,7 @@ impl Row {
             version,
             facts,
             labels,
+            many_collectors,
             token: interner.get(&agent.token),
             capabilities: agent.capabilities,
             link: agent.link(),
@@ -247,7 +252,7 @@ impl Row {
 
     /// One agent for many collectors.
     pub fn many_collectors(&self) -> bool {
-        self.get("service.name").is_some_and(|name| name == BRIDGE)
+        self.many_collectors
     }
 
     /// What makes agents alike for a canary.

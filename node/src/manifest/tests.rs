@@ -465,3 +465,18 @@ fn a_gate_that_says_the_defaults_is_not_written() {
         .collect::<String>();
     assert_eq!(text.matches("gate").count(), 1, "{text}");
 }
+
+#[test]
+fn every_manifest_in_the_documentation_is_read() {
+    let page = include_str!("../../../docs/manifests.md");
+    let blocks = page.split("```yaml\n").skip(1);
+    let blocks = blocks.filter_map(|block| block.split("```").next());
+    let whole: Vec<&str> = blocks.filter(|block| !block.contains('…')).collect();
+    assert_eq!(whole.len(), 3);
+    let config = || "receivers: {otlp: {}}".to_owned();
+    let files = ["gateway.yaml", "agent.yaml"].map(|path| (path.to_owned(), config()));
+    for yaml in whole {
+        let read = parse("docs", yaml, &BTreeMap::from(files.clone()));
+        assert_eq!(read.map(|manifests| manifests.len()), Ok(1), "{yaml}");
+    }
+}

@@ -1,11 +1,13 @@
 //! What a partition leader knows of its agents that is never replicated: who is there, where each conversation stands,
 //! who has something pending. `step`-like: every method takes the time and returns what is to be done.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use proto::edge::Presence;
 use proto::sequence::Digest;
 use proto::uid::Uid;
+
+use crate::rising::Rising;
 
 /// Two backward jumps within so many intervals tell that two agents use one uid.
 const DUPLICATE_INTERVALS: u64 = 10;
@@ -51,7 +53,8 @@ pub struct Timing {
 /// Sans-I/O: no clock, no channel.
 pub struct Core {
     timing: Timing,
-    live: HashMap<Uid, Live>,
+    /// In order, so that all of it can be held against a list in one walk.
+    live: BTreeMap<Uid, Live>,
     budgets: HashMap<Uid, Budget>,
     /// Since then everybody known has a right to be heard again.
     grace_from_ms: u64,
@@ -64,7 +67,7 @@ impl Core {
     pub fn new(timing: Timing, now_ms: u64) -> Self {
         Core {
             timing,
-            live: HashMap::new(),
+            live: BTreeMap::new(),
             budgets: HashMap::new(),
             grace_from_ms: now_ms,
         }
@@ -198,6 +201,19 @@ impl Core {
             .get(&uid)
             .map_or(self.grace_from_ms, |live| live.seen_ms);
         now_ms.saturating_sub(seen)
+    }
+
+    /// Those of these agents, which come in rising order, that were silent for so long; and whether the connection that
+    /// was heard last is open.
+    pub fn silent(&self, uids: &[Uid], for_ms: u64, now_ms: u64) -> Vec<(Uid, bool)> {
+        let mut live = Rising::of(&self.live);
+        let silent = |uid: &Uid| {
+            let live = live.find(uid);
+            let seen = live.map_or(self.grace_from_ms, |live| live.seen_ms);
+            let open = live.is_some_and(|live| live.open);
+            (now_ms.saturating_sub(seen) >= for_ms).then_some((*uid, open))
+        };
+        uids.iter().filter_map(silent).collect()
     }
 
     /// Has it been silent for too long?

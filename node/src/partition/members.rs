@@ -3,22 +3,23 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use fleet::bucket::{Bucket, Counts, Presence, Sighting, bucket};
+use fleet::bucket::{Bucket, Counts};
 use fleet::family::delivery_hash;
 use fleet::governance::pin;
-use fleet::membership::{Circumstances, Exclusion, exclusion};
 use fleet::offer::{Failure, State};
-use fleet::program::{Condition, Program, Reason, matching};
+use fleet::program::{Condition, Program, matching};
 use fleet::rollout::{Signs, is_restart_loop};
 use fleet::waves;
 use proto::opamp::AgentCapabilities;
-use proto::store::{self, Link, Match, Member, MemberChunk};
+use proto::store::{self, Link, Member, MemberChunk};
 use proto::uid::Uid;
 
-use super::{Partition, desired_of, place_in};
+use super::stand::Stand;
+use super::{Partition, desired_of};
 use crate::control::role;
-use crate::inventory::{Columns, Delivery, Row, chunk};
+use crate::inventory::{Delivery, Row, chunk};
 use crate::ledger::{ProposeError, delete_any, entry, now_ms, put_any, table};
+use crate::rising::Rising;
 
 /// Members in one chunk: about 400 KiB.
 const CHUNK: usize = 10_000;
@@ -143,13 +144,13 @@ impl Partition {
     /// Where every member stands, in uid order.
     pub fn members(&self, rollout: &store::Rollout) -> Vec<MemberView> {
         let mut members = Vec::new();
-        self.each_member(rollout, |columns, uid, member, bucket| {
+        self.each_member(rollout, |uid, member, row, bucket| {
             members.push(MemberView {
                 uid,
                 role: member.role,
                 wave: member.wave,
                 bucket,
-                error: error_of(columns, uid, bucket),
+                error: error_of(row, bucket),
             });
         });
         members
@@ -159,9 +160,8 @@ impl Partition {
     pub fn converged(&self, rollout: &store::Rollout) -> (Vec<(u64, Uid)>, u64) {
         let mut converged = Vec::new();
         let mut open = 0;
-        self.each_member(rollout, |columns, uid, _, bucket| match bucket {
+        self.each_member(rollout, |uid, _, row, bucket| match bucket {
             Bucket::Converged => {
-                let row = columns.rows.get(&uid);
                 let at = row.map_or(0, |row| converged_ms(row, &rollout.id));
                 converged.push((at, uid));
             }
@@ -190,10 +190,11 @@ impl Partition {
         columns.rows.values().filter(is_late).count() as u64
     }
 
+    /// Every member in uid order, with its row and its bucket. A rollout may have a million of them.
     fn each_member(
         &self,
         rollout: &store::Rollout,
-        mut look: impl FnMut(&Columns, Uid, &crate::inventory::Member, Bucket),
+        mut look: impl FnMut(Uid, &crate::inventory::Member, Option<&Row>, Bucket),
     ) {
         let program = self.program();
         let uids: Vec<Uid> = {
@@ -204,14 +205,17 @@ impl Partition {
             list.keys().copied().collect()
         };
         let stale = self.stale(&uids);
+        let stand = Stand::of(rollout, &program, now_ms());
         let columns = self.index.read();
         let Some(list) = columns.lists.get(&rollout.id) else {
             return;
         };
+        let mut rows = Rising::of(&columns.rows);
         for (uid, member) in list {
-            let fresh = !stale.contains(uid);
-            let bucket = stand(&columns, &program, rollout, *uid, member, fresh);
-            look(&columns, *uid, member, bucket);
+            let row = rows.find(uid);
+            let is_fresh = || stale.binary_search(uid).is_err();
+            let bucket = row.map_or(Bucket::Deleted, |row| stand.bucket(row, member, is_fresh()));
+            look(*uid, member, row, bucket);
         }
     }
 
@@ -219,10 +223,10 @@ impl Partition {
     pub fn count(&self, rollout: &store::Rollout) -> BTreeMap<(u32, u32), (Counts, Signs)> {
         let mut waves: BTreeMap<(u32, u32), (Counts, Signs)> = BTreeMap::new();
         let now = now_ms();
-        self.each_member(rollout, |columns, uid, member, bucket| {
+        self.each_member(rollout, |_, member, row, bucket| {
             let (counts, signs) = waves.entry((member.role, member.wave)).or_default();
             counts.add(bucket);
-            let Some(row) = columns.rows.get(&uid) else {
+            let Some(row) = row else {
                 return;
             };
             signs.unhealthy += u64::from(bucket == Bucket::Converged && !row.healthy);
@@ -247,8 +251,7 @@ fn converged_ms(row: &Row, rollout: &str) -> u64 {
 }
 
 /// The error that explains a failure; empty for other buckets.
-fn error_of(columns: &Columns, uid: Uid, bucket: Bucket) -> String {
-    let row = columns.rows.get(&uid);
+fn error_of(row: Option<&Row>, bucket: Bucket) -> String {
     match bucket {
         Bucket::Failed(Failure::Unhealthy) | Bucket::WasUnhealthy => {
             row.map(|row| row.health_error.to_string())
@@ -260,98 +263,6 @@ fn error_of(columns: &Columns, uid: Uid, bucket: Bucket) -> String {
         _ => None,
     }
     .unwrap_or_default()
-}
-
-/// The one bucket a member is in.
-fn stand(
-    columns: &Columns,
-    program: &Program,
-    rollout: &store::Rollout,
-    uid: Uid,
-    member: &crate::inventory::Member,
-    fresh: bool,
-) -> Bucket {
-    let Some(row) = columns.rows.get(&uid) else {
-        return Bucket::Deleted;
-    };
-    let now = now_ms();
-    let place = place_in(columns, program, uid, &rollout.id);
-    let place = place.as_ref().map(super::OwnedPlace::borrow);
-    let desired = desired_of(row, place, program);
-    let program_rollout = program.rollout(&rollout.id).map(|(_, r)| r);
-    let covered = place
-        .as_ref()
-        .is_some_and(|p| program_rollout.is_some_and(|r| r.covers(p)));
-    let taken_back = place
-        .as_ref()
-        .is_some_and(|p| program_rollout.is_some_and(|r| r.takes_back(p)));
-    // A completed rollout has opened every wave; the program names it no more, and people still ask who was missing.
-    let completed = rollout.state() == store::RolloutState::Completed;
-    let open = completed
-        || place
-            .as_ref()
-            .is_some_and(|p| program_rollout.is_some_and(|r| r.is_open(p)));
-    let delivery = row.delivery.as_ref();
-    let touched = delivery.is_some_and(|d| *d.rollout == *rollout.id);
-    // A rollback that stands still has still given back what it gave back.
-    let target = place.as_ref().and_then(|p| {
-        let (family, rollout) = program.rollout(p.rollout)?;
-        Some(family.role(rollout.to, p.role)?.delivery)
-    });
-    let went_back = covered && touched && delivery.is_some_and(|d| Some(d.hash) != target);
-    let (goal, taken_back) = match delivery {
-        Some(d) if went_back => (Some(d.hash), true),
-        _ => (desired.delivery, taken_back),
-    };
-    // What was taken from another family goes back to it.
-    let elsewhere = delivery.is_some_and(|d| *d.family != *rollout.family)
-        && !touched
-        && !matches!(desired.reason, Reason::Wave { .. } | Reason::Waiting { .. });
-    let roles = program
-        .rollout(&rollout.id)
-        .map_or(1, |(family, r)| matching(family.roles(r.to), row).len());
-    let excluded = exclusion(&Circumstances {
-        duplicate: row.duplicate,
-        reassigned: row.alias,
-        re_owned: elsewhere,
-        stopped: row.stopped,
-        touched,
-        roles,
-        accepts: row.can(AgentCapabilities::AcceptsRemoteConfig),
-        many_collectors: row.many_collectors(),
-        ..Circumstances::default()
-    });
-    // It runs the target by its own word: no longer matching its role takes nothing back.
-    let has_target = delivery.is_some_and(|d| Some(d.hash) == target);
-    let excluded = excluded.filter(|why| !(has_target && *why == Exclusion::Relabelled));
-    let sighting = Sighting {
-        presence: match row.link {
-            Link::Connected => Presence::Connected,
-            Link::Left => Presence::Left,
-            Link::Lost | Link::Unspecified => Presence::Lost,
-        },
-        unchanged: member.unchanged,
-        open,
-        touched,
-        covered,
-        taken_back,
-        fresh,
-        excluded,
-        pinned: desired.reason == Reason::Pinned && desired.delivery != target,
-        target,
-        flow_lost: false,
-        refuses: goal.is_some_and(|hash| row.refused.contains(&hash)),
-        reports_status: row.can(AgentCapabilities::ReportsRemoteConfig),
-        goal,
-        offer: delivery.map(|d| (d.hash, d.state, &*d.error)),
-        reported: row.reported,
-        healthy: row.healthy,
-        health_age_ms: now.saturating_sub(row.health_since_ms),
-        was_healthy: delivery.is_some_and(|d| d.was_healthy),
-        contradicts: delivery.is_some_and(|d| d.effective == Match::No),
-        proves: delivery.is_some_and(|d| d.effective == Match::Yes),
-    };
-    bucket(&sighting)
 }
 
 fn candidate(

@@ -9,6 +9,7 @@ mod members;
 pub mod merge;
 mod occupancy;
 pub mod room;
+mod stand;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -226,24 +227,17 @@ impl Partition {
         uids.iter().map(|uid| core.age_ms(*uid, now)).collect()
     }
 
-    /// Those of these agents that were silent for two intervals: what is known of them proves nothing any more.
-    fn stale(&self, uids: &[Uid]) -> std::collections::HashSet<Uid> {
+    /// Those of these agents, which come in rising order, that were silent for two intervals: what is known of them proves
+    /// nothing any more. In rising order.
+    fn stale(&self, uids: &[Uid]) -> Vec<Uid> {
         let limit = 2 * millis(self.config.agent_interval);
-        let quiet: Vec<bool> = {
-            let columns = self.index.read();
-            uids.iter()
-                .map(|uid| columns.rows.get(uid).is_some_and(is_quiet))
-                .collect()
-        };
-        let now = self.monotonic_ms();
-        let core = self.core();
-        uids.iter()
-            .zip(quiet)
-            .filter(|(uid, quiet)| {
-                core.age_ms(**uid, now) >= limit && !(*quiet && core.is_open(**uid))
-            })
-            .map(|(uid, _)| *uid)
-            .collect()
+        let silent = self.core().silent(uids, limit, self.monotonic_ms());
+        let columns = self.index.read();
+        let is_quiet = |uid| columns.rows.get(uid).is_some_and(is_quiet);
+        let stale = silent
+            .iter()
+            .filter(|(uid, open)| !(*open && is_quiet(uid)));
+        stale.map(|(uid, _)| *uid).collect()
     }
 
     // Locks: the core's, the control documents' and the index's are never held together. Each of them has a writer that
@@ -1026,7 +1020,12 @@ fn situation<'r>(row: &'r Row, desired: &Desired) -> Situation<'r> {
 
 /// What a row should run.
 pub fn desired_of(row: &Row, place: Option<Place<'_>>, program: &Program) -> Desired {
-    let subject = Subject {
+    desired(&subject_of(row, place), program)
+}
+
+/// A row as the domain decides about it.
+fn subject_of<'a>(row: &'a Row, place: Option<Place<'a>>) -> Subject<'a, Row> {
+    Subject {
         uid: *row.uid.as_bytes(),
         owned_since: row.delivery.as_ref().map(|d| Epoch(d.owned_since)),
         granted: row.granted.as_ref().map(|owner| (&*owner.0, &*owner.1)),
@@ -1036,8 +1035,7 @@ pub fn desired_of(row: &Row, place: Option<Place<'_>>, program: &Program) -> Des
         delivery: row.delivery.as_ref().map(|d| d.hash),
         delivered_in: row.delivery.as_ref().map_or("", |d| &d.rollout),
         place,
-    };
-    desired(&subject, program)
+    }
 }
 
 /// An agent's place, owned.
@@ -1157,6 +1155,7 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 pub fn state_of(row: &Row, desired: &Desired) -> &'static str {
     use fleet::offer::State;
     let stops = desired.reason == Reason::Stopped;
+    let pinned = desired.reason == Reason::Pinned;
     let Some(delivery) = &row.delivery else {
         return match desired.reason {
             Reason::Unassigned => "unassigned",
@@ -1171,6 +1170,7 @@ pub fn state_of(row: &Row, desired: &Desired) -> &'static str {
         return match (refused, desired.offerable) {
             (true, _) => "refused",
             (false, true) => "pending pickup",
+            (false, false) if pinned => "pinned",
             (false, false) => "drifted",
         };
     }
@@ -1186,6 +1186,7 @@ pub fn state_of(row: &Row, desired: &Desired) -> &'static str {
         State::Applied if stops => "stopped",
         State::Applied if delivery.effective == store::Match::No => "drifted",
         State::Applied if runs_another => "drifted",
+        State::Applied if pinned && row.healthy => "pinned",
         State::Applied if row.healthy => "converged",
         State::Applied => "soaking",
     }

@@ -180,7 +180,7 @@ fn edits(
     manifests: &[Manifest],
 ) -> Result<BTreeMap<Object, source::Change>, Vec<String>> {
     let stored = sources::objects(documents, &BTreeMap::new());
-    let (mut fates, mut refused) = (BTreeMap::new(), Vec::new());
+    let (mut fates, mut refused, mut patches) = (BTreeMap::new(), Vec::new(), Vec::new());
     for manifest in manifests {
         let object = object_of(manifest);
         let fate = match stored.get(&object) {
@@ -189,8 +189,8 @@ fn edits(
             Some(found) => {
                 if let Err(error) = source::check_edit(&object, found.source.as_deref()) {
                     let before = stored_manifest(documents, &object);
-                    let patch = before.map(|before| patch(&before, manifest));
-                    refused.push(format!("{error}\n{}", patch.unwrap_or_default()));
+                    patches.extend(before.map(|before| patch(&before, manifest)));
+                    refused.push(error.to_string());
                 }
                 source::Change::Update
             }
@@ -200,6 +200,8 @@ fn edits(
     if refused.is_empty() {
         Ok(fates)
     } else {
+        // Last, so that they can be cut out.
+        refused.extend(patches);
         Err(refused)
     }
 }

@@ -12,7 +12,7 @@ use tonic::Status;
 
 use super::super::Api;
 use crate::control::{
-    BUILT_IN_PLANS, Documents, Settings, built_in_plan, plan_spec, policy, settings,
+    BUILT_IN_PLANS, Documents, Settings, built_in_plan, plan_spec, policy, rollout_state, settings,
 };
 use crate::manifest::{duration_text, policy_text};
 use crate::partition::{merged_config, state_of};
@@ -43,7 +43,7 @@ impl Api {
             }
             let rollout = documents.rollouts.get(&stored.rollout);
             rollout
-                .filter(|r| !crate::control::rollout_state(r.value.state()).is_final())
+                .filter(|r| !rollout_state(r.value.state()).is_final())
                 .map(|r| r.value.id.clone())
         };
         view.rollout = open.unwrap_or_default();
@@ -122,18 +122,33 @@ impl Api {
         }
     }
 
-    /// How many agents each family owns.
+    /// How many agents each family owns, or had when an open rollout took them and may have to give them back.
     pub(super) fn owned(&self) -> BTreeMap<String, u64> {
+        let open: BTreeSet<String> = {
+            let documents = self.node.control.read();
+            let rollouts = documents.rollouts.values();
+            let open = rollouts.filter(|r| !rollout_state(r.value.state()).is_final());
+            open.map(|r| r.value.id.clone()).collect()
+        };
         let mut owned = BTreeMap::new();
+        let mut count = |family: &str| match owned.get_mut(family) {
+            Some(agents) => *agents += 1,
+            None => {
+                owned.insert(family.to_owned(), 1);
+            }
+        };
         for partition in self.node.partitions.iter() {
             let columns = partition.index().read();
-            let owners = columns.rows.values().filter_map(|row| row.owner());
-            for (family, _) in owners {
-                match owned.get_mut(family) {
-                    Some(agents) => *agents += 1,
-                    None => {
-                        owned.insert(family.to_owned(), 1);
-                    }
+            for (family, _) in columns.rows.values().filter_map(|row| row.owner()) {
+                count(family);
+            }
+            let lists = open.iter().filter_map(|id| columns.lists.get(id));
+            for (uid, member) in lists.flatten() {
+                let owner = columns.rows.get(uid).and_then(|row| row.owner());
+                if let Some(taken) = &member.taken_from
+                    && owner.is_none_or(|(family, _)| *family != *taken.0)
+                {
+                    count(&taken.0);
                 }
             }
         }

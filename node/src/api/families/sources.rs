@@ -101,8 +101,8 @@ fn family_in_use(
     }
     match owned.get(&family.name).copied().unwrap_or(0) {
         0 => None,
-        1 => Some("1 agent runs it".to_owned()),
-        agents => Some(format!("{agents} agents run it")),
+        1 => Some("1 agent runs it or may go back to it".to_owned()),
+        agents => Some(format!("{agents} agents run it or may go back to it")),
     }
 }
 
