@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use muster_loadtest::Script;
 use proto::opamp::RemoteConfigStatuses;
 use system_tests::manifest::{config, family, plan, role};
 use system_tests::scene::{PATIENCE, Scene, plans};
@@ -162,6 +163,94 @@ async fn glass_is_broken_with_an_urgent_plan_and_a_reason_and_leaves_a_review_to
             .iter()
             .any(|entry| entry.action == "rollout.review" && entry.actor == "local/bob")
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_waited_is_held_against_its_preview_once_more() {
+    let scene = Scene::of(4).await;
+    scene.apply(&edge("one", "  approvals: 1\n"));
+    let id = scene.start("quick").await;
+    scene.state(&id, "awaiting approval").await;
+    for _ in 0..2 {
+        scene.fleet.spawn("agent", Script::default());
+    }
+    eventually(SOON, "the new agents to be listed", async || {
+        let agents = scene.api.list("").await.len();
+        holds(agents == 6, agents)
+    })
+    .await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    scene
+        .cli
+        .as_user("bob")
+        .ok(&["approve", "edge", "--plan", "quick"]);
+    let given_up = scene.state(&id, "aborted").await;
+    assert!(
+        given_up.cause.contains("2 members joined"),
+        "{}",
+        given_up.cause
+    );
+    scene.nobody_is_offered_anything().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_to_be_replaced_goes_on_until_the_newer_one_has_its_approvals() {
+    let scene = Scene::of(6).await;
+    scene.stable("one").await;
+    scene.store("two").await;
+    let old = scene.start("canary").await;
+    scene.state(&old, "running").await;
+    scene.apply(&edge("three", "  approvals: 1\n"));
+    let third = scene.api.delivery_hash("edge", "agent").await;
+    scene.cli.ok(&[
+        "rollout",
+        "start",
+        "edge",
+        "--plan",
+        "quick",
+        "--yes",
+        "--supersede",
+        "restart",
+    ]);
+    let new = scene.state("edge", "awaiting approval").await;
+    assert_eq!(scene.api.rollout(&old).await.state, "running");
+    scene
+        .cli
+        .as_user("bob")
+        .ok(&["approve", "edge", "--plan", "quick"]);
+    scene.state(&new.id, "completed").await;
+    assert_eq!(scene.api.rollout(&old).await.state, "superseded");
+    assert_eq!(scene.offered(&third).len(), 6);
+
+    // Whoever waits can be given up.
+    scene.apply(&edge("four", "  approvals: 1\n"));
+    let id = scene.start("quick").await;
+    scene.state(&id, "awaiting approval").await;
+    scene.cli.ok(&["rollout", "halt", &id]);
+    scene.state(&id, "aborted").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_joins_while_a_rollout_is_open_is_late_and_outside_of_its_figures() {
+    let scene = Scene::of(6).await;
+    scene.stable("one").await;
+    let second = scene.store("two").await;
+    let id = scene.start("pausing").await;
+    scene.until_offered(&second, 3).await;
+    scene.fleet.spawn("agent", Script::default());
+    let seen = scene
+        .until(&id, "the late one to be counted", |rollout| {
+            rollout.late == 1
+        })
+        .await;
+    assert_eq!(seen.total.unwrap().members, 6);
+    let done = scene.state(&id, "completed").await;
+    assert_eq!(done.total.unwrap().converged, 6);
+    eventually(PATIENCE, "the late one to follow", async || {
+        let offered = scene.offered(&second).len();
+        holds(offered == 7, offered)
+    })
+    .await;
 }
 
 // === freezes ===
@@ -531,6 +620,20 @@ async fn a_relabelled_agent_moves_when_a_person_says_so_or_both_families_let_it(
         .await;
     };
     owned_by(&second, "special").await;
+
+    // Or it stays, because somebody says so.
+    let kept = scene.fleet.agent(3).uid().to_string();
+    scene.cli.ok(&["agents", "label", &kept, "team=special"]);
+    scene.cli.ok(&["agents", "owner", &kept, "--keep"]);
+    let shown = scene.api.agent(&kept).await.agent.unwrap();
+    assert_eq!(shown.family, "base");
+    assert!(
+        !shown
+            .conditions
+            .iter()
+            .any(|c| c.contains("owner changing")),
+        "{shown:?}"
+    );
 
     let auto = two_families().replace("spec:\n", "spec:\n  ownerChange: auto\n");
     scene.apply(&auto);

@@ -328,9 +328,10 @@ fn manifests() -> Vec<(String, &'static [&'static str])> {
 async fn every_refusal_names_the_object_and_the_way_out() {
     let scene = Scene::of(2).await;
     scene.stable("one").await;
+    let body = config("twice");
     let twice = [
-        role("agent", "role = agent", &config("twice")),
-        role("also", "role in (agent, other)", &config("twice")),
+        role("agent", "role = agent", &body),
+        role("also", "role in (agent, other)", &body),
     ];
     let others = [
         family(

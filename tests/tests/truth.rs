@@ -25,7 +25,7 @@ fn apply(server: &Server, marker: &str, settings: &str) {
         "  precedence: 10\n",
         &format!("  precedence: 10\n{settings}"),
     );
-    let plan = plan("swift", &["size: 100%"], "hold");
+    let plan = plan("swift", &["size: 1", "size: 100%"], "hold");
     server
         .cli()
         .apply(&server.write("edge.yaml", &[text, plan].join("---\n")));
@@ -74,7 +74,7 @@ async fn content_drift_is_told_by_key_with_its_origin_and_never_healed_in_secret
     let said = detail["drift"][0]["differences"][0].as_str().unwrap();
     assert!(
         said.contains(
-            "receivers.otlp.protocols.http.endpoint is 0.0.0.0:4318 instead of 127.0.0.1:4318"
+            "receivers.otlp.protocols.http.endpoint is \"0.0.0.0:4318\" instead of \"127.0.0.1:4318\""
         ),
         "{said}"
     );
@@ -99,7 +99,10 @@ async fn where_a_family_says_so_a_drifted_config_is_offered_once_more_and_only_o
         .cli()
         .ok(&["rollout", "start", "edge", "--plan", "swift", "--yes"]);
     let edited = config("one").replace("127.0.0.1:4318", "0.0.0.0:4318");
-    let first = takes(&mut http, &mut agent, Some(&edited)).await.unwrap();
+    let first = takes(&mut http, &mut agent, None).await.unwrap();
+    let mut drifted = agent.bare();
+    drifted.effective_config = Some(effective(&edited));
+    http.ask(&drifted).await;
     let again = takes(&mut http, &mut agent, Some(&edited)).await.unwrap();
     assert_eq!(first, again);
     for _ in 0..3 {
@@ -135,8 +138,11 @@ async fn versions_outside_of_the_policy_are_named_in_family_preview_and_agent() 
     server
         .cli()
         .ok(&["rollout", "start", "edge", "--plan", "swift", "--yes"]);
-    for (http, agent) in &mut connections {
-        takes(http, agent, None).await.unwrap();
+    let taken = connections
+        .iter_mut()
+        .map(|(http, agent)| takes(http, agent, None));
+    for taken in futures::future::join_all(taken).await {
+        taken.unwrap();
     }
     assert_eq!(kinds(&server, "old"), ["version"]);
     assert_eq!(kinds(&server, "odd"), ["version"]);

@@ -278,7 +278,7 @@ impl GovernanceService for Api {
                 .rollouts
                 .values()
                 .map(|r| &r.value)
-                .find(|r| r.family == next.family && r.to == next.number && is_moving(r));
+                .find(|r| r.family == next.family && r.to == next.number && has_begun(r));
             if let Some(open) = open {
                 return Err(Status::failed_precondition(format!(
                     "{what} is being rolled out by {}: halt or roll back that first",
@@ -531,8 +531,9 @@ impl GovernanceService for Api {
     }
 }
 
-fn is_moving(rollout: &store::Rollout) -> bool {
-    !control::rollout_state(rollout.state()).is_final()
+/// What only waits for its approvals ends by the rejection.
+fn has_begun(rollout: &store::Rollout) -> bool {
+    rollout.prepared && !control::rollout_state(rollout.state()).is_final()
 }
 
 fn because(reason: &str) -> String {

@@ -124,7 +124,9 @@ impl Api {
         };
         let proposed = self.node.control_ledger.propose(entry).await;
         proposed.map_err(|error| not_stored(&error))?;
-        if !opening.rollout.supersedes.is_empty() {
+        if opening.rollout.state() == RolloutState::Planned
+            && !opening.rollout.supersedes.is_empty()
+        {
             // What it replaces has offered for the last time when this answers.
             let fenced = self.node.fence().await;
             fenced.map_err(|error| not_stored(&error))?;
@@ -334,19 +336,17 @@ impl Start {
         };
         let mut writes = Vec::new();
         let mut acts = Vec::new();
-        if let Some((open, next)) = self.replaces(documents)? {
-            let old = superseded(&open.value, next, &rollout, &caller.name);
-            acts.push(act(
-                &caller.name,
-                "rollout.supersede",
-                format!("rollout/{}", old.id),
-                old.cause.clone(),
-            ));
-            // What has been offered nothing is not continued.
+        for (open, next) in self.replaces(documents)? {
             if next == State::Superseded {
-                rollout.supersedes.clone_from(&old.id);
+                rollout.supersedes.clone_from(&open.value.id);
+                // What is approved later replaces it later: until then it goes on.
+                if rollout.state() == RolloutState::AwaitingApproval {
+                    continue;
+                }
             }
-            writes.push(put(table::ROLLOUT, old.id.as_str(), open.version, &old));
+            let (write, act) = supersede_with(open, next, &rollout, &caller.name);
+            writes.push(write);
+            acts.push(act);
         }
         // The program names the new one when its lists are complete; until then the old one decides.
         let next = store::Family {
@@ -409,18 +409,21 @@ impl Start {
         })
     }
 
-    /// The open rollout of the family and where it has to go; none: there is none.
+    /// The open rollouts of the family, of which one may have begun, and where each has to go.
     fn replaces<'d>(
         &self,
         documents: &'d Documents,
-    ) -> Result<Option<(&'d Doc<store::Rollout>, State)>, Status> {
-        let Some(newest) = documents.find_rollout(&self.request.family) else {
-            return Ok(None);
-        };
-        let state = rollout_state(newest.value.state());
-        let next = supersede::check(&self.request.family, &newest.value.id, state, self.how)
-            .map_err(|error| refused(&error))?;
-        Ok(next.map(|next| (newest, next)))
+    ) -> Result<Vec<(&'d Doc<store::Rollout>, State)>, Status> {
+        let family = &self.request.family;
+        let all = documents.rollouts.values().rev();
+        let mut replaced = Vec::new();
+        for open in all.filter(|r| r.value.family == *family) {
+            let state = rollout_state(open.value.state());
+            let next = supersede::check(family, &open.value.id, state, self.how)
+                .map_err(|error| refused(&error))?;
+            replaced.extend(next.map(|next| (open, next)));
+        }
+        Ok(replaced)
     }
 
     fn started(&self, rollout: &store::Rollout, caller: &Actor) -> store::Act {
@@ -450,16 +453,23 @@ impl Start {
     }
 }
 
-fn superseded(
-    open: &store::Rollout,
+/// Ends an open rollout in favour of another one.
+pub fn supersede_with(
+    open: &Doc<store::Rollout>,
     next: State,
     by: &store::Rollout,
     actor: &str,
-) -> store::Rollout {
-    store::Rollout {
+) -> (store::Write, store::Act) {
+    let old = store::Rollout {
         state: stored_rollout_state(next).into(),
         cause: format!("replaced by {} with revision {}, by {actor}", by.id, by.to),
         ended_ms: now_ms(),
-        ..open.clone()
-    }
+        ..store::Rollout::clone(&open.value)
+    };
+    let object = format!("rollout/{}", old.id);
+    let act = act(actor, "rollout.supersede", object, old.cause.clone());
+    (
+        put(table::ROLLOUT, old.id.as_str(), open.version, &old),
+        act,
+    )
 }

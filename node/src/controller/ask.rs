@@ -121,6 +121,11 @@ impl Asker {
         }
     }
 
+    /// Whoever resumes a rollout does not mean the answers that stopped it.
+    pub fn forget(&self, rollout: &str) {
+        self.told().retain(|key, _| key.rollout != rollout);
+    }
+
     /// What is known of each wave's external checks.
     pub fn findings(&self, stored: &store::Rollout) -> BTreeMap<(String, u32), Vec<Finding>> {
         let mut findings: BTreeMap<(String, u32), Vec<Finding>> = BTreeMap::new();

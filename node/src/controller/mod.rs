@@ -97,18 +97,24 @@ impl Controller {
 
     /// Looks and moves until told to stop.
     pub async fn run(mut self, stop: CancellationToken) {
-        let mut interval = tokio::time::interval(LOOK);
-        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        while stop.run_until_cancelled(interval.tick()).await.is_some() {
+        let mut pause = LOOK;
+        while stop
+            .run_until_cancelled(tokio::time::sleep(pause))
+            .await
+            .is_some()
+        {
+            let began = Instant::now();
             if let Err(error) = expire_pins(&self.node).await {
                 tracing::warn!(error = %chain(&error), "a pin that has expired was not ended; it is tried again");
             }
-            quotas::divide(&self.node);
+            let node = self.node.clone();
+            aside(move || quotas::divide(&node)).await;
             for id in self.open() {
                 if let Err(error) = self.step(&id).await {
                     tracing::warn!(rollout = id, error = %chain(&error), "the rollout was not moved; it is tried again");
                 }
             }
+            pause = rest(began.elapsed());
         }
     }
 
@@ -168,7 +174,11 @@ impl Controller {
         };
         // A rollout that stands still decides nothing: its members need not be looked at.
         let mut observed = match rollout.state {
-            State::Running | State::RollingBack => observe(&self.node, &stored),
+            State::Running | State::RollingBack => {
+                let (node, stored) = (self.node.clone(), stored.clone());
+                let seen = aside(move || observe(&node, &stored)).await;
+                seen.unwrap_or_default()
+            }
             _ => Observed::default(),
         };
         self.node.asker.look(&stored, &rollout, &observed);
@@ -303,6 +313,16 @@ impl Memory {
         }
         stored.inconclusive_ms = self.inconclusive_ms;
     }
+}
+
+/// How long to rest after a look that took so long: a large fleet must not keep a processor busy.
+fn rest(looked: Duration) -> Duration {
+    LOOK.saturating_sub(looked).max(3 * looked)
+}
+
+/// Looks at every agent, off the threads that answer them; none: the node stops.
+async fn aside<T: Send + 'static>(look: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    tokio::task::spawn_blocking(look).await.ok()
 }
 
 /// Ends the pins whose time is over: the program names them no more.
@@ -471,7 +491,10 @@ fn apply(
                 .map_or(next.precedence, |r| r.value.precedence);
             next.rollout.clear();
         }
-        next.target = next.stable;
+        // Another one may wait for its approvals.
+        let waiting = documents.find_rollout(&stored.family).map(|r| &r.value);
+        let waiting = waiting.filter(|r| !rollout_state(r.state()).is_final() && r.id != stored.id);
+        next.target = waiting.map_or(next.stable, |r| r.to);
         stored.ended_ms = now_ms();
         stored.ended_counts = ended_counts(observed);
         writes.push(put(

@@ -13,7 +13,8 @@ use proto::uid::Uid;
 
 use super::set_state;
 use super::verbs::abort;
-use crate::control::{Documents, plan_spec, revision_key};
+use crate::api::start::supersede_with;
+use crate::control::{Documents, plan_spec, revision_key, rollout_state};
 use crate::ledger::{ProposeError, act, entry, now_ms, put, table};
 use crate::local::Node;
 use crate::partition::Candidate;
@@ -39,6 +40,9 @@ pub(super) async fn prepare(
     };
     if let Some(why) = is_unbound(node, &stored).await {
         return abort(node, version, stored, "controller", &why, "").await;
+    }
+    if is_going_back(node, &stored) {
+        return Ok(()); // what it replaces is rolling back: afterwards
     }
     let precedence = family.value.precedence;
     let mut candidates = match crate::preview::candidates(
@@ -81,7 +85,8 @@ pub(super) async fn prepare(
     if stored.continues {
         take_over(node, &mut stored);
     }
-    let writes = {
+    let versions = versions(node, &candidates);
+    let (writes, mut acts) = {
         let documents = node.control.read();
         stored.opening_epoch = documents.program_version;
         let next = store::Family {
@@ -93,19 +98,33 @@ pub(super) async fn prepare(
             put(table::ROLLOUT, stored.id.as_str(), version, &stored),
             put(table::FAMILY, stored.family.as_str(), family.version, &next),
         ];
-        writes.extend(validated(&documents, &stored, versions(node, &candidates)));
-        writes
+        writes.extend(validated(&documents, &stored, versions));
+        // A start that has waited for approvals replaces the open one only now.
+        let replaced = documents.rollouts.get(&stored.supersedes);
+        let replaced = replaced.filter(|r| !rollout_state(r.value.state()).is_final());
+        let replaced =
+            replaced.map(|r| supersede_with(r, State::Superseded, &stored, &stored.actor));
+        let (replaced, act): (Vec<_>, Vec<_>) = replaced.into_iter().unzip();
+        writes.extend(replaced);
+        (writes, act)
     };
     let members: u64 = stored.roles.iter().map(|r| r.members).sum();
-    let done = act(
+    acts.push(act(
         "controller",
         "rollout.open",
         format!("rollout/{}", stored.id),
         super::number(members, "member"),
-    );
-    let change = entry(writes, vec![done]);
+    ));
+    let change = entry(writes, acts);
     node.control_ledger.propose(change).await?;
     drop_old_lists(node, &stored).await
+}
+
+/// Is the rollout that this one replaces on its way back?
+fn is_going_back(node: &Node, stored: &store::Rollout) -> bool {
+    let documents = node.control.read();
+    let replaced = documents.rollouts.get(&stored.supersedes);
+    replaced.is_some_and(|r| rollout_state(r.value.state()) == State::RollingBack)
 }
 
 /// What is different from the preview that the start was bound to; none: nothing, or it was bound just now.

@@ -102,7 +102,8 @@ pub async fn order(
         if state == verb.next() {
             break fence(node, stored.id).await; // said twice, meant once; the first may have failed to fence
         }
-        if state == State::Planned && matches!(verb, Verb::Halt | Verb::RollBack) {
+        let nothing_offered = matches!(state, State::Planned | State::AwaitingApproval);
+        if nothing_offered && matches!(verb, Verb::Halt | Verb::RollBack) {
             let id = stored.id.clone();
             let aborted = abort(node, version, stored, actor, reason, key).await;
             return match aborted {
@@ -202,6 +203,7 @@ fn change(node: &Arc<Node>, stored: &mut store::Rollout, verb: Verb, actor: &str
     match verb {
         Verb::Pause | Verb::Halt => {}
         Verb::Resume => {
+            node.asker.forget(&stored.id);
             let observed = observe(node, stored);
             for role in &mut stored.roles {
                 let waves = observed

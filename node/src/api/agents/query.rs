@@ -18,7 +18,7 @@ use crate::inventory::Row;
 use crate::partition::{OwnedPlace, desired_of, place_of, state_of};
 
 /// Words of liveness, of health, and those of [`state_of`].
-const STATES: [&str; 15] = [
+const STATES: [&str; 17] = [
     "connected",
     "lost",
     "left",
@@ -34,6 +34,8 @@ const STATES: [&str; 15] = [
     "refused",
     "no answer",
     "drifted",
+    "pinned",
+    "stopped",
 ];
 
 /// Behind a kind of drift: `content drift`.
