@@ -244,8 +244,8 @@ pub fn arrives(cli: &Cli, name: &str) {
 }
 
 /// A directory of manifests: the family, the configurations it names, and three plans of one agent of a role and then the
-/// others. `quick` does what rollouts do by default, `holding` leaves it to a person what follows a stop, and `watched` is
-/// not over when everyone has it.
+/// others. `quick` does what rollouts do by default, `holding` leaves it to a person what follows a stop, and `watched`
+/// leaves time to take it back when everyone has it. The only wave of the one gateway is a last wave, too.
 pub fn manifest(home: &Home, gateway: &str, agent: &str) -> PathBuf {
     let directory = home.directory("manifests");
     for entry in std::fs::read_dir(source().join("configs")).unwrap() {
@@ -291,7 +291,7 @@ metadata: {{name: watched}}
 spec:
   waves:
     - {{size: 1, soak: 1s}}
-    - {{size: 100%, soak: 1h}}
+    - {{size: 100%, soak: 20s}}
 "
     );
     std::fs::write(directory.join("fleet.yaml"), yaml).unwrap();
