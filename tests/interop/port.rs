@@ -1,7 +1,7 @@
 //! A new port of the gateway together with the agents that use it: one revision, one command, and no record is lost.
 //!
-//! The gateway keeps its old port while agents change over: what a collector could not send yet when it is restarted is
-//! lost, so that to close the port in the same revision would cost records in any order. The next revision closes it.
+//! The gateway goes first, and keeps its old port while agents change over: what a collector could not send yet when it
+//! is restarted is lost. The next revision closes that port.
 
 use serde_json::Value;
 use system_tests::wait::{eventually_blocking, holds};
