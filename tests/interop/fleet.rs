@@ -1,15 +1,16 @@
 //! A Muster server with real supervisors at it: agents that take logs and pass them to one gateway, which writes a file.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::Value;
 use system_tests::cli::{Cli, Output};
-use system_tests::server::Server;
+use system_tests::server::{Server, free_address};
 use system_tests::wait::{eventually_blocking, holds};
 
-use crate::logs::{self, Sink};
+use crate::logs::{self, Sink, Stream};
 use crate::peers::{Home, Setup, Supervisor, source};
 
 /// Supervisors bootstrap their collector before they connect, several at once on a small machine.
@@ -39,10 +40,14 @@ pub struct Fleet {
     pub agents: Vec<Supervisor>,
     pub gateway: Supervisor,
     pub sink: Sink,
-    /// Who writes manifests, and may not start rollouts.
+    /// A second port for the gateway, on which nothing listens until a configuration says so.
+    pub new_port: SocketAddr,
+    /// An editor: writes manifests and looks after agents.
     pub bob: Cli,
-    /// Who starts rollouts.
+    /// An approver: starts rollouts, and may not write.
     pub alice: Cli,
+    /// Who alone may stop collectors.
+    pub admin: Cli,
     pub server: Server,
     home: Home,
 }
@@ -91,27 +96,30 @@ impl Fleet {
                 &home,
             )
         };
+        let new_port = free_address();
         let gateway = start(
             "gateway-0",
             "gateway",
-            vec![("GATEWAY_FILE", sink.path().display().to_string())],
+            vec![
+                ("GATEWAY_FILE", sink.path().display().to_string()),
+                ("GATEWAY_OTLP_NEW_ENDPOINT", new_port.to_string()),
+            ],
         );
-        let url = format!("http://{}", gateway.otlp);
+        let urls = [
+            ("GATEWAY_OTLP_URL", format!("http://{}", gateway.otlp)),
+            ("GATEWAY_OTLP_NEW_URL", format!("http://{new_port}")),
+        ];
         let agents: Vec<_> = (0..agents)
-            .map(|n| {
-                start(
-                    &format!("agent-{n}"),
-                    "agent",
-                    vec![("GATEWAY_OTLP_URL", url.clone())],
-                )
-            })
+            .map(|n| start(&format!("agent-{n}"), "agent", urls.to_vec()))
             .collect();
         let fleet = Fleet {
             agents,
             gateway,
             sink,
+            new_port,
             bob,
             alice,
+            admin,
             server,
             home,
         };
@@ -125,15 +133,19 @@ impl Fleet {
         self.agents.iter().chain([&self.gateway])
     }
 
-    /// Stores the family with these configurations of the folder `configs`, and a plan `quick`: one agent of a role,
-    /// then the others.
+    /// Writes the manifests with these configurations of the folder `configs`.
+    pub fn manifest(&self, gateway: &str, agent: &str) -> PathBuf {
+        manifest(&self.home, gateway, agent)
+    }
+
+    /// As [`Fleet::manifest`], and stores them.
     pub fn apply(&self, gateway: &str, agent: &str) -> Value {
-        self.bob.apply(&manifest(&self.home, gateway, agent))
+        self.bob.apply(&self.manifest(gateway, agent))
     }
 
     /// Starts a rollout of the latest revision and waits for its end.
     pub fn roll_out(&self) -> Ended {
-        roll_out(&self.alice)
+        roll_out(&self.alice, "quick")
     }
 
     /// As [`Fleet::apply`] and [`Fleet::roll_out`], and everyone must get it.
@@ -152,6 +164,12 @@ impl Fleet {
             }
         }
         marks
+    }
+
+    /// Sends records through every agent until it is told to end.
+    pub fn stream(&self, what: &str) -> Stream {
+        let agents = self.agents.iter();
+        Stream::start(agents.map(|agent| (format!("{what}-{}", agent.name), agent.otlp)))
     }
 
     /// What `muster agents get` says about one of them.
@@ -187,21 +205,23 @@ impl Ended {
     }
 }
 
-/// Starts a rollout of the latest revision and waits for its end, as a script of an operator does.
-pub fn roll_out(cli: &Cli) -> Ended {
-    let output = cli.run(&[
-        "rollout",
-        "start",
-        FAMILY,
-        "--plan",
-        "quick",
-        "--yes",
-        "--wait",
-        "--timeout",
-        "140s",
-        "-o",
-        "json",
-    ]);
+/// Starts a rollout of the latest revision and waits until it ends or halts, as a script of an operator does.
+pub fn roll_out(cli: &Cli, plan: &str) -> Ended {
+    ended(
+        cli,
+        &[
+            "rollout", "start", FAMILY, "--plan", plan, "--yes", "--wait",
+        ],
+    )
+}
+
+/// Waits until this rollout ends or halts.
+pub fn watch(cli: &Cli, rollout: &str) -> Ended {
+    ended(cli, &["rollout", "watch", rollout])
+}
+
+fn ended(cli: &Cli, command: &[&str]) -> Ended {
+    let output = cli.run(&[command, &["--timeout", "140s", "-o", "json"]].concat());
     let last = output.stdout.lines().last().unwrap_or("null");
     Ended {
         rollout: serde_json::from_str(last).unwrap_or_else(|error| panic!("{error}: {output:#?}")),
@@ -223,7 +243,9 @@ pub fn arrives(cli: &Cli, name: &str) {
     });
 }
 
-/// A directory of manifests: the family, the plan, and the configurations they name.
+/// A directory of manifests: the family, the configurations it names, and three plans of one agent of a role and then the
+/// others. `quick` does what rollouts do by default, `holding` leaves it to a person what follows a stop, and `watched`
+/// leaves time to take it back when everyone has it. The only wave of the one gateway is a last wave, too.
 pub fn manifest(home: &Home, gateway: &str, agent: &str) -> PathBuf {
     let directory = home.directory("manifests");
     for entry in std::fs::read_dir(source().join("configs")).unwrap() {
@@ -253,13 +275,30 @@ spec:
   waves:
     - {{size: 1, soak: 1s}}
     - {{size: 100%, soak: 1s}}
+---
+apiVersion: muster/v1
+kind: Plan
+metadata: {{name: holding}}
+spec:
+  waves:
+    - {{size: 1, soak: 1s}}
+    - {{size: 100%, soak: 1s}}
+  onStop: hold
+---
+apiVersion: muster/v1
+kind: Plan
+metadata: {{name: watched}}
+spec:
+  waves:
+    - {{size: 1, soak: 1s}}
+    - {{size: 100%, soak: 20s}}
 "
     );
     std::fs::write(directory.join("fleet.yaml"), yaml).unwrap();
     directory
 }
 
-/// Transitions of an agent that happened after the first `before`, oldest first.
+/// What happened to an agent, oldest first.
 pub fn history(cli: &Cli, name: &str) -> Vec<Value> {
     let history = cli.json(&["agents", "history", name, "--limit", "500"]);
     let mut transitions = history["transitions"].as_array().unwrap().clone();

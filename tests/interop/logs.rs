@@ -1,8 +1,12 @@
 //! Log records with personal data: into an agent over OTLP, and out of the gateway's file.
 
-use std::io::{Read, Write};
+use std::collections::BTreeSet;
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use serde_json::json;
@@ -13,6 +17,9 @@ pub const PERSONAL: [&str; 2] = ["jane.doe@example.com", "4111 1111 1111 1111"];
 
 /// What stands in its place.
 pub const MASKED: [&str; 2] = ["****", "[card]"];
+
+/// Between two records of a [`Stream`].
+const PACE: Duration = Duration::from_millis(100);
 
 /// Sends one record that holds personal data and `mark`, as soon as the collector takes it.
 pub fn send(collector: SocketAddr, mark: &str) {
@@ -45,6 +52,60 @@ fn post(to: SocketAddr, body: &str) -> std::io::Result<u16> {
         .unwrap_or_default())
 }
 
+/// Does anybody take connections there?
+pub fn listens(at: SocketAddr) -> bool {
+    match TcpStream::connect_timeout(&at, Duration::from_secs(2)) {
+        Ok(_) => true,
+        Err(error) => {
+            assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{at}: {error}");
+            false
+        }
+    }
+}
+
+/// Records that are sent one after the other into each of some collectors, until it is told to end.
+pub struct Stream {
+    over: Arc<AtomicBool>,
+    senders: Vec<JoinHandle<Vec<String>>>,
+}
+
+// === impl Stream ===
+
+impl Stream {
+    /// Starts with these collectors, and how the marks of their records begin.
+    pub fn start(into: impl Iterator<Item = (String, SocketAddr)>) -> Self {
+        let over = Arc::new(AtomicBool::new(false));
+        let sender = |(what, collector): (String, SocketAddr)| {
+            let over = over.clone();
+            std::thread::spawn(move || {
+                let mut marks = Vec::new();
+                while !over.load(Ordering::Relaxed) {
+                    let mark = format!("{what}-{}", marks.len());
+                    send(collector, &mark);
+                    marks.push(mark);
+                    std::thread::sleep(PACE);
+                }
+                marks
+            })
+        };
+        let senders = into.map(sender).collect();
+        Stream { over, senders }
+    }
+
+    /// Answers the marks of all records, each of which was taken by its collector.
+    pub fn end(mut self) -> Vec<String> {
+        self.over.store(true, Ordering::Relaxed);
+        let senders = std::mem::take(&mut self.senders).into_iter();
+        senders.flat_map(|sender| sender.join().unwrap()).collect()
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+    }
+}
+
 /// The file that the gateway's collector appends to.
 #[derive(Clone, Debug)]
 pub struct Sink(PathBuf);
@@ -69,10 +130,12 @@ impl Sink {
     pub fn after(&self, offset: usize, marks: &[String]) -> String {
         eventually_blocking(SOON, "records in the gateway's file", || {
             let text = self.text().split_off(offset);
-            let missing: Vec<_> = marks
-                .iter()
-                .filter(|mark| !text.contains(&format!("{mark}:")))
-                .collect();
+            let missing = {
+                let quoted = text.split('"').filter_map(|text| text.split_once(':'));
+                let there: BTreeSet<&str> = quoted.map(|(mark, _)| mark).collect();
+                let missing = marks.iter().filter(|mark| !there.contains(mark.as_str()));
+                missing.collect::<Vec<_>>()
+            };
             holds(missing.is_empty(), missing).map(|()| text)
         })
     }

@@ -3,15 +3,18 @@
 //!
 //! Not shown here: a supervisor that rolls back by itself. The newest supervisor that the Go module proxy has is v0.149.0,
 //! which has no `automatic_config_rollback`; the simulated supervisor of the load tests plays that part in the scenario
-//! tests.
+//! tests. What v0.149.0 does instead is in `fallback`.
 #![allow(clippy::unwrap_used, reason = "the helpers of a test may fail it, too")]
 
 mod fleet;
 mod logs;
 mod peers;
 
+mod fallback;
+mod port;
 mod python;
 mod redaction;
 mod restarts;
 mod secure;
+mod stopped;
 mod trouble;

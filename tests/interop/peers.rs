@@ -229,11 +229,20 @@ impl Supervisor {
         self.process = None;
     }
 
+    /// The process of its collector, where it runs one.
+    pub fn collector(&self) -> Option<u32> {
+        let supervisor = self.process.as_ref().unwrap().0.id();
+        match children(supervisor)[..] {
+            [] => None,
+            [collector] => Some(collector),
+            ref more => panic!("{} has more than one child: {more:?}", self.name),
+        }
+    }
+
     /// SIGKILL for the collector alone.
     pub fn kill_collector(&self) {
-        let supervisor = self.process.as_ref().unwrap().0.id();
-        let [collector] = children(supervisor)[..] else {
-            panic!("{} has not one child", self.name);
+        let Some(collector) = self.collector() else {
+            panic!("{} runs no collector", self.name);
         };
         assert!(signal(collector, Signal::KILL), "the collector is gone");
     }

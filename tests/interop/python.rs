@@ -22,7 +22,7 @@ fn python_client_takes_a_config_and_its_goodbye_is_heard() {
     assert_eq!(agent(&cli)["service"], "shop");
 
     cli.apply(&manifest(&home, "gateway", "agent"));
-    roll_out(&cli).completed();
+    roll_out(&cli, "quick").completed();
     let config = python.event("config");
     let sent = std::fs::read_to_string(home.path().join("manifests/configs/agent.yaml")).unwrap();
     let bodies: Vec<_> = config["entries"]
@@ -55,7 +55,7 @@ fn what_the_python_client_refuses_is_rolled_back_with_its_words() {
     python.event("connected");
 
     cli.apply(&manifest(&home, "gateway", "agent"));
-    let Ended { rollout, output } = roll_out(&cli);
+    let Ended { rollout, output } = roll_out(&cli, "quick");
     assert_eq!(output.code, 7, "{output:#?}");
     assert_eq!(rollout["family"], FAMILY);
     assert_eq!(

@@ -29,7 +29,7 @@ fn restarts_are_told_apart(transport: Transport) {
 
     // Ordered by an operator: the collector is new, the connection and the supervisor are not.
     let seen = history(&fleet.alice, NAME).len();
-    fleet.alice.ok(&["agents", "restart", NAME]);
+    fleet.bob.ok(&["agents", "restart", NAME]);
     let ordered = since(
         &fleet,
         seen,
@@ -41,7 +41,7 @@ fn restarts_are_told_apart(transport: Transport) {
         .find(|transition| transition["kind"] == "restart ordered")
         .unwrap();
     assert!(
-        order["detail"].as_str().unwrap().contains("alice"),
+        order["detail"].as_str().unwrap().contains("bob"),
         "{order:#}"
     );
     assert!(!kinds(&ordered).contains(&"connected"), "{ordered:#?}");

@@ -59,7 +59,7 @@ fn is_configured(scheme: &str, transport: &str) {
     assert_eq!(detail["health"]["status"], "StatusOK", "{detail:#}");
 
     cli.apply(&manifest(&home, "gateway-redacted", "agent-redacted"));
-    fleet::roll_out(&cli).completed();
+    fleet::roll_out(&cli, "quick").completed();
     assert_eq!(
         cli.json(&["agents", "get", "gateway-0"])["agent"]["state"],
         json!("converged")

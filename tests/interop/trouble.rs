@@ -1,9 +1,8 @@
 //! What goes wrong in the middle of a rollout: a config that the collector refuses, and a server that dies.
 
-use serde_json::Value;
 use system_tests::wait::{SOON, eventually_blocking, holds};
 
-use crate::fleet::{FAMILY, Fleet, ROLLOUT, Transport, history, kinds};
+use crate::fleet::{FAMILY, Fleet, ROLLOUT, Transport, history, kinds, watch};
 
 #[test]
 fn config_that_the_collector_refuses_stops_at_the_canary_and_is_rolled_back_over_websocket() {
@@ -101,16 +100,10 @@ fn goes_on_after_a_kill(transport: Transport) {
     fleet.sink.after(0, &fleet.send("meanwhile", 1));
     fleet.server.again();
 
-    let watched = fleet
-        .alice
-        .run(&["rollout", "watch", id, "--timeout", "140s", "-o", "json"]);
-    let rollout: Value = serde_json::from_str(watched.stdout.lines().last().unwrap()).unwrap();
-    assert_eq!(
-        (watched.code, &rollout["state"]),
-        (0, &"completed".into()),
-        "{watched:#?}"
-    );
-    assert_eq!(rollout["total"]["converged"], 4, "{rollout:#}");
+    let watched = watch(&fleet.alice, id);
+    watched.completed();
+    let total = &watched.rollout["total"];
+    assert_eq!(total["converged"], 4, "{watched:#?}");
     assert_eq!(
         fleet.alice.json(&["rollout", "list"])["rollouts"]
             .as_array()
