@@ -40,6 +40,8 @@ pub struct Last {
 pub struct Seen<'a> {
     /// Two agents speak with its uid.
     pub duplicate: bool,
+    /// A collector that is down runs no last good config.
+    pub healthy: bool,
     /// Last reported hash and status.
     pub reported: Option<(Digest, Reported)>,
     /// Last authorised offer.
@@ -90,6 +92,7 @@ impl<'a> Seen<'a> {
     pub fn of(row: &'a Row) -> Self {
         Seen {
             duplicate: row.duplicate,
+            healthy: row.healthy,
             reported: row.reported,
             last: row.delivery.as_ref().map(|delivery| Last {
                 hash: delivery.hash,
@@ -112,7 +115,7 @@ impl<'a> Seen<'a> {
             should: should.filter(|(_, hash)| outside && !self.is_on_its_way(*hash, desired)),
             reported: self.reported,
             reported_revision: None,
-            went_back_from: last.and_then(|last| last.went_back(self.reported)),
+            went_back_from: last.and_then(|last| last.went_back(self.reported, self.healthy)),
             version: None,
             identity: self.duplicate.then_some(Identity::Duplicate),
         }
@@ -147,13 +150,13 @@ impl Last {
     }
 
     /// What it failed with, when it is seen to run something else.
-    fn went_back(&self, reported: Option<(Digest, Reported)>) -> Option<Digest> {
+    fn went_back(&self, reported: Option<(Digest, Reported)>, healthy: bool) -> Option<Digest> {
         let runs_another = reported
             .is_some_and(|(hash, status)| hash != self.hash && status == Reported::Applied)
             || self.effective == Match::No;
         let went_back = match self.state {
             State::RolledBackByAgent => true,
-            State::Failed => runs_another,
+            State::Failed => runs_another && healthy,
             _ => false,
         };
         went_back.then_some(self.hash)

@@ -564,6 +564,7 @@ impl<'a> Turn<'a> {
     fn once_more(&mut self, desired: &Desired, situation: &Situation<'_>) -> Decision {
         let seen = Seen {
             duplicate: situation.duplicate,
+            healthy: is_healthy(&self.agent),
             reported: situation.reported,
             last: self.agent.delivery.as_ref().and_then(Last::stored),
             refused: situation.refused,
