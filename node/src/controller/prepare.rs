@@ -85,6 +85,8 @@ pub(super) async fn prepare(
     if stored.continues {
         take_over(node, &mut stored);
     }
+    // What it replaces may have been completed while this one waited for its approvals.
+    stored.from = family.value.stable;
     let versions = versions(node, &candidates);
     let (writes, mut acts) = {
         let documents = node.control.read();
@@ -108,6 +110,7 @@ pub(super) async fn prepare(
         writes.extend(replaced);
         (writes, act)
     };
+    let replaces = !acts.is_empty();
     let members: u64 = stored.roles.iter().map(|r| r.members).sum();
     acts.push(act(
         "controller",
@@ -117,6 +120,9 @@ pub(super) async fn prepare(
     ));
     let change = entry(writes, acts);
     node.control_ledger.propose(change).await?;
+    if replaces {
+        node.fence().await?;
+    }
     drop_old_lists(node, &stored).await
 }
 
