@@ -50,7 +50,7 @@ pub enum Refused {
         owner: String,
     },
     /// The API or console has it.
-    #[error("{object} is owned by the API and console: hand it over with `muster adopt {} --source {source_name}`", object.name)]
+    #[error("{object} is owned by the API and console: hand it over with `muster adopt {} --source {source_name}`", object.argument())]
     NotFromGit {
         /// Which.
         object: Object,
@@ -59,7 +59,7 @@ pub enum Refused {
     },
     /// It is pruned while it is used.
     #[error(
-        "{object} is gone from source {source_name} but {why}: end that first, or apply with --no-prune"
+        "{object} is gone from source {source_name} but {why}: end that first, or apply with --keep-gone"
     )]
     InUse {
         /// Which.
@@ -71,7 +71,7 @@ pub enum Refused {
     },
     /// A person edits what Git has.
     #[error(
-        "{object} is owned by source {owner}: commit the change there; `muster diff` prints it as a patch"
+        "{object} is owned by source {owner}: commit the change there; the patch is below"
     )]
     OwnedByGit {
         /// Which.
@@ -176,6 +176,18 @@ pub fn check_activation(
     })
 }
 
+// === impl Object ===
+
+impl Object {
+    /// As the command line names it; what has no kind there is a family.
+    fn argument(&self) -> String {
+        match self.kind.as_str() {
+            "family" => self.name.clone(),
+            kind => format!("{kind}/{}", self.name),
+        }
+    }
+}
+
 impl fmt::Display for Object {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.kind, self.name)
@@ -248,8 +260,22 @@ mod tests {
             [
                 "family a is owned by source other: change it there, or remove it there first",
                 "family b is owned by the API and console: hand it over with `muster adopt b --source git`",
-                "family c is gone from source git but rollout ro-1 is running: end that first, or apply with --no-prune",
+                "family c is gone from source git but rollout ro-1 is running: end that first, or apply with --keep-gone",
             ]
+        );
+    }
+
+    #[test]
+    fn a_plan_is_handed_over_by_its_kind_and_name() {
+        let plan = Object {
+            kind: "plan".into(),
+            name: "careful".into(),
+        };
+        let before = BTreeMap::from([(plan.clone(), stored(None, None))]);
+        let refused = sync("git", &before, &BTreeMap::from([(plan, hash("x"))]), true);
+        assert_eq!(
+            refused.unwrap_err()[0].to_string(),
+            "plan careful is owned by the API and console: hand it over with `muster adopt plan/careful --source git`"
         );
     }
 
@@ -260,7 +286,7 @@ mod tests {
             check_edit(&object("a"), Some("git"))
                 .unwrap_err()
                 .to_string(),
-            "family a is owned by source git: commit the change there; `muster diff` prints it as a patch"
+            "family a is owned by source git: commit the change there; the patch is below"
         );
     }
 

@@ -10,6 +10,7 @@ use fleet::diff::{Change, Kind, diff};
 use fleet::digest::Digest;
 use fleet::drift::{Difference, Sort, content};
 use fleet::family::{ConfigMap, Role, order};
+use fleet::membership::reach_limit;
 use fleet::rollout::PlanSpec;
 use fleet::value::Value;
 use fleet::waves::{self, Size};
@@ -727,11 +728,6 @@ impl Maker<'_> {
         self.shown.owned = all().filter(|c| c.owned).count() as u64;
         self.shown.reach_limit = reach_limit(self.shown.owned);
     }
-}
-
-/// More members than this need a person to say the number.
-pub fn reach_limit(owned: u64) -> u64 {
-    (2 * owned).max(owned + 100)
 }
 
 fn members(candidates: &[Vec<Candidate>], role: usize) -> impl Iterator<Item = &Candidate> {

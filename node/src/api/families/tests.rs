@@ -368,7 +368,7 @@ fn what_is_in_use_is_not_pruned_and_then_nothing_changes() {
     assert_eq!(code, Code::FailedPrecondition);
     assert_eq!(
         text,
-        "family db is gone from source git but 12 agents run it: end that first, or apply with --no-prune"
+        "family db is gone from source git but 12 agents run it: end that first, or apply with --keep-gone"
     );
     fleet.owned.clear();
     fleet.rollout("ro-1", "db", 1, RolloutState::Paused);
