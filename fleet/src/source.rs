@@ -70,9 +70,7 @@ pub enum Refused {
         why: String,
     },
     /// A person edits what Git has.
-    #[error(
-        "{object} is owned by source {owner}: commit the change there; the patch is below"
-    )]
+    #[error("{object} is owned by source {owner}: commit the change there; the patch is below")]
     OwnedByGit {
         /// Which.
         object: Object,

@@ -14,7 +14,7 @@ use proto::store;
 use tonic::{Request, Response, Status};
 
 use super::start::check_way_back;
-use super::{Actor, Api, not_stored};
+use super::{Actor, Api, broken, not_stored};
 use crate::ledger::{ProposeError, entry, once};
 use crate::manifest::{Manifest, parse};
 use crate::preview;
@@ -303,6 +303,8 @@ impl FamilyService for Api {
         self.keep_preview(&made.kept).await?;
         let mut shown = made.shown;
         self.complete(&request, &mut shown);
+        let blocked = made.blocked.filter(|_| !request.back);
+        shown.needs.extend(blocked);
         Ok(Response::new(shown))
     }
 
@@ -365,6 +367,33 @@ impl FamilyService for Api {
         };
         let key = once("adopt", &request.source, &request.idempotency_key);
         let results = self.store(&key, adopt).await?;
+        Ok(Response::new(api::ApplyResponse { results }))
+    }
+
+    async fn delete_family(
+        &self,
+        request: Request<api::DeleteFamilyRequest>,
+    ) -> Result<Response<api::ApplyResponse>, Status> {
+        let actor = self.actor(&request, Act::Edit)?;
+        let request = request.into_inner();
+        let key = once("family.delete", &request.name, &request.idempotency_key);
+        let done = self.node.control_ledger.has_done(&key);
+        if done.map_err(|error| broken(&error))? {
+            // The answer was lost, and so is the number of agents.
+            let results = vec![sources::deleted(&request.name, 0)];
+            return Ok(Response::new(api::ApplyResponse { results }));
+        }
+        let delete = || {
+            let owned = self.owned();
+            let documents = self.node.control.read();
+            let mut change = sources::deletion(&documents, &request, &actor, &owned)?;
+            let results = std::mem::take(&mut change.results);
+            Ok((change, results))
+        };
+        let results = self.store(&key, delete).await?;
+        // When this answers, nobody is offered anything of it any more.
+        let fenced = self.node.fence().await;
+        fenced.map_err(|error| not_stored(&error))?;
         Ok(Response::new(api::ApplyResponse { results }))
     }
 }

@@ -200,7 +200,7 @@ fn settings_are_in_force_at_once_and_make_no_revision() {
     let set = family("web", "a") + "  ownerChange: auto\n  versions: {from: 0.150.0, behind: 2}\n";
     let change = fleet.apply(&[set.clone()], api_order());
     assert_eq!(words(&change), ["Family web changed"]);
-    let settings = "family.settings family/web owner change auto, drift report, versions from 0.150.0, at most 2 releases behind the newest";
+    let settings = "family.settings family/web owner change auto, drift report, missing components exclude, versions from 0.150.0, at most 2 releases behind the newest";
     assert_eq!(acts(&change).last().unwrap(), settings);
     assert_eq!(fleet.family("web").latest, 1);
     assert!(fleet.family("web").settings.unwrap().owner_change_auto);
