@@ -108,3 +108,18 @@ fn block_text(groups: &[String]) -> Option<String> {
         )
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_block_names_agents_and_components_and_the_way_out() {
+        let lacks = "3 agents lack processor redaction, e.g. web-1".to_owned();
+        assert_eq!(
+            block_text(&[lacks]).unwrap(),
+            "3 agents lack processor redaction, e.g. web-1; upgrade them, or let the family exclude them with missingComponents: exclude"
+        );
+        assert_eq!(block_text(&[]), None);
+    }
+}

@@ -1,6 +1,7 @@
 //! What the fleet should run: manifests, revisions, plans, sources, previews.
 
 mod apply;
+mod collectors;
 mod show;
 mod sources;
 
@@ -195,6 +196,11 @@ impl FamilyService for Api {
         }
         sources::check_request(&request)?;
         let manifests = read(&request.manifests)?;
+        let mut not_validated = BTreeMap::new();
+        if !self.node.otelcol.is_empty() {
+            let planned = self.plan_apply(&manifests, &request, &actor)?;
+            not_validated = self.try_configs(&manifests, &planned.results).await?;
+        }
         let key = once("apply", "", &request.idempotency_key);
         let plan = || {
             let mut change = self.plan_apply(&manifests, &request, &actor)?;
@@ -205,6 +211,10 @@ impl FamilyService for Api {
             Ok((change, results))
         };
         let mut results = self.store(&key, plan).await?;
+        for result in results.iter_mut().filter(|r| r.kind == "Family") {
+            let found = not_validated.remove(&result.name);
+            result.findings.extend(found.unwrap_or_default());
+        }
         if request.activate {
             self.activate(&request, &caller, &mut results).await;
         }

@@ -199,10 +199,12 @@ pub(super) fn deletion(
         ))
     })?;
     let source = Some(family.value.source.as_str()).filter(|source| !source.is_empty());
-    if let Some(source) = source {
-        // The patch that the usual refusal promises is here a file that goes.
+    if let Err(source::Refused::OwnedByGit { owner, .. }) =
+        source::check_edit(&object(FAMILY, name), source)
+    {
+        // The patch that this refusal ends with elsewhere is here a file that goes.
         return Err(Status::failed_precondition(format!(
-            "family {name} is owned by source {source}: remove it there, or take it back with `muster adopt {name} --to-api`"
+            "family {name} is owned by source {owner}: remove it there, or take it back with `muster adopt {name} --to-api`"
         )));
     }
     if let Some(open) = open_rollout(documents, name) {
