@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use fleet::bucket::{Bucket, Counts, Presence, Sighting, bucket};
+use fleet::digest::Digest;
 use fleet::family::delivery_hash;
 use fleet::governance::pin;
 use fleet::membership::{Circumstances, Exclusion, exclusion};
 use fleet::offer::{Failure, State};
-use fleet::program::{Condition, Program, Reason, matching};
+use fleet::program::{Condition, Desired, Place, Program, Reason, matching};
 use fleet::rollout::{Signs, is_restart_loop};
 use fleet::waves;
 use proto::opamp::AgentCapabilities;
@@ -296,36 +297,19 @@ fn stand(
     let delivery = row.delivery.as_ref();
     let touched = delivery.is_some_and(|d| *d.rollout == *rollout.id);
     // A rollback that stands still has still given back what it gave back.
-    let target = place.as_ref().and_then(|p| {
-        let (family, rollout) = program.rollout(p.rollout)?;
-        Some(family.role(rollout.to, p.role)?.delivery)
-    });
+    let target = place.as_ref().and_then(|p| target_of(program, p));
     let went_back = covered && touched && delivery.is_some_and(|d| Some(d.hash) != target);
     let (goal, taken_back) = match delivery {
         Some(d) if went_back => (Some(d.hash), true),
         _ => (desired.delivery, taken_back),
     };
-    // What was taken from another family goes back to it.
-    let elsewhere = delivery.is_some_and(|d| *d.family != *rollout.family)
-        && !touched
-        && !matches!(desired.reason, Reason::Wave { .. } | Reason::Waiting { .. });
-    let roles = program
-        .rollout(&rollout.id)
-        .map_or(1, |(family, r)| matching(family.roles(r.to), row).len());
-    let excluded = exclusion(&Circumstances {
-        duplicate: row.duplicate,
-        reassigned: row.alias,
-        re_owned: elsewhere,
-        stopped: row.stopped,
-        touched,
-        roles,
-        accepts: row.can(AgentCapabilities::AcceptsRemoteConfig),
-        many_collectors: row.many_collectors(),
-        ..Circumstances::default()
-    });
-    // It runs the target by its own word: no longer matching its role takes nothing back.
-    let has_target = delivery.is_some_and(|d| Some(d.hash) == target);
-    let excluded = excluded.filter(|why| !(has_target && *why == Exclusion::Relabelled));
+    let excluded = excluded(
+        row,
+        program,
+        (&rollout.family, &rollout.id),
+        &desired,
+        target,
+    );
     let sighting = Sighting {
         presence: match row.link {
             Link::Connected => Presence::Connected,
@@ -354,6 +338,62 @@ fn stand(
         proves: delivery.is_some_and(|d| d.effective == Match::Yes),
     };
     bucket(&sighting)
+}
+
+/// What a rollout that the program names wants at this place.
+fn target_of(program: &Program, place: &Place<'_>) -> Option<Digest> {
+    let (family, rollout) = program.rollout(place.rollout)?;
+    Some(family.role(rollout.to, place.role)?.delivery)
+}
+
+/// Why a rollout, by family and id, cannot configure an agent that it lists; none: it can.
+fn excluded(
+    row: &Row,
+    program: &Program,
+    (family, id): (&str, &str),
+    desired: &Desired,
+    target: Option<Digest>,
+) -> Option<Exclusion> {
+    let delivery = row.delivery.as_ref();
+    let touched = delivery.is_some_and(|d| *d.rollout == *id);
+    // What was taken from another family goes back to it.
+    let elsewhere = delivery.is_some_and(|d| *d.family != *family)
+        && !touched
+        && !matches!(desired.reason, Reason::Wave { .. } | Reason::Waiting { .. });
+    let roles = program
+        .rollout(id)
+        .map_or(1, |(family, r)| matching(family.roles(r.to), row).len());
+    let excluded = exclusion(&Circumstances {
+        duplicate: row.duplicate,
+        reassigned: row.alias,
+        re_owned: elsewhere,
+        stopped: row.stopped,
+        touched,
+        roles,
+        accepts: row.can(AgentCapabilities::AcceptsRemoteConfig),
+        many_collectors: row.many_collectors(),
+        ..Circumstances::default()
+    });
+    // It runs the target by its own word: no longer matching its role takes nothing back.
+    let has_target = delivery.is_some_and(|d| Some(d.hash) == target);
+    excluded.filter(|why| !(has_target && *why == Exclusion::Relabelled))
+}
+
+/// Why the open rollout that lists an agent cannot configure it, in words; none: it can.
+pub fn excluded_text(
+    row: &Row,
+    program: &Program,
+    place: &Place<'_>,
+    desired: &Desired,
+) -> Option<String> {
+    let (family, _) = program.rollout(place.rollout)?;
+    let target = target_of(program, place);
+    let why = excluded(row, program, (&family.name, place.rollout), desired, target)?;
+    Some(format!(
+        "excluded from rollout {}: {}",
+        place.rollout,
+        why.why()
+    ))
 }
 
 fn candidate(

@@ -29,7 +29,7 @@ use proto::uid::Uid;
 use tokio::sync::broadcast;
 
 pub use evaluate::{SERVER_CAPABILITIES, history_key, merged_config, state_word};
-pub use members::{Candidate, MemberView};
+pub use members::{Candidate, MemberView, excluded_text};
 pub use occupancy::Occupancy;
 
 use self::core::{Core, Timing};
