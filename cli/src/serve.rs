@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::Context;
 use gateway::{Gateway, Limits, Listener, TlsFiles};
 use node::controller::ask;
-use node::{Config, Node, partition};
+use node::{Config, Node, otelcol, partition};
 use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 
@@ -111,6 +111,11 @@ pub struct ServeArgs {
     #[arg(long, value_delimiter = ',', value_name = "HOST")]
     webhook_hosts: Vec<ask::Host>,
 
+    /// Collector whose `validate` a config has to pass before it is stored, for agents that report this service.name,
+    /// or for all others. Can be given several times
+    #[arg(long, value_name = "[DISTRIBUTION=]PATH")]
+    otelcol: Vec<otelcol::Binary>,
+
     /// Send Muster's own traces and metrics there (OTLP over gRPC)
     #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL")]
     otlp_endpoint: Option<String>,
@@ -155,6 +160,7 @@ async fn serve(args: ServeArgs, stop: CancellationToken) -> anyhow::Result<()> {
             prometheus: args.prometheus.clone(),
             webhook_hosts: args.webhook_hosts.clone(),
         },
+        otelcol: args.otelcol.clone(),
     })
     .await?;
     let access = access::Tokens::new(node.control.clone(), args.require_tokens);

@@ -23,6 +23,16 @@ pub enum Kind {
     Connector,
 }
 
+/// What a family does about agents whose build lacks what a config needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Policy {
+    /// They are left out by name, and the rollout goes on without them.
+    #[default]
+    Exclude,
+    /// No rollout starts while there are any.
+    Block,
+}
+
 /// The component types that a config defines, without names: `otlp/a` and `otlp/b` are one `otlp`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Used {

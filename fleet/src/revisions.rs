@@ -35,7 +35,7 @@ pub struct WayBack {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoWayBack {
     /// No such revision.
-    #[error("family {family} has no revision {to}: list them with `muster revisions {family}`")]
+    #[error("family {family} has no revision {to}: list them with `muster families get {family}`")]
     Unknown {
         /// Family.
         family: String,
@@ -174,7 +174,7 @@ mod tests {
         let said = |n, life| to(n, life).unwrap_err().to_string();
         assert_eq!(
             said(9, None),
-            "family web has no revision 9: list them with `muster revisions web`"
+            "family web has no revision 9: list them with `muster families get web`"
         );
         assert_eq!(
             said(5, Some(Life::Active)),

@@ -19,6 +19,7 @@ mod folding;
 pub mod controller;
 
 pub mod manifest;
+pub mod otelcol;
 pub mod preview;
 
 pub mod api;

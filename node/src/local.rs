@@ -14,6 +14,7 @@ use crate::control::{Control, ControlMirror};
 use crate::controller::{Controller, ask};
 use crate::inventory::Index;
 use crate::ledger::{Ledger, Machine};
+use crate::otelcol::{self, Otelcol};
 use crate::partition::{self, Partition, chain};
 
 /// Inventory groups of a new cluster.
@@ -36,6 +37,8 @@ pub struct Config {
     pub group: GroupConfig,
     /// Whom gates may ask.
     pub ask: ask::Config,
+    /// Collectors that configs are tried with before they are stored.
+    pub otelcol: Vec<otelcol::Binary>,
 }
 
 /// Why a node does not start.
@@ -77,6 +80,8 @@ pub struct Node {
     pub waiting: crate::controller::Board,
     /// Asks what gates want to know from outside.
     pub asker: ask::Asker,
+    /// Tries configs before they are stored.
+    pub otelcol: Otelcol,
     /// The control group.
     pub control_ledger: Ledger<ControlMirror>,
     /// Its documents.
@@ -129,6 +134,7 @@ impl Node {
             store: std::sync::Mutex::new(Some(store)),
             waiting: crate::controller::Board::default(),
             asker: ask::Asker::new(config.ask),
+            otelcol: Otelcol::new(config.otelcol),
             control_ledger,
             control,
             partitions: partitions.into(),

@@ -1,15 +1,18 @@
 //! What activating a revision would do, exactly: members, waves, grouped diffs against what each agent runs, who is
 //! left out and why. An activation is bound to one.
 
+mod matrix;
+
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use fleet::components::{Available, Used, missing};
+use fleet::components;
 use fleet::diff::{Change, Kind, diff};
 use fleet::digest::Digest;
 use fleet::drift::{Difference, Sort, content};
 use fleet::family::{ConfigMap, Role, order};
+use fleet::membership::reach_limit;
 use fleet::rollout::PlanSpec;
 use fleet::value::Value;
 use fleet::waves::{self, Size};
@@ -19,13 +22,14 @@ use proto::store;
 use proto::uid::Uid;
 
 use crate::control::{
-    Documents, built_in_plan, config_map, plan_spec, plan_to_store, role, rollout_state,
+    Documents, built_in_plan, config_map, plan_spec, plan_to_store, role, rollout_state, settings,
 };
 use crate::controller::prepare::{Assignment, assign};
 use crate::ledger::{entry, now_ms, put, table};
 use crate::local::Node;
 use crate::manifest::duration_text;
-use crate::partition::{Candidate, Partition, body, merged_config};
+use crate::partition::{Candidate, body, merged_config};
+pub use matrix::{candidates, lacking};
 
 /// Uids named as examples.
 const EXAMPLES: usize = 3;
@@ -92,6 +96,8 @@ pub struct Preview {
     pub shown: api::PreviewResponse,
     /// Agents that it takes, by the family that has them.
     pub takeovers: Vec<(String, u64)>,
+    /// Why its family does not let it start: agents that lack components; none: it does.
+    pub blocked: Option<String>,
     /// What is kept of it.
     pub kept: store::Preview,
 }
@@ -122,7 +128,7 @@ pub fn make_with(
     revision: u64,
     plan: PlanSpec,
 ) -> Result<Preview, Error> {
-    let (stored, precedence) = {
+    let (stored, precedence, settings) = {
         let documents = node.control.read();
         let stored = documents
             .families
@@ -137,6 +143,7 @@ pub fn make_with(
         (
             found.ok_or_else(unknown)?.value.clone(),
             stored.value.precedence,
+            settings(stored.value.settings.as_ref()),
         )
     };
     let plan_hash = Digest::of(
@@ -172,6 +179,10 @@ pub fn make_with(
     maker.left_out(&candidates);
     maker.sums(&candidates);
     let takeovers = takeovers(&candidates);
+    let blocked = match settings.missing {
+        components::Policy::Exclude => None,
+        components::Policy::Block => lacking(node, &candidates),
+    };
     let mut shown = maker.shown;
     let taken = takeovers.iter();
     shown.takeovers = taken
@@ -218,6 +229,7 @@ pub fn make_with(
     Ok(Preview {
         shown,
         takeovers,
+        blocked,
         kept,
     })
 }
@@ -365,76 +377,6 @@ fn takeovers(candidates: &[Vec<Candidate>]) -> Vec<(String, u64)> {
         *taken.entry(family.clone()).or_default() += 1;
     }
     taken.into_iter().collect()
-}
-
-/// Everyone the revision touches, by partition, and how many of them do not report their components.
-///
-/// The component matrix is part of it: agents whose build lacks what the config needs are left out by name.
-pub fn candidates(
-    node: &Node,
-    family: &str,
-    precedence: i64,
-    revision: &store::Revision,
-) -> Result<(Vec<Vec<Candidate>>, u64), raft::Fatal> {
-    let config = |r: &store::Role| merged_config(&config_map(&r.config));
-    let used: Vec<Option<Used>> = revision
-        .roles
-        .iter()
-        .map(|r| config(r).map(|value| Used::by(&value)))
-        .collect();
-    let mut unknown = 0;
-    let mut all = Vec::new();
-    for partition in node.partitions.iter() {
-        let mut candidates = partition.candidates(family, precedence, revision);
-        let mut lists: BTreeMap<Box<[u8]>, Option<Available>> = BTreeMap::new();
-        for candidate in candidates.iter_mut().filter(|c| c.role.is_some()) {
-            if !lists.contains_key(&candidate.components) {
-                lists.insert(
-                    candidate.components.clone(),
-                    available(partition, &candidate.components)?,
-                );
-            }
-            let Some(used) = candidate.role.and_then(|r| used.get(r as usize)?.as_ref()) else {
-                continue;
-            };
-            let Some(Some(available)) = lists.get(&candidate.components) else {
-                unknown += 1;
-                continue;
-            };
-            let lacks = missing(used, available);
-            if !lacks.is_empty() {
-                let names: Vec<String> = lacks
-                    .iter()
-                    .map(|(kind, name)| format!("{kind} {name}"))
-                    .collect();
-                candidate.left_out = Some(format!("its build lacks {}", names.join(", ")));
-                candidate.role = None;
-            }
-        }
-        all.push(candidates);
-    }
-    Ok((all, unknown))
-}
-
-/// The component list with this hash; none: it was never told in full.
-fn available(partition: &Partition, hash: &[u8]) -> Result<Option<Available>, raft::Fatal> {
-    let Some(address) = partition.index().read().components.get(hash).copied() else {
-        return Ok(None);
-    };
-    let kept: Option<(u64, store::Body)> = partition.ledger.view()?.get(table::BODY, &address)?;
-    let bytes = kept.and_then(|(_, kept)| body::open(&kept));
-    let list = bytes.and_then(|b| {
-        <proto::opamp::AvailableComponents as prost::Message>::decode(b.as_slice()).ok()
-    });
-    Ok(list.map(|list| {
-        let pairs = list.components.iter().flat_map(|(kind, details)| {
-            details
-                .sub_component_map
-                .keys()
-                .map(move |name| (kind.as_str(), name.as_str()))
-        });
-        Available::from_report(pairs)
-    }))
 }
 
 /// Against what a delivery is compared.
@@ -727,11 +669,6 @@ impl Maker<'_> {
         self.shown.owned = all().filter(|c| c.owned).count() as u64;
         self.shown.reach_limit = reach_limit(self.shown.owned);
     }
-}
-
-/// More members than this need a person to say the number.
-pub fn reach_limit(owned: u64) -> u64 {
-    (2 * owned).max(owned + 100)
 }
 
 fn members(candidates: &[Vec<Candidate>], role: usize) -> impl Iterator<Item = &Candidate> {

@@ -632,3 +632,81 @@ fn a_config_that_cannot_run_is_refused_with_the_component() {
         assert!(refused.stderr.contains(word), "{name}: {refused:?}");
     }
 }
+
+/// A collector's `validate` in a script; answers its path.
+fn collector(server: &std::path::Path, name: &str, body: &str) -> String {
+    use std::os::unix::fs::PermissionsExt;
+    let path = server.join(name);
+    std::fs::write(&path, format!("#!/bin/sh\n{body}\n")).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700)).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn a_config_that_the_agents_own_collector_refuses_is_not_stored() {
+    let directory = tempfile::tempdir().unwrap();
+    let refuses = "grep -q debug/bad \"$3\" || exit 0; echo 'unknown type: debug/bad' >&2; exit 1";
+    let binary = collector(directory.path(), "otelcol", refuses);
+    let server = Server::start(&["--otelcol", &binary, "--otelcol", "gone=/nowhere/otelcol"]);
+    let apply = |marker: &str| {
+        let body = config(marker);
+        let manifest = family("raw", 1, &[role("raw", "role = raw", &body)]);
+        let path = server.write("raw.yaml", &manifest);
+        server
+            .cli()
+            .run(&["apply", "-f", path.to_str().unwrap(), "-o", "json"])
+    };
+    let refused = apply("bad");
+    assert_eq!(refused.code, 1, "{refused:?}");
+    for word in ["family raw", "role raw", &binary, "unknown type: debug/bad"] {
+        assert!(refused.stderr.contains(word), "{word}: {refused:?}");
+    }
+    let stored = server.cli().json(&["families", "list"]);
+    assert_eq!(
+        stored["families"],
+        serde_json::json!([]),
+        "nothing is stored"
+    );
+    let sound = apply("good");
+    assert_eq!(sound.code, 0, "{sound:?}");
+}
+
+#[tokio::test]
+async fn a_collector_that_does_not_start_is_a_warning() {
+    let server = Server::start(&["--otelcol", "/nowhere/otelcol"]);
+    let manifest = family("raw", 1, &[role("raw", "role = raw", &config("one"))]);
+    let applied = server.cli().apply(&server.write("raw.yaml", &manifest));
+    let message = &applied["results"][0]["findings"][0]["message"];
+    assert!(
+        message
+            .as_str()
+            .unwrap_or_default()
+            .contains("its config was not validated: /nowhere/otelcol does not start"),
+        "{applied}"
+    );
+}
+
+#[tokio::test]
+async fn a_deleted_family_leaves_its_agents_alone_and_its_name_free() {
+    let server = Server::start(&[]);
+    let manifest = server.write(
+        "raw.yaml",
+        &family("raw", 1, &[role("raw", "role = raw", &config("one"))]),
+    );
+    let cli = server.cli();
+    cli.apply(&manifest);
+    let unasked = cli.run(&["families", "delete", "raw"]);
+    assert_eq!(unasked.code, 2, "nobody is there to ask: {unasked:?}");
+    let args = ["families", "delete", "raw", "--yes", "--reason", "moved"];
+    let deleted = cli.json(&args);
+    assert_eq!(deleted["results"][0]["change"], "deleted");
+    assert_eq!(cli.run(&args).code, 3, "it is gone");
+    let audit = cli.json(&["audit", "list", "--action", "family.delete"]);
+    let audit = audit.to_string();
+    assert!(
+        audit.contains("0 agents keep what they run: moved"),
+        "{audit}"
+    );
+    let again = cli.apply(&manifest);
+    assert_eq!(again["results"][0]["revision"], 2, "{again}");
+}

@@ -4,9 +4,19 @@ use clap::Subcommand;
 use proto::api;
 
 use crate::exit::Failure;
-use crate::operator::client::Client;
-use crate::operator::output::Output;
-use crate::render::{families as render, family};
+use crate::operator::client::{Client, idempotency_key};
+use crate::operator::output::{Output, confirm};
+use crate::render::text::{clean, plural};
+use crate::render::{applied, families as render, family};
+
+const DELETE_EXAMPLES: &str = "\
+No collector stops and nothing is sent: agents of the family run on with the config that they have, until
+another family claims them. Its pins end. It is refused while a rollout of it is open, and where a source
+owns it.
+
+Examples:
+  muster families delete pii-redaction --reason 'moved into platform'
+  muster families delete pii-redaction --yes";
 
 #[derive(Subcommand)]
 pub enum Command {
@@ -43,6 +53,18 @@ pub enum Command {
         /// Newer revision [default: the latest]
         #[arg(long, default_value_t = 0, hide_default_value = true)]
         to: u64,
+    },
+    /// Delete a family with its revisions; its agents keep what they run
+    #[command(after_help = DELETE_EXAMPLES)]
+    Delete {
+        /// Name of the family
+        family: String,
+        /// Do not ask
+        #[arg(long, short = 'y')]
+        yes: bool,
+        /// Why: goes into the audit log
+        #[arg(long, default_value = "", hide_default_value = true)]
+        reason: String,
     },
 }
 
@@ -87,5 +109,70 @@ pub async fn run(command: Command, client: &Client, out: Output) -> Result<(), F
                 .await?;
             out.show(&answer, render::diff)
         }
+        Command::Delete {
+            family,
+            yes,
+            reason,
+        } => delete(family, yes, reason, client, out).await,
+    }
+}
+
+async fn delete(
+    name: String,
+    yes: bool,
+    reason: String,
+    client: &Client,
+    out: Output,
+) -> Result<(), Failure> {
+    let doing = format!("delete family {name}");
+    if !yes {
+        let request = api::GetFamilyRequest {
+            name: name.clone(),
+            revision: 0,
+        };
+        let found = client
+            .call(&doing, async || {
+                client.families().get_family(request.clone()).await
+            })
+            .await?;
+        let owned = found.family.map_or(0, |family| family.owned);
+        confirm(false, &question(&name, owned))?;
+    }
+    let request = api::DeleteFamilyRequest {
+        name,
+        reason,
+        idempotency_key: idempotency_key(),
+    };
+    let answer = client
+        .call(&doing, async || {
+            client.families().delete_family(request.clone()).await
+        })
+        .await?;
+    out.show(&answer, applied::applied)
+}
+
+fn question(name: &str, owned: u64) -> String {
+    let name = clean(name);
+    match owned {
+        0 => format!("Delete family {name}, which owns no agents?"),
+        1 => format!("Delete family {name}? 1 agent keeps what it runs."),
+        owned => format!(
+            "Delete family {name}? {} keep what they run.",
+            plural(owned, "agent")
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_deletes_is_told_how_many_agents_run_on() {
+        assert_eq!(
+            question("web", 1_200),
+            "Delete family web? 1,200 agents keep what they run."
+        );
+        assert!(question("web", 0).contains("owns no agents"));
     }
 }

@@ -45,7 +45,7 @@ pub enum Operator {
     Agents(agents::Command),
     /// Store manifests of families and plans; nothing is delivered
     Apply(apply::ApplyArgs),
-    /// Look at families and their revisions
+    /// Look at families and their revisions, delete them
     #[command(
         subcommand,
         visible_alias = "family",

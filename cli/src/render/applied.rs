@@ -2,7 +2,7 @@
 
 use proto::api;
 
-use crate::render::text::{clean, indent, revision};
+use crate::render::text::{clean, indent, plural, revision};
 use crate::render::{Look, Tone};
 
 /// What `apply` did.
@@ -16,7 +16,7 @@ pub fn applied(answer: &api::ApplyResponse, look: &Look) -> String {
         };
         let tone = match result.change.as_str() {
             "unchanged" => Tone::Quiet,
-            "pruned" => Tone::Bad,
+            "pruned" | "deleted" => Tone::Bad,
             _ => Tone::Good,
         };
         let change = look.paint(tone, &clean(&result.change));
@@ -29,6 +29,13 @@ pub fn applied(answer: &api::ApplyResponse, look: &Look) -> String {
             clean(&result.kind).to_lowercase(),
             clean(&result.name)
         );
+        if result.keep > 0 {
+            let keep = match result.keep {
+                1 => "keeps what it runs",
+                _ => "keep what they run",
+            };
+            text += &format!("  {} {keep}\n", plural(result.keep, "agent"));
+        }
         if !result.not_started.is_empty() {
             text += &format!("  no rollout started: {}\n", clean(&result.not_started));
         }

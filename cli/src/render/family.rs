@@ -74,6 +74,13 @@ fn head(family: &api::Family, look: &Look) -> String {
         ("Drift", look.paint(Tone::Bad, &drift(family))),
         ("Drift policy", clean(&family.drift_policy)),
         ("Owner change", clean(&family.owner_change)),
+        (
+            "Components",
+            match clean(&family.missing_components) {
+                none if none.is_empty() => none,
+                some => format!("agents that lack some: {some}"),
+            },
+        ),
         ("Approvals", approvals),
         ("Rollout", clean(&family.rollout)),
     ])
@@ -239,6 +246,7 @@ mod tests {
             name: "pii".into(),
             source: "git".into(),
             owner_change: "ask".into(),
+            missing_components: "block".into(),
             drift_policy: "report".into(),
             version_policy: "from 0.150".into(),
             versions: "12 × 0.151.0, 2 × 0.149.0".into(),
@@ -268,6 +276,7 @@ mod tests {
             "Drift           3 content, 2 version\n",
             "Drift policy    report\n",
             "Owner change    ask\n",
+            "Components      agents that lack some: block\n",
             "Approvals       2 needed for a rollout of the latest revision\n",
         ] {
             assert!(text.contains(line), "{line} in\n{text}");

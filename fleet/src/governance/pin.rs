@@ -45,7 +45,7 @@ pub enum Error {
     },
     /// To something that does not exist.
     #[error(
-        "pin {name}: family {family} has no revision {revision}: list them with `muster revisions {family}`"
+        "pin {name}: family {family} has no revision {revision}: list them with `muster families get {family}`"
     )]
     Revision {
         /// Name.
@@ -141,7 +141,7 @@ mod tests {
         );
         assert_eq!(
             pin().check(0, &[]).unwrap_err().to_string(),
-            "pin legacy: family web has no revision 3: list them with `muster revisions web`"
+            "pin legacy: family web has no revision 3: list them with `muster families get web`"
         );
     }
 

@@ -33,6 +33,7 @@ pub async fn start(dir: &std::path::Path) -> Arc<Node> {
         partition,
         group: raft::GroupConfig::default(),
         ask: node::controller::ask::Config::default(),
+        otelcol: vec![],
     };
     Node::start(config).await.expect("a node")
 }

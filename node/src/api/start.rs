@@ -258,6 +258,13 @@ fn check(request: &api::StartRolloutRequest, bound: &Preview) -> Result<(), Stat
     };
     check_reach(&reach, (request.reach != 0).then_some(request.reach))
         .map_err(|error| refused(&error))?;
+    // The way back is not held up by it: who lacks something is left out there.
+    if let Some(lacking) = bound.blocked.as_ref().filter(|_| !request.back) {
+        return Err(Status::failed_precondition(format!(
+            "family {} does not start while agents lack components: {lacking}",
+            request.family
+        )));
+    }
     if !shown.conflicts.is_empty() {
         return Err(Status::failed_precondition(format!(
             "two roles match the same agent: {}; make the selectors of family {} exclude each other",

@@ -14,7 +14,7 @@ use fleet::rollout::{
 use fleet::selector::{Selector, Version};
 use fleet::validate::Policy;
 use fleet::waves::{Size, WHOLE};
-use fleet::{drift, versions};
+use fleet::{components, drift, versions};
 use proto::store::{self, RolloutState};
 use std::collections::BTreeMap;
 
@@ -27,6 +27,8 @@ pub struct Settings {
     pub drift: drift::Policy,
     /// Which versions of collectors it allows.
     pub versions: versions::Policy,
+    /// What follows from agents whose build lacks a component.
+    pub missing: components::Policy,
 }
 
 /// Names of the plans that are always there and that nobody can change.
@@ -145,6 +147,7 @@ pub fn settings(stored: Option<&store::FamilySettings>) -> Settings {
         owner_change_auto,
         drift_re_offer,
         versions,
+        missing_blocks,
     }) = stored
     else {
         return Settings::default();
@@ -159,6 +162,10 @@ pub fn settings(stored: Option<&store::FamilySettings>) -> Settings {
             false => drift::Policy::Report,
         },
         versions: versions.as_ref().map(version_policy).unwrap_or_default(),
+        missing: match missing_blocks {
+            true => components::Policy::Block,
+            false => components::Policy::Exclude,
+        },
     }
 }
 
@@ -168,11 +175,13 @@ pub fn settings_to_store(settings: &Settings) -> Option<store::FamilySettings> {
         owner_change,
         drift,
         versions,
+        missing,
     } = settings;
     (*settings != Settings::default()).then(|| store::FamilySettings {
         owner_change_auto: *owner_change == OwnerChange::Auto,
         drift_re_offer: *drift == drift::Policy::ReOffer,
         versions: version_policy_to_store(versions),
+        missing_blocks: *missing == components::Policy::Block,
     })
 }
 
@@ -562,6 +571,7 @@ mod tests {
                 below: Version::parse("0.160.1-rc1"),
                 behind_max: Some(0),
             },
+            missing: components::Policy::Block,
         };
         assert_eq!(settings(settings_to_store(&all).as_ref()), all);
         assert_eq!(settings_to_store(&Settings::default()), None);

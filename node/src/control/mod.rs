@@ -51,8 +51,10 @@ pub struct Documents {
     pub budgets: BTreeMap<String, Doc<store::Budget>>,
     /// By name.
     pub sources: BTreeMap<String, Doc<store::Source>>,
-    /// Version of the newest change of families, rollouts, pins or sources: the counter of the program's epoch.
-    /// Sources count since a family that goes leaves no version behind, and the source that it goes with does.
+    /// Families that were deleted or pruned, by name.
+    pub gone: BTreeMap<String, Doc<store::GoneFamily>>,
+    /// Version of the newest change of families, rollouts, pins or sources: the counter of the program's epoch. A family
+    /// that goes leaves no version behind, and the document that it is gone does.
     pub program_version: u64,
 }
 
@@ -117,6 +119,7 @@ impl Mirror for ControlMirror {
         table::PIN,
         table::BUDGET,
         table::SOURCE,
+        table::GONE,
     ];
 
     fn reset(&mut self) {
@@ -162,7 +165,7 @@ impl Documents {
         if let Some((version, _)) = &document
             && matches!(
                 table,
-                table::FAMILY | table::ROLLOUT | table::PIN | table::SOURCE
+                table::FAMILY | table::ROLLOUT | table::PIN | table::SOURCE | table::GONE
             )
         {
             self.program_version = self.program_version.max(*version);
@@ -178,6 +181,7 @@ impl Documents {
             table::PIN => set(&mut self.pins, name, document),
             table::BUDGET => set(&mut self.budgets, name, document),
             table::SOURCE => set(&mut self.sources, name, document),
+            table::GONE => set(&mut self.gone, name, document),
             _ => {}
         }
     }

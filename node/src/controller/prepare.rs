@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use fleet::components;
 use fleet::governance::supersede::{self, How};
 use fleet::rollout::{PlanSpec, State};
 use fleet::selector::Facts;
@@ -14,7 +15,7 @@ use proto::uid::Uid;
 use super::set_state;
 use super::verbs::abort;
 use crate::api::start::supersede_with;
-use crate::control::{Documents, plan_spec, revision_key, rollout_state};
+use crate::control::{Documents, plan_spec, revision_key, rollout_state, settings};
 use crate::ledger::{ProposeError, act, entry, now_ms, put, table};
 use crate::local::Node;
 use crate::partition::Candidate;
@@ -57,6 +58,13 @@ pub(super) async fn prepare(
             return Ok(());
         }
     };
+    let missing = settings(family.value.settings.as_ref()).missing;
+    if missing == components::Policy::Block
+        && !stored.back
+        && let Some(lacking) = crate::preview::lacking(node, &candidates)
+    {
+        return abort(node, version, stored, "controller", &lacking, "").await;
+    }
     if stored.continues {
         go_ahead(node, &stored.supersedes, &mut candidates);
     }

@@ -53,6 +53,8 @@ pub mod table {
     pub const BUDGET: u8 = 28;
     /// `store::Source` by name.
     pub const SOURCE: u8 = 29;
+    /// `store::GoneFamily` by name.
+    pub const GONE: u8 = 30;
 }
 
 /// Key of the fleet's budget.

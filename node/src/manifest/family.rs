@@ -7,7 +7,7 @@ use fleet::program::OwnerChange;
 use fleet::selector::{Selector, Version};
 use fleet::validate::Policy;
 use fleet::value::{Map, Value};
-use fleet::{drift, versions};
+use fleet::{components, drift, versions};
 
 use super::FamilySpec;
 use super::reader::{Reader, join};
@@ -38,6 +38,7 @@ pub(super) fn family(
         "ownerChange",
         "drift",
         "versions",
+        "missingComponents",
     ];
     reader.known(spec, "spec", &keys);
     let name = reader.text(metadata, "metadata", "name")?;
@@ -130,10 +131,25 @@ fn settings(family: &str, spec: &Map, reader: &mut Reader) -> Settings {
             drift::Policy::Report
         }
     };
+    let missing = match reader
+        .optional(spec, "spec", "missingComponents")
+        .as_deref()
+    {
+        None | Some("exclude") => components::Policy::Exclude,
+        Some("block") => components::Policy::Block,
+        Some(other) => {
+            reader.mistake(format!(
+                "spec.missingComponents is `{other}`: use `exclude` (agents whose build lacks a component are left out) \
+                 or `block` (no rollout starts while there are any)"
+            ));
+            components::Policy::Exclude
+        }
+    };
     Settings {
         owner_change,
         drift,
         versions: versions(family, spec, reader).unwrap_or_default(),
+        missing,
     }
 }
 

@@ -1,3 +1,4 @@
+use fleet::components;
 use fleet::drift;
 use fleet::program::OwnerChange;
 use fleet::rollout::{Check, CheckSpec, Gate, OnStop};
@@ -114,6 +115,7 @@ const SETTINGS: &str = "
   approvals: 2
   ownerChange: auto
   drift: re-offer
+  missingComponents: block
   versions: {from: '0.150', below: 0.160.0, behind: 2}
   policies:";
 
@@ -168,6 +170,7 @@ fn a_familys_settings_and_approvals_are_read() {
             below: Version::parse("0.160"),
             behind_max: Some(2),
         },
+        missing: components::Policy::Block,
     };
     assert_eq!((spec.approvals, spec.settings), (2, expected));
     let plain = family(FAMILY);
@@ -211,6 +214,10 @@ fn a_setting_that_is_none_is_refused_with_what_may_stand_there() {
         (
             with("drift: re-offer", "drift: heal"),
             "spec.drift is `heal`: use `report`",
+        ),
+        (
+            with("missingComponents: block", "missingComponents: ignore"),
+            "spec.missingComponents is `ignore`: use `exclude`",
         ),
         (
             with("from: '0.150'", "from: 0.150"),

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use fleet::budget::Budget;
+use fleet::components;
 use fleet::drift;
 use fleet::family::{ConfigMap, Role};
 use fleet::program::OwnerChange;
@@ -98,6 +99,7 @@ fn settings_fields(settings: &Settings) -> Map {
         owner_change,
         drift,
         versions,
+        missing,
     } = settings;
     let mut fields = Map::new();
     if *owner_change == OwnerChange::Auto {
@@ -105,6 +107,9 @@ fn settings_fields(settings: &Settings) -> Map {
     }
     if *drift == drift::Policy::ReOffer {
         fields.insert("drift".to_owned(), text("re-offer"));
+    }
+    if *missing == components::Policy::Block {
+        fields.insert("missingComponents".to_owned(), text("block"));
     }
     let mut range = Map::new();
     let ends = [("from", &versions.from), ("below", &versions.below)];

@@ -33,6 +33,8 @@ pub struct Candidate {
     pub role: Option<u32>,
     /// Why it is left out.
     pub left_out: Option<String>,
+    /// The components that its build lacks and the config of its role needs; none: it has all, or nobody has looked.
+    pub lacks: Option<String>,
     /// Roles it matches, if more than one.
     pub conflict: Option<Vec<String>>,
     /// Its delivery does not change.
@@ -282,6 +284,7 @@ fn candidate(
         uid: row.uid,
         role: None,
         left_out: None,
+        lacks: None,
         conflict: None,
         unchanged: false,
         reachable: row.link == Link::Connected,

@@ -32,6 +32,7 @@ use tokio::sync::broadcast;
 pub use evaluate::{SERVER_CAPABILITIES, history_key, merged_config, state_word};
 pub use members::{Candidate, MemberView};
 pub use occupancy::Occupancy;
+pub use stand::excluded_text;
 
 use self::core::{Core, Timing};
 use crate::control::{Control, Documents, config_map};

@@ -4,9 +4,10 @@
 //! is copied.
 
 use fleet::bucket::{Bucket, Presence, Sighting, bucket};
+use fleet::digest::Digest;
 use fleet::membership::{Circumstances, Exclusion, exclusion};
 use fleet::program::{
-    Place, Program, ProgramRole, ProgramRollout, Reason, desired_borrowed, matching,
+    Desired, Place, Program, ProgramRole, ProgramRollout, Reason, desired_borrowed, matching,
 };
 use proto::opamp::AgentCapabilities;
 use proto::store::{self, Link, Match};
@@ -64,29 +65,13 @@ impl<'a> Stand<'a> {
             Some(d) if went_back => (Some(d.hash), true),
             _ => (desired.delivery, taken_back),
         };
-        // What was taken from another family goes back to it.
-        let elsewhere = delivery.is_some_and(|d| *d.family != *rollout.family)
-            && !touched
-            && !matches!(desired.reason, Reason::Wave { .. } | Reason::Waiting { .. });
-        // Relabelling takes nothing back from who was touched: its selectors need not be asked.
-        let roles = match self.named {
-            Some((_, roles)) if !touched => matching(roles, row).len(),
-            _ => 1,
-        };
-        let excluded = exclusion(&Circumstances {
-            duplicate: row.duplicate,
-            reassigned: row.alias,
-            re_owned: elsewhere,
-            stopped: row.stopped,
-            touched,
-            roles,
-            accepts: row.can(AgentCapabilities::AcceptsRemoteConfig),
-            many_collectors: row.many_collectors(),
-            ..Circumstances::default()
-        });
-        // It runs the target by its own word: no longer matching its role takes nothing back.
-        let has_target = delivery.is_some_and(|d| Some(d.hash) == target);
-        let excluded = excluded.filter(|why| !(has_target && *why == Exclusion::Relabelled));
+        let excluded = excluded(
+            row,
+            self.named.map(|(_, roles)| roles),
+            (&rollout.family, &rollout.id),
+            matches!(desired.reason, Reason::Wave { .. } | Reason::Waiting { .. }),
+            target,
+        );
         bucket(&Sighting {
             presence: match row.link {
                 Link::Connected => Presence::Connected,
@@ -115,4 +100,59 @@ impl<'a> Stand<'a> {
             proves: delivery.is_some_and(|d| d.effective == Match::Yes),
         })
     }
+}
+
+/// Why a rollout, by family and id, cannot configure an agent that it lists; none: it can. `held`: its list decides what
+/// the agent should run. `roles` are those of its target.
+fn excluded(
+    row: &Row,
+    roles: Option<&[ProgramRole]>,
+    (family, id): (&str, &str),
+    held: bool,
+    target: Option<Digest>,
+) -> Option<Exclusion> {
+    let delivery = row.delivery.as_ref();
+    let touched = delivery.is_some_and(|d| *d.rollout == *id);
+    // What was taken from another family goes back to it.
+    let elsewhere = delivery.is_some_and(|d| *d.family != *family) && !touched && !held;
+    // Relabelling takes nothing back from who was touched: its selectors need not be asked.
+    let roles = match roles {
+        Some(roles) if !touched => matching(roles, row).len(),
+        _ => 1,
+    };
+    let excluded = exclusion(&Circumstances {
+        duplicate: row.duplicate,
+        reassigned: row.alias,
+        re_owned: elsewhere,
+        stopped: row.stopped,
+        touched,
+        roles,
+        accepts: row.can(AgentCapabilities::AcceptsRemoteConfig),
+        many_collectors: row.many_collectors(),
+        ..Circumstances::default()
+    });
+    // It runs the target by its own word: no longer matching its role takes nothing back.
+    let has_target = delivery.is_some_and(|d| Some(d.hash) == target);
+    excluded.filter(|why| !(has_target && *why == Exclusion::Relabelled))
+}
+
+/// Why the open rollout that lists an agent cannot configure it, in words; none: it can.
+pub fn excluded_text(
+    row: &Row,
+    program: &Program,
+    place: &Place<'_>,
+    desired: &Desired,
+) -> Option<String> {
+    let (family, rollout) = program.rollout(place.rollout)?;
+    let target = family
+        .role(rollout.to, place.role)
+        .map(|role| role.delivery);
+    let held = matches!(desired.reason, Reason::Wave { .. } | Reason::Waiting { .. });
+    let of = (family.name.as_str(), place.rollout);
+    let why = excluded(row, Some(family.roles(rollout.to)), of, held, target)?;
+    Some(format!(
+        "excluded from rollout {}: {}",
+        place.rollout,
+        why.why()
+    ))
 }

@@ -15,7 +15,7 @@ use crate::api::{Api, selector};
 use crate::drift::{KINDS, Norms};
 use crate::folding::fold;
 use crate::inventory::Row;
-use crate::partition::{OwnedPlace, desired_of, place_of, state_of};
+use crate::partition::{OwnedPlace, desired_of, excluded_text, place_of, state_of};
 
 /// Words of liveness, of health, and those of [`state_of`].
 const STATES: [&str; 17] = [
@@ -252,10 +252,14 @@ impl Api {
             let place = place_of(&columns, &program, uid);
             let desired = desired_of(row, place.as_ref().map(OwnedPlace::borrow), &program);
             let drift = norms.drift(row, &desired);
-            api::Agent {
+            let place = place.as_ref().map(OwnedPlace::borrow);
+            let excluded = place.and_then(|p| excluded_text(row, &program, &p, &desired));
+            let mut shown = api::Agent {
                 drift: drift.iter().map(|drift| drift.kind().to_owned()).collect(),
                 ..view(row, &desired)
-            }
+            };
+            shown.conditions.extend(excluded);
+            shown
         };
         Some(self.completed(shown, uid))
     }

@@ -11,7 +11,9 @@ use tonic::Status;
 use crate::api::{Api, broken};
 use crate::inventory::Row;
 use crate::ledger::table;
-use crate::partition::{OwnedPlace, Partition, body, desired_of, place_of, state_of};
+use crate::partition::{
+    OwnedPlace, Partition, body, desired_of, excluded_text, place_of, state_of,
+};
 
 /// Without the time since it was heard, which is the core's to know.
 pub(super) fn view(row: &Row, desired: &Desired) -> api::Agent {
@@ -113,7 +115,7 @@ impl Api {
     ) -> Result<api::AgentDetail, Status> {
         let partition = self.node.partition(uid);
         let program = partition.program();
-        let (row, desired, claims) = {
+        let (row, desired, claims, excluded) = {
             let columns = partition.index().read();
             let row = columns
                 .rows
@@ -126,7 +128,9 @@ impl Api {
                 .into_iter()
                 .map(|c| format!("{}: {}", c.family, c.roles.join(", ")))
                 .collect();
-            (row.clone(), desired, claims)
+            let place = place.as_ref().map(OwnedPlace::borrow);
+            let excluded = place.and_then(|p| excluded_text(row, &program, &p, &desired));
+            (row.clone(), desired, claims, excluded)
         };
         let mut detail = api::AgentDetail {
             claims,
@@ -164,10 +168,11 @@ impl Api {
         detail.number = agent.number;
         self.bodies(partition, agent, &mut detail)?;
         detail.drift = self.drift(&row, &desired, &detail.effective);
-        let shown = api::Agent {
+        let mut shown = api::Agent {
             drift: detail.drift.iter().map(|d| d.kind.clone()).collect(),
             ..view(&row, &desired)
         };
+        shown.conditions.extend(excluded);
         detail.agent = Some(self.completed(shown, uid));
         detail.history = self.history(uid, 20)?;
         Ok(detail)

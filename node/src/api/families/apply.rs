@@ -386,7 +386,9 @@ fn word(fate: source::Change) -> &'static str {
 fn last_number(documents: &Documents, family: &str) -> u64 {
     let before = documents.rollouts.values();
     let before = before.filter(|rollout| rollout.value.family == family);
-    before.map(|rollout| rollout.value.to).max().unwrap_or(0)
+    let rolled_out = before.map(|rollout| rollout.value.to).max();
+    let gone = documents.gone.get(family).map(|gone| gone.value.latest);
+    rolled_out.max(gone).unwrap_or(0)
 }
 
 /// What is worth a look in a family's configs; or what is wrong with the family.

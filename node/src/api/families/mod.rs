@@ -1,6 +1,7 @@
 //! What the fleet should run: manifests, revisions, plans, sources, previews.
 
 mod apply;
+mod collectors;
 mod show;
 mod sources;
 
@@ -14,7 +15,7 @@ use proto::store;
 use tonic::{Request, Response, Status};
 
 use super::start::check_way_back;
-use super::{Actor, Api, not_stored};
+use super::{Actor, Api, broken, not_stored};
 use crate::ledger::{ProposeError, entry, once};
 use crate::manifest::{Manifest, parse};
 use crate::preview;
@@ -195,6 +196,11 @@ impl FamilyService for Api {
         }
         sources::check_request(&request)?;
         let manifests = read(&request.manifests)?;
+        let mut not_validated = BTreeMap::new();
+        if !self.node.otelcol.is_empty() {
+            let planned = self.plan_apply(&manifests, &request, &actor)?;
+            not_validated = self.try_configs(&manifests, &planned.results).await?;
+        }
         let key = once("apply", "", &request.idempotency_key);
         let plan = || {
             let mut change = self.plan_apply(&manifests, &request, &actor)?;
@@ -205,6 +211,10 @@ impl FamilyService for Api {
             Ok((change, results))
         };
         let mut results = self.store(&key, plan).await?;
+        for result in results.iter_mut().filter(|r| r.kind == "Family") {
+            let found = not_validated.remove(&result.name);
+            result.findings.extend(found.unwrap_or_default());
+        }
         if request.activate {
             self.activate(&request, &caller, &mut results).await;
         }
@@ -303,6 +313,8 @@ impl FamilyService for Api {
         self.keep_preview(&made.kept).await?;
         let mut shown = made.shown;
         self.complete(&request, &mut shown);
+        let blocked = made.blocked.filter(|_| !request.back);
+        shown.needs.extend(blocked);
         Ok(Response::new(shown))
     }
 
@@ -365,6 +377,33 @@ impl FamilyService for Api {
         };
         let key = once("adopt", &request.source, &request.idempotency_key);
         let results = self.store(&key, adopt).await?;
+        Ok(Response::new(api::ApplyResponse { results }))
+    }
+
+    async fn delete_family(
+        &self,
+        request: Request<api::DeleteFamilyRequest>,
+    ) -> Result<Response<api::ApplyResponse>, Status> {
+        let actor = self.actor(&request, Act::Edit)?;
+        let request = request.into_inner();
+        let key = once("family.delete", &request.name, &request.idempotency_key);
+        let done = self.node.control_ledger.has_done(&key);
+        if done.map_err(|error| broken(&error))? {
+            // The answer was lost, and so is the number of agents.
+            let results = vec![sources::deleted(&request.name, 0)];
+            return Ok(Response::new(api::ApplyResponse { results }));
+        }
+        let delete = || {
+            let owned = self.owned();
+            let documents = self.node.control.read();
+            let mut change = sources::deletion(&documents, &request, &actor, &owned)?;
+            let results = std::mem::take(&mut change.results);
+            Ok((change, results))
+        };
+        let results = self.store(&key, delete).await?;
+        // When this answers, nobody is offered anything of it any more.
+        let fenced = self.node.fence().await;
+        fenced.map_err(|error| not_stored(&error))?;
         Ok(Response::new(api::ApplyResponse { results }))
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use fleet::components;
 use fleet::drift;
 use fleet::family::delivery_hash;
 use fleet::program::OwnerChange;
@@ -32,6 +33,7 @@ impl Api {
             owner_change: owner_change_word(settings.owner_change).to_owned(),
             drift_policy: drift_word(settings.drift).to_owned(),
             version_policy: versions_text(&settings.versions),
+            missing_components: missing_word(settings.missing).to_owned(),
             ..api::Family::default()
         };
         let open = {
@@ -208,6 +210,13 @@ fn drift_word(policy: drift::Policy) -> &'static str {
     }
 }
 
+fn missing_word(policy: components::Policy) -> &'static str {
+    match policy {
+        components::Policy::Exclude => "exclude",
+        components::Policy::Block => "block",
+    }
+}
+
 /// A version policy in words; empty: every version is allowed.
 fn versions_text(policy: &versions::Policy) -> String {
     let versions::Policy {
@@ -230,9 +239,10 @@ pub(super) fn settings_text(settings: &Settings) -> String {
         some => some,
     };
     format!(
-        "owner change {}, drift {}, versions {versions}",
+        "owner change {}, drift {}, missing components {}, versions {versions}",
         owner_change_word(settings.owner_change),
-        drift_word(settings.drift)
+        drift_word(settings.drift),
+        missing_word(settings.missing)
     )
 }
 

@@ -94,16 +94,22 @@ fn family_in_use(
     family: &store::Family,
     owned: &BTreeMap<String, u64>,
 ) -> Option<String> {
-    let open = documents.rollouts.get(&family.rollout);
-    if let Some(open) = open.filter(|open| is_open(open)) {
-        let state = rollout_state(open.value.state()).name();
-        return Some(format!("rollout {} is {state}", open.value.id));
+    if let Some(open) = open_rollout(documents, &family.name) {
+        return Some(open);
     }
     match owned.get(&family.name).copied().unwrap_or(0) {
         0 => None,
         1 => Some("1 agent runs it or may go back to it".to_owned()),
         agents => Some(format!("{agents} agents run it or may go back to it")),
     }
+}
+
+/// In words; none: no rollout of this family is open, nor does one wait.
+pub(super) fn open_rollout(documents: &Documents, family: &str) -> Option<String> {
+    let of_it = |rollout: &&Doc<store::Rollout>| rollout.value.family == family && is_open(rollout);
+    let open = documents.rollouts.values().rev().find(of_it)?;
+    let state = rollout_state(open.value.state()).name();
+    Some(format!("rollout {} is {state}", open.value.id))
 }
 
 fn plan_in_use(documents: &Documents, name: &str) -> Option<String> {
@@ -140,6 +146,101 @@ pub(super) fn fates(
     fates.map_err(|refused| refused.iter().map(ToString::to_string).collect())
 }
 
+/// A family with its revisions and its pins.
+pub(super) fn remove_family(documents: &Documents, name: &str, actor: &str, change: &mut Change) {
+    let Some(family) = documents.families.get(name) else {
+        return;
+    };
+    change
+        .writes
+        .push(delete(table::FAMILY, name, family.version));
+    let all = (name.to_owned(), 0)..=(name.to_owned(), u64::MAX);
+    let revisions = documents.revisions.range(all);
+    change.writes.extend(
+        revisions.map(|((_, number), r)| {
+            delete(table::REVISION, revision_key(name, *number), r.version)
+        }),
+    );
+    let gone = store::GoneFamily {
+        latest: family.value.latest,
+        gone_ms: now_ms(),
+        by: actor.to_owned(),
+    };
+    let before = documents.gone.get(name).map_or(0, |gone| gone.version);
+    change.writes.push(put(table::GONE, name, before, &gone));
+    let pins = documents.pins.iter();
+    for (pin, held) in pins.filter(|(_, pin)| pin.value.family == name && !pin.value.ended) {
+        let ended = store::Pin {
+            ended: true,
+            until_ms: held.value.until_ms.min(now_ms()),
+            ..store::Pin::clone(&held.value)
+        };
+        change
+            .writes
+            .push(put(table::PIN, pin.as_str(), held.version, &ended));
+        let why = format!("family {name} is gone");
+        change
+            .acts
+            .push(act(actor, "pin.remove", format!("pin/{pin}"), why));
+    }
+}
+
+/// Deletes a family, unless something stands against it. Agents that it owns keep what they run.
+pub(super) fn deletion(
+    documents: &Documents,
+    request: &api::DeleteFamilyRequest,
+    actor: &str,
+    owned: &BTreeMap<String, u64>,
+) -> Result<Change, Status> {
+    let name = request.name.as_str();
+    let family = documents.families.get(name).ok_or_else(|| {
+        Status::not_found(format!(
+            "there is no family `{name}`: list them with `muster families list`"
+        ))
+    })?;
+    let source = Some(family.value.source.as_str()).filter(|source| !source.is_empty());
+    if let Err(source::Refused::OwnedByGit { owner, .. }) =
+        source::check_edit(&object(FAMILY, name), source)
+    {
+        // The patch that this refusal ends with elsewhere is here a file that goes.
+        return Err(Status::failed_precondition(format!(
+            "family {name} is owned by source {owner}: remove it there, or take it back with `muster adopt {name} --to-api`"
+        )));
+    }
+    if let Some(open) = open_rollout(documents, name) {
+        return Err(Status::failed_precondition(format!(
+            "family {name} is not deleted while {open}: halt it or let it end first"
+        )));
+    }
+    let mut change = Change::default();
+    remove_family(documents, name, actor, &mut change);
+    let keep = owned.get(name).copied().unwrap_or(0);
+    let mut detail = match keep {
+        1 => "1 agent keeps what it runs".to_owned(),
+        agents => format!("{agents} agents keep what they run"),
+    };
+    if !request.reason.is_empty() {
+        detail = format!("{detail}: {}", request.reason);
+    }
+    let object = format!("family/{name}");
+    change
+        .acts
+        .insert(0, act(actor, "family.delete", object, detail));
+    change.results.push(deleted(name, keep));
+    Ok(change)
+}
+
+/// The answer of a deletion.
+pub(super) fn deleted(name: &str, keep: u64) -> api::apply_response::Result {
+    api::apply_response::Result {
+        kind: "Family".to_owned(),
+        name: name.to_owned(),
+        change: "deleted".to_owned(),
+        keep,
+        ..api::apply_response::Result::default()
+    }
+}
+
 /// Removes an object that its source no longer has. Agents of a family keep what they run.
 pub(super) fn prune(
     documents: &Documents,
@@ -150,14 +251,7 @@ pub(super) fn prune(
     let Object { kind, name } = object;
     match kind.as_str() {
         FAMILY => {
-            let family = documents.families.get(name);
-            let family = family.map(|f| delete(table::FAMILY, name.as_str(), f.version));
-            change.writes.extend(family);
-            let all = (name.clone(), 0)..=(name.clone(), u64::MAX);
-            let revisions = documents.revisions.range(all);
-            change.writes.extend(revisions.map(|((_, number), r)| {
-                delete(table::REVISION, revision_key(name, *number), r.version)
-            }));
+            remove_family(documents, name, order.actor, change);
             change.result("Family", name, "pruned");
         }
         PLAN => {

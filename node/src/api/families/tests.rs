@@ -200,7 +200,7 @@ fn settings_are_in_force_at_once_and_make_no_revision() {
     let set = family("web", "a") + "  ownerChange: auto\n  versions: {from: 0.150.0, behind: 2}\n";
     let change = fleet.apply(&[set.clone()], api_order());
     assert_eq!(words(&change), ["Family web changed"]);
-    let settings = "family.settings family/web owner change auto, drift report, versions from 0.150.0, at most 2 releases behind the newest";
+    let settings = "family.settings family/web owner change auto, drift report, missing components exclude, versions from 0.150.0, at most 2 releases behind the newest";
     assert_eq!(acts(&change).last().unwrap(), settings);
     assert_eq!(fleet.family("web").latest, 1);
     assert!(fleet.family("web").settings.unwrap().owner_change_auto);
@@ -662,4 +662,84 @@ fn a_pruned_revision_is_deleted_at_the_version_that_was_read() {
         .unwrap();
     assert!(write.delete && !write.any_version);
     assert_eq!(write.expect, fleet.version);
+}
+
+fn delete(fleet: &mut Fleet, name: &str) -> Result<Change, Status> {
+    let request = api::DeleteFamilyRequest {
+        name: name.to_owned(),
+        reason: "moved".to_owned(),
+        ..api::DeleteFamilyRequest::default()
+    };
+    let change = sources::deletion(&fleet.control.read(), &request, "ann", &fleet.owned)?;
+    fleet.store(&change);
+    Ok(change)
+}
+
+#[test]
+fn a_family_is_deleted_and_its_agents_keep_what_they_run() {
+    let mut fleet = Fleet::default();
+    fleet.apply(&[family("web", "a"), family("db", "a")], api_order());
+    fleet.apply(&[family("web", "b")], api_order());
+    let pin = store::Pin {
+        name: "legacy".to_owned(),
+        family: "web".to_owned(),
+        until_ms: u64::MAX,
+        ..store::Pin::default()
+    };
+    fleet.put(table::PIN, "legacy", &pin);
+    fleet.owned.insert("web".to_owned(), 12);
+    let before = fleet.control.read().program_version;
+    let change = delete(&mut fleet, "web").unwrap();
+    assert_eq!(
+        acts(&change),
+        [
+            "family.delete family/web 12 agents keep what they run: moved",
+            "pin.remove pin/legacy family web is gone",
+        ]
+    );
+    assert_eq!(
+        (change.results[0].change.as_str(), change.results[0].keep),
+        ("deleted", 12)
+    );
+    {
+        let documents = fleet.control.read();
+        assert!(!documents.families.contains_key("web"));
+        assert!(documents.revisions.keys().all(|(name, _)| name == "db"));
+        assert!(documents.pins["legacy"].value.ended);
+        assert!(
+            documents.program_version > before,
+            "partitions have to hear of it"
+        );
+    }
+    let back = fleet.apply(&[family("web", "c")], api_order());
+    assert_eq!(
+        (back.results[0].change.as_str(), back.results[0].revision),
+        ("created", 3),
+        "agents still speak of revisions 1 and 2"
+    );
+}
+
+#[test]
+fn a_family_is_not_deleted_under_a_rollout_or_a_source_or_twice() {
+    let mut fleet = Fleet::default();
+    fleet.apply(&[family("web", "a")], api_order());
+    fleet.rollout("ro-1", "web", 1, RolloutState::AwaitingApproval);
+    let refused = delete(&mut fleet, "web").err().unwrap();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    assert!(
+        refused
+            .message()
+            .contains("while rollout ro-1 is awaiting approval"),
+        "{refused}"
+    );
+    fleet.rollout("ro-1", "web", 1, RolloutState::Aborted);
+    delete(&mut fleet, "web").unwrap();
+    let gone = delete(&mut fleet, "web").err().unwrap();
+    assert_eq!(gone.code(), Code::NotFound);
+    fleet.apply(&[family("db", "a")], git("c1"));
+    let refused = delete(&mut fleet, "db").err().unwrap();
+    assert!(
+        refused.message().contains("muster adopt db --to-api"),
+        "{refused}"
+    );
 }
