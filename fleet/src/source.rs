@@ -273,20 +273,6 @@ mod tests {
     }
 
     #[test]
-    fn a_plan_is_handed_over_by_its_kind_and_name() {
-        let plan = Object {
-            kind: "plan".into(),
-            name: "careful".into(),
-        };
-        let before = BTreeMap::from([(plan.clone(), stored(None, None))]);
-        let refused = sync("git", &before, &BTreeMap::from([(plan, hash("x"))]), true);
-        assert_eq!(
-            refused.unwrap_err()[0].to_string(),
-            "plan careful is owned by the API and console: hand it over with `muster adopt plan/careful --source git`"
-        );
-    }
-
-    #[test]
     fn what_git_has_is_edited_in_git() {
         assert_eq!(check_edit(&object("a"), None), Ok(()));
         assert_eq!(

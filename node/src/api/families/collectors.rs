@@ -38,7 +38,7 @@ impl Api {
             .iter()
             .flat_map(|family| family.roles.iter().map(|role| (*family, role)))
             .collect();
-        let selectors = roles
+        let selectors: Vec<Selector> = roles
             .iter()
             .map(|(_, role)| role.selector.clone())
             .collect();
@@ -98,7 +98,7 @@ fn new_families<'a>(
 }
 
 /// What agents that match say they are, by selector.
-fn distributions(node: &Node, selectors: &Vec<Selector>) -> Vec<BTreeSet<String>> {
+fn distributions(node: &Node, selectors: &[Selector]) -> Vec<BTreeSet<String>> {
     let mut found = vec![BTreeSet::new(); selectors.len()];
     for partition in node.partitions.iter() {
         let columns = partition.index().read();

@@ -394,9 +394,10 @@ impl FamilyService for Api {
             return Ok(Response::new(api::ApplyResponse { results }));
         }
         let delete = || {
-            let owned = self.owned();
+            let owned = self.owned().get(&request.name).copied().unwrap_or(0);
+            let agents = (owned, self.lent(&request.name));
             let documents = self.node.control.read();
-            let mut change = sources::deletion(&documents, &request, &actor, &owned)?;
+            let mut change = sources::deletion(&documents, &request, &actor, agents)?;
             let results = std::mem::take(&mut change.results);
             Ok((change, results))
         };

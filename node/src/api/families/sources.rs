@@ -185,12 +185,13 @@ pub(super) fn remove_family(documents: &Documents, name: &str, actor: &str, chan
     }
 }
 
-/// Deletes a family, unless something stands against it. Agents that it owns keep what they run.
+/// Deletes a family, unless something stands against it. Agents that it owns keep what they run; those that are lent
+/// are in another family's open rollout, which may have to give them back.
 pub(super) fn deletion(
     documents: &Documents,
     request: &api::DeleteFamilyRequest,
     actor: &str,
-    owned: &BTreeMap<String, u64>,
+    (owned, lent): (u64, u64),
 ) -> Result<Change, Status> {
     let name = request.name.as_str();
     let family = documents.families.get(name).ok_or_else(|| {
@@ -212,10 +213,15 @@ pub(super) fn deletion(
             "family {name} is not deleted while {open}: halt it or let it end first"
         )));
     }
+    if lent > 0 {
+        return Err(Status::failed_precondition(format!(
+            "family {name} is not deleted while another family's open rollout takes {lent} of its agents and may have to \
+             give them back: let it end first"
+        )));
+    }
     let mut change = Change::default();
     remove_family(documents, name, actor, &mut change);
-    let keep = owned.get(name).copied().unwrap_or(0);
-    let mut detail = match keep {
+    let mut detail = match owned {
         1 => "1 agent keeps what it runs".to_owned(),
         agents => format!("{agents} agents keep what they run"),
     };
@@ -226,7 +232,7 @@ pub(super) fn deletion(
     change
         .acts
         .insert(0, act(actor, "family.delete", object, detail));
-    change.results.push(deleted(name, keep));
+    change.results.push(deleted(name, owned));
     Ok(change)
 }
 

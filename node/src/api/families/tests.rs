@@ -670,7 +670,8 @@ fn delete(fleet: &mut Fleet, name: &str) -> Result<Change, Status> {
         reason: "moved".to_owned(),
         ..api::DeleteFamilyRequest::default()
     };
-    let change = sources::deletion(&fleet.control.read(), &request, "ann", &fleet.owned)?;
+    let owned = fleet.owned.get(name).copied().unwrap_or(0);
+    let change = sources::deletion(&fleet.control.read(), &request, "ann", (owned, 0))?;
     fleet.store(&change);
     Ok(change)
 }
@@ -733,6 +734,13 @@ fn a_family_is_not_deleted_under_a_rollout_or_a_source_or_twice() {
         "{refused}"
     );
     fleet.rollout("ro-1", "web", 1, RolloutState::Aborted);
+    let request = api::DeleteFamilyRequest {
+        name: "web".to_owned(),
+        ..api::DeleteFamilyRequest::default()
+    };
+    let lent = sources::deletion(&fleet.control.read(), &request, "ann", (5, 2));
+    let lent = lent.err().unwrap();
+    assert!(lent.message().contains("takes 2 of its agents"), "{lent}");
     delete(&mut fleet, "web").unwrap();
     let gone = delete(&mut fleet, "web").err().unwrap();
     assert_eq!(gone.code(), Code::NotFound);
