@@ -1,4 +1,5 @@
 //! Families that belong to a Git source: synced whole or not at all, and edited nowhere else.
+#![allow(clippy::unwrap_used, reason = "the helpers of a test may fail it, too")]
 
 use serde_json::Value;
 use system_tests::manifest::{config, family, plan, role};

@@ -103,10 +103,23 @@ pub fn agent(i: usize, delivery: Option<store::Delivery>) -> store::Agent {
         ..store::ConfigStatus::default()
     });
     let attributes = vec![
-        attribute("env", if i % 3 == 0 { "staging" } else { "prod" }.into()),
+        attribute(
+            "env",
+            if i.is_multiple_of(3) {
+                "staging"
+            } else {
+                "prod"
+            }
+            .into(),
+        ),
         attribute(
             "host.arch",
-            if i % 4 == 0 { "arm64" } else { "amd64" }.into(),
+            if i.is_multiple_of(4) {
+                "arm64"
+            } else {
+                "amd64"
+            }
+            .into(),
         ),
         attribute("host.id", format!("{i:032x}")),
         attribute("host.name", format!("host-{i}.example.com")),

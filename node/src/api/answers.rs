@@ -222,7 +222,7 @@ mod tests {
         for check in ["", "platform", "agent/platform"] {
             assert_eq!(
                 chosen(&stored(State::Running), &rollout, check).unwrap(),
-                [only.clone()]
+                std::slice::from_ref(&only)
             );
         }
     }

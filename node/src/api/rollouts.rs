@@ -136,7 +136,6 @@ impl Api {
             debt: stored.debt.as_ref().map(debt_view),
             supersedes: stored.supersedes.clone(),
             schedule: schedule_lines(&domain),
-            ..api::Rollout::default()
         }
     }
 

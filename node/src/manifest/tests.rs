@@ -126,11 +126,11 @@ fn whole() -> String {
 
 fn family(yaml: &str) -> FamilySpec {
     let manifests = parse("f.yaml", yaml, &files()).unwrap();
-    let families = manifests.into_iter().filter_map(|manifest| match manifest {
+    let mut families = manifests.into_iter().filter_map(|manifest| match manifest {
         Manifest::Family(family) => Some(family),
         _ => None,
     });
-    families.last().unwrap()
+    families.next_back().unwrap()
 }
 
 fn plan(spec: &str) -> String {

@@ -372,11 +372,14 @@ impl Partition {
             let taken = RefCell::new(None);
             let mut evaluation = {
                 let has_room = |desired: &Desired, facts: &dyn Facts| {
-                    let lane = self.rooms.take(desired, facts);
-                    if let Ok(lane) = &lane {
-                        taken.replace(lane.clone());
+                    match self.rooms.take(desired, facts) {
+                        room::Taken::Full => return false,
+                        room::Taken::Unlimited => {}
+                        room::Taken::In(lane) => {
+                            taken.replace(Some(lane));
+                        }
                     }
-                    lane.is_ok()
+                    true
                 };
                 let config = |delivery: &store::Delivery| {
                     let reason_rollout = delivery.rollout.as_str();
@@ -418,7 +421,7 @@ impl Partition {
                     &ctx,
                 )
             };
-            let taken = Taken {
+            let taken = UnderWay {
                 rooms: &self.rooms,
                 lane: taken.into_inner(),
                 stored: false,
@@ -445,7 +448,7 @@ impl Partition {
             let stored = self.ledger.propose(entry).await;
             if stored.is_ok() {
                 self.bodies.stored(bodies, &evaluation.learned);
-                taken.is_stored();
+                taken.stored();
             } else {
                 drop(taken);
             }
@@ -954,19 +957,19 @@ fn is_quiet(row: &Row) -> bool {
 }
 
 /// An offer that is under way in a lane, until it is known whether it was stored.
-struct Taken<'a> {
+struct UnderWay<'a> {
     rooms: &'a room::Rooms,
     lane: Option<room::Lane>,
     stored: bool,
 }
 
-impl Taken<'_> {
-    fn is_stored(mut self) {
+impl UnderWay<'_> {
+    fn stored(mut self) {
         self.stored = true;
     }
 }
 
-impl Drop for Taken<'_> {
+impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
         if let Some(lane) = &self.lane {
             self.rooms.settle(lane, self.stored);

@@ -24,6 +24,17 @@ pub struct Lane {
     pub domain: String,
 }
 
+/// An answer to who wants to offer something.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// It needs no room.
+    Unlimited,
+    /// There was room in this lane.
+    In(Lane),
+    /// There is none now.
+    Full,
+}
+
 /// Everything that is limited in one partition.
 #[derive(Default)]
 pub struct Rooms(Mutex<State>);
@@ -139,22 +150,18 @@ impl Rooms {
         self.state().limits.clone()
     }
 
-    /// The lane of an offer, if there is room in it for one more, which is then under way; `Err`: there is none.
-    pub fn take(
-        &self,
-        desired: &Desired,
-        facts: &(impl Facts + ?Sized),
-    ) -> Result<Option<Lane>, ()> {
+    /// Takes room for one more offer, which is then under way.
+    pub fn take(&self, desired: &Desired, facts: &(impl Facts + ?Sized)) -> Taken {
         let mut state = self.state();
         let Some(lane) = state.limits.lane(desired, facts) else {
-            return Ok(None);
+            return Taken::Unlimited;
         };
         let room = state.lanes.entry(lane.clone()).or_default();
         if room.bound() >= room.quota {
-            return Err(());
+            return Taken::Full;
         }
         room.under_way += 1;
-        Ok(Some(lane))
+        Taken::In(lane)
     }
 
     /// An offer that was under way is stored, or is not.
@@ -257,20 +264,20 @@ mod tests {
     #[test]
     fn nothing_is_offered_in_a_lane_before_it_has_a_quota_and_no_more_than_that_after() {
         let rooms = rooms();
-        assert_eq!(rooms.take(&desired(), &zone("a")), Err(()));
+        assert_eq!(rooms.take(&desired(), &zone("a")), Taken::Full);
         rooms.open(&BTreeMap::from([(lane("a"), 2)]));
         for _ in 0..2 {
-            assert_eq!(rooms.take(&desired(), &zone("a")), Ok(Some(lane("a"))));
+            assert_eq!(rooms.take(&desired(), &zone("a")), Taken::In(lane("a")));
         }
-        assert_eq!(rooms.take(&desired(), &zone("a")), Err(()));
+        assert_eq!(rooms.take(&desired(), &zone("a")), Taken::Full);
         assert_eq!(
             rooms.take(&desired(), &zone("b")),
-            Err(()),
+            Taken::Full,
             "another domain"
         );
         rooms.settle(&lane("a"), false);
         assert!(
-            rooms.take(&desired(), &zone("a")).is_ok(),
+            rooms.take(&desired(), &zone("a")) != Taken::Full,
             "it was not stored"
         );
     }
@@ -281,10 +288,10 @@ mod tests {
         rooms.open(&BTreeMap::from([(lane("a"), 3)]));
         let offer = || {
             let taken = rooms.take(&desired(), &zone("a"));
-            if let Ok(Some(lane)) = &taken {
+            if let Taken::In(lane) = &taken {
                 rooms.settle(lane, true);
             }
-            taken.is_ok()
+            taken != Taken::Full
         };
         assert!(offer());
         rooms.begin_count();
@@ -309,21 +316,21 @@ mod tests {
             },
             ..desired()
         };
-        assert_eq!(rooms.take(&back, &zone("a")), Ok(None));
+        assert_eq!(rooms.take(&back, &zone("a")), Taken::Unlimited);
         rooms.follow(Limits {
             label: Some("zone".into()),
             back: BTreeSet::from(["ro-1".to_owned()]),
             ..Limits::default()
         });
-        assert_eq!(rooms.take(&desired(), &zone("a")), Ok(None));
+        assert_eq!(rooms.take(&desired(), &zone("a")), Taken::Unlimited);
     }
 
     #[test]
     fn holding_tells_the_bound_and_grants_nothing_until_quotas_come() {
         let rooms = rooms();
         rooms.open(&BTreeMap::from([(lane("a"), 5)]));
-        assert!(rooms.take(&desired(), &zone("a")).is_ok());
+        assert_ne!(rooms.take(&desired(), &zone("a")), Taken::Full);
         assert_eq!(rooms.hold(), BTreeMap::from([(lane("a"), 1)]));
-        assert_eq!(rooms.take(&desired(), &zone("a")), Err(()));
+        assert_eq!(rooms.take(&desired(), &zone("a")), Taken::Full);
     }
 }

@@ -210,7 +210,7 @@ pub(super) fn deletion(
     }
     if let Some(open) = open_rollout(documents, name) {
         return Err(Status::failed_precondition(format!(
-            "family {name} is not deleted while {open}: halt it or let it end first"
+            "family {name} is not deleted while {open}: roll it back or let it end first"
         )));
     }
     if lent > 0 {

@@ -198,7 +198,7 @@ fn settings_are_in_force_at_once_and_make_no_revision() {
     let mut fleet = Fleet::default();
     fleet.apply(&[family("web", "a")], api_order());
     let set = family("web", "a") + "  ownerChange: auto\n  versions: {from: 0.150.0, behind: 2}\n";
-    let change = fleet.apply(&[set.clone()], api_order());
+    let change = fleet.apply(std::slice::from_ref(&set), api_order());
     assert_eq!(words(&change), ["Family web changed"]);
     let settings = "family.settings family/web owner change auto, drift report, missing components exclude, versions from 0.150.0, at most 2 releases behind the newest";
     assert_eq!(acts(&change).last().unwrap(), settings);
@@ -321,7 +321,10 @@ fn a_sync_without_a_change_notes_only_another_commit() {
 fn what_a_source_no_longer_has_goes_with_its_revisions_unless_it_is_kept() {
     let mut fleet = Fleet::default();
     let db = family("db", "a");
-    fleet.apply(&[&everything()[..], &[db.clone()]].concat(), git("c1"));
+    fleet.apply(
+        &[&everything()[..], std::slice::from_ref(&db)].concat(),
+        git("c1"),
+    );
     fleet.apply(
         &[&everything()[..], &[family("db", "b")]].concat(),
         git("c2"),
@@ -396,7 +399,7 @@ fn a_family_that_comes_back_goes_on_counting() {
     let web = family("web", "a");
     fleet.apply(&[web.clone(), family("db", "a")], git("c1"));
     fleet.rollout("ro-1", "db", 1, RolloutState::Completed);
-    fleet.apply(&[web.clone()], git("c2"));
+    fleet.apply(std::slice::from_ref(&web), git("c2"));
     let change = fleet.apply(&[web, family("db", "b")], git("c3"));
     assert_eq!(change.results[1].change, "created");
     assert_eq!(

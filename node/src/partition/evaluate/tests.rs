@@ -124,10 +124,8 @@ impl World {
         };
         let stored = self.stored.as_ref().map(|(v, agent)| (*v, agent));
         let evaluation = evaluate(uid, &report, stored, None, &ctx);
-        let writes = evaluation.entry.iter().flat_map(|entry| &entry.writes);
-        let record = writes
-            .filter(|write| write.table == u32::from(table::AGENT))
-            .last();
+        let mut writes = evaluation.entry.iter().flat_map(|entry| &entry.writes);
+        let record = writes.rfind(|write| write.table == u32::from(table::AGENT));
         if let Some(record) = record {
             let agent = store::Agent::decode(record.value.as_slice()).unwrap();
             self.stored = Some((number, agent));
