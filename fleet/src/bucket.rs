@@ -138,8 +138,9 @@ pub fn bucket(s: &Sighting<'_>) -> Bucket {
     let at_goal = s.goal.is_some() && s.offer.map(|(hash, ..)| hash) == s.goal;
     if s.taken_back && s.touched {
         return match progress(s, at_goal) {
-            Bucket::Converged => Bucket::Returned,
+            Bucket::Converged if !s.pinned => Bucket::Returned,
             Bucket::PendingPickup if s.excluded.is_some() => Bucket::Excluded,
+            Bucket::PendingPickup | Bucket::Converged if s.pinned => Bucket::Pinned,
             Bucket::PendingPickup if s.refuses => Bucket::Refused,
             other => other,
         };

@@ -72,6 +72,8 @@ pub struct Situation<'a> {
     pub many_collectors: bool,
     /// Two agents speak with its uid.
     pub duplicate: bool,
+    /// What it runs is to be somebody else's: another family's or role's, with the same config.
+    pub changes_owner: bool,
     /// The report at hand is a full one that names another hash and whose collector started before the offer.
     pub proves_not_received: bool,
 }
@@ -131,6 +133,7 @@ pub fn decide(s: &Situation<'_>) -> Decision {
     match s.last {
         Some(last) if last.hash == desired => match last.state {
             State::Offered | State::Applying => Decision::Nothing(Why::Outstanding),
+            State::Applied if s.changes_owner && s.offerable => Decision::Adopt(desired),
             State::Applied | State::Failed | State::RolledBackByAgent => {
                 Decision::Nothing(Why::Settled)
             }

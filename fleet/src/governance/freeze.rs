@@ -2,6 +2,9 @@
 
 use crate::rollout::{Direction, Rollout};
 
+/// A freeze ends within a year.
+pub const LIFE_MS_MAX: u64 = 366 * 24 * 3_600_000;
+
 /// A window, in wall time: it is for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Freeze {
@@ -32,6 +35,12 @@ pub enum Error {
         /// Name.
         name: String,
     },
+    /// It would hold until everybody has forgotten it.
+    #[error("freeze {name} ends in more than a year: give it an end within one, and set it again")]
+    TooLong {
+        /// Name.
+        name: String,
+    },
     /// Nobody will know why.
     #[error("freeze {name} has no reason: say why, for those who wait for its end")]
     NoReason {
@@ -49,6 +58,9 @@ impl Freeze {
         }
         if self.until_ms <= now_ms {
             return Err(Error::Past { name });
+        }
+        if self.until_ms - now_ms > LIFE_MS_MAX {
+            return Err(Error::TooLong { name });
         }
         match self.reason.trim().is_empty() {
             true => Err(Error::NoReason { name }),
@@ -109,6 +121,18 @@ mod tests {
         assert_eq!(blocks(&freezes, "web", &rollout(), 1_000), said);
         assert_eq!(blocks(&freezes, "web", &rollout(), 61_000), None);
         assert_eq!(blocks(&freezes, "db", &rollout(), 1_000), None);
+    }
+
+    #[test]
+    fn a_freeze_ends_within_a_year() {
+        let forever = Freeze {
+            until_ms: u64::MAX,
+            ..freeze()
+        };
+        assert_eq!(
+            forever.check(0).unwrap_err().to_string(),
+            "freeze black-friday ends in more than a year: give it an end within one, and set it again"
+        );
     }
 
     #[test]

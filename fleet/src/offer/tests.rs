@@ -22,6 +22,7 @@ fn situation(desired: u8, last: Option<(u8, State)>) -> Situation<'static> {
         accepts: true,
         many_collectors: false,
         duplicate: false,
+        changes_owner: false,
         proves_not_received: false,
     }
 }
@@ -176,4 +177,18 @@ fn only_an_able_single_agent_is_sent_anything() {
         }),
         Decision::Nothing(Why::Duplicate)
     );
+}
+
+#[test]
+fn the_same_config_of_another_owner_is_adopted_and_not_sent() {
+    let moved = Situation {
+        changes_owner: true,
+        ..situation(1, Some((1, State::Applied)))
+    };
+    assert_eq!(decide(&moved), Decision::Adopt(hash(1)));
+    let held = Situation {
+        offerable: false,
+        ..moved
+    };
+    assert_eq!(decide(&held), Decision::Nothing(Why::Settled));
 }

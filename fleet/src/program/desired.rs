@@ -28,16 +28,19 @@ pub fn desired_borrowed<'a, F: Facts>(
             ..kept(subject, Reason::Stopped, vec![])
         };
     }
-    if let Some(desired) = desired_by_pin(subject, program) {
-        return desired;
+    let listed = || {
+        let place = subject.place.as_ref()?;
+        let (family, rollout) = program.rollout(place.rollout)?;
+        desired_as_member(subject, place, program, family, rollout)
+    };
+    match desired_by_pin(subject, program) {
+        None => listed().unwrap_or_else(|| desired_at_stable(subject, program)),
+        Some(pinned) if pinned.offerable => pinned,
+        // Who is only held must not be held at what is taken back.
+        Some(pinned) => listed()
+            .filter(|listed| matches!(listed.reason, Reason::RolledBack { .. }))
+            .unwrap_or(pinned),
     }
-    if let Some(place) = &subject.place
-        && let Some((family, rollout)) = program.rollout(place.rollout)
-        && let Some(desired) = desired_as_member(subject, place, program, family, rollout)
-    {
-        return desired;
-    }
-    desired_at_stable(subject, program)
 }
 
 /// As a member of an open rollout; none when the list no longer decides for it (it went to another family).
@@ -85,7 +88,7 @@ fn desired_as_member<'a, F: Facts>(
             conditions: vec![],
         });
     }
-    // Its wave has not begun: what it would have without this rollout, which is what it has.
+    // Its wave has not begun: what it would have without this rollout.
     let delivery = rollout
         .from
         .and_then(|from| family.role(from, place.role))
@@ -95,11 +98,18 @@ fn desired_as_member<'a, F: Facts>(
                 .is_some_and(|(owner, role)| owner == family.name && role == place.role)
         })
         .map(|role| role.delivery);
+    // Delivered outside of any rollout: at stable, by a pin, or an order to stop that was taken back.
+    let outside = subject.delivered_in.is_empty();
+    // Who was not touched by a rollout that goes back, or has gone back, is governed by it no more. What another rollout
+    // has left there is not swept away all at once: that is the next rollout's work.
+    if !touched && rollout.returning && (outside || subject.delivery == delivery) {
+        return None;
+    }
     Some(Desired {
         owner: subject.owner,
         revision: rollout.from,
         delivery,
-        offerable: false,
+        offerable: outside && delivery.is_some() && subject.delivery != delivery,
         reason: Reason::Waiting { rollout: id() },
         conditions: vec![],
     })

@@ -325,6 +325,103 @@ fn a_pin_holds_a_selection_and_brings_a_named_agent() {
     assert_eq!(desired(&unowned, &program).reason, Reason::Stable);
 }
 
+/// A family whose rollout is over: it was rolled back.
+fn rolled_back() -> ProgramFamily {
+    ProgramFamily {
+        rollout: Some(ProgramRollout {
+            running: false,
+            returning: true,
+            roll_back: Some(RollBack {
+                scope: Scope::All,
+                open_roles: vec!["agent".into()],
+            }),
+            ..rollout()
+        }),
+        ..family("web", 1, "role = web")
+    }
+}
+
+#[test]
+fn who_a_rolled_back_rollout_did_not_touch_is_governed_by_it_no_more() {
+    let program = program(vec![rolled_back()]);
+    let facts = labels("role=web");
+    let stopped_once = Subject {
+        delivery: Some(stop_delivery()),
+        place: place(3),
+        ..subject(&facts, Some("web"))
+    };
+    let wants = desired(&stopped_once, &program);
+    assert_eq!(
+        (wants.delivery, wants.offerable),
+        (Some(hash("web 1")), true)
+    );
+    let moved = labels("role=db");
+    let relabelled = Subject {
+        delivered_in: "ro-0",
+        place: place(3),
+        ..subject(&moved, Some("web"))
+    };
+    let conditions = desired(&relabelled, &program).conditions;
+    assert!(matches!(conditions[..], [Condition::OwnerChanging { .. }]));
+    let left_by_another = Subject {
+        delivery: Some(hash("web 7")),
+        delivered_in: "ro-0",
+        place: place(3),
+        ..subject(&facts, Some("web"))
+    };
+    assert!(!desired(&left_by_another, &program).offerable);
+}
+
+#[test]
+fn a_stop_that_is_taken_back_ends_also_behind_a_wave_that_has_not_begun() {
+    let mut web = family("web", 1, "role = web");
+    web.rollout = Some(ProgramRollout {
+        running: false,
+        ..rollout()
+    });
+    let program = program(vec![web]);
+    let facts = labels("role=web");
+    let started = Subject {
+        delivery: Some(stop_delivery()),
+        place: place(3),
+        ..subject(&facts, Some("web"))
+    };
+    let wants = desired(&started, &program);
+    assert_eq!(
+        (wants.delivery, wants.offerable),
+        (Some(hash("web 1")), true)
+    );
+    let settled = Subject {
+        delivery: Some(hash("web 1")),
+        ..started
+    };
+    assert!(!desired(&settled, &program).offerable);
+}
+
+#[test]
+fn who_is_only_held_by_a_pin_goes_back_with_the_rollback() {
+    let pin = |target| ProgramPin {
+        family: "web".into(),
+        target,
+        revision: RevisionNumber(1),
+    };
+    let facts = labels("role=web");
+    let touched = Subject {
+        delivery: Some(hash("web 2")),
+        delivered_in: "ro-1",
+        place: place(0),
+        ..subject(&facts, Some("web"))
+    };
+    let mut program = program(vec![rolled_back()]);
+    program.pins = vec![pin(PinTarget::Selected(
+        Selector::parse("role = web").unwrap(),
+    ))];
+    let wants = desired(&touched, &program);
+    assert!(matches!(wants.reason, Reason::RolledBack { .. }) && wants.offerable);
+    program.pins = vec![pin(PinTarget::Agent([1; 16]))];
+    assert_eq!(desired(&touched, &program).reason, Reason::Pinned);
+}
+
 #[test]
 fn a_claim_names_its_family_and_every_role_that_matches() {
     let program = program(vec![family("web", 1, "app = web")]);

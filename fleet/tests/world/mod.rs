@@ -320,6 +320,7 @@ impl World {
             accepts: true,
             many_collectors: false,
             duplicate: agent.duplicate,
+            changes_owner: false,
             proves_not_received: false,
         };
         let (hash, sent) = match offer::decide(&situation) {
