@@ -209,7 +209,6 @@ mod tests {
             "muster rollout start f --break-glass=",
             "muster rollout back f",
             "muster rollout back f old",
-            "muster rollout back f 3 --plan careful",
             "muster rollout review f",
             "muster approve",
             "muster audit check",

@@ -127,6 +127,8 @@ impl Otelcol {
 
     /// Asks one of them about a config.
     pub async fn validate(&self, binary: &Binary, config: &ConfigMap) -> Verdict {
+        // Before its files are written: a large apply has many.
+        let _turn = self.turns.acquire().await;
         let files = match Files::write(config) {
             Ok(files) => files,
             Err(why) => {
@@ -149,7 +151,6 @@ impl Otelcol {
     }
 
     async fn run(&self, binary: &Binary, files: &Files, stand_in: (&str, &str)) -> Verdict {
-        let _turn = self.turns.acquire().await;
         match tokio::time::timeout(PATIENCE, output(binary, files, stand_in)).await {
             Err(_) => Verdict::NotValidated(format!(
                 "{binary} did not answer within {} s",

@@ -166,6 +166,99 @@ async fn glass_is_broken_with_an_urgent_plan_and_a_reason_and_leaves_a_review_to
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn approvals_are_not_escaped_by_deleting_taking_over_or_pinning() {
+    let scene = Scene::of(4).await;
+    scene.apply(&edge("one", "  approvals: 1\n"));
+    let bob = scene.cli.as_user("bob");
+    let id = scene.start("quick").await;
+    bob.ok(&["approve", "edge", "--plan", "quick"]);
+    scene.state(&id, "completed").await;
+
+    // Another family that takes its agents needs what it asks for.
+    let above = family(
+        "above",
+        20,
+        &[role("agent", "role = agent", &config("above"))],
+    );
+    scene.apply(&above);
+    let taking = scene.api.start("above", "quick").await.unwrap();
+    let taking = scene.state(&taking.id, "awaiting approval").await;
+    assert!(
+        taking.cause.contains("0 of 1 approvals"),
+        "{}",
+        taking.cause
+    );
+    scene.cli.ok(&["rollout", "halt", &taking.id]);
+
+    // A pin brings an agent only to what has had its rollout.
+    scene.apply(&edge("two", ""));
+    let uid = scene.fleet.agent(0).uid().to_string();
+    let pinned = scene.refused(&[
+        "pin",
+        "set",
+        "p",
+        "--family",
+        "edge",
+        "--agent",
+        &uid,
+        "--revision",
+        "2",
+        "--reason",
+        "quick",
+        "--for",
+        "1h",
+    ]);
+    assert!(
+        pinned.contains("revision 2 of family edge never was active"),
+        "{pinned}"
+    );
+
+    // A family that was deleted comes back with what it asked for.
+    scene.cli.ok(&["families", "delete", "edge", "--yes"]);
+    scene.apply(&edge("three", ""));
+    let back = scene.api.start("edge", "quick").await.unwrap();
+    let back = scene.state(&back.id, "awaiting approval").await;
+    assert!(back.cause.contains("0 of 1 approvals"), "{}", back.cause);
+    scene.nobody_is_offered_anything().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_rollback_agents_are_stopped_started_and_pinned_as_before() {
+    let scene = Scene::of(4).await;
+    let first = scene.stable("one").await;
+    let second = scene.store("two").await;
+    let id = scene.start("canary").await;
+    let canary = scene.until_offered(&second, 1).await;
+    scene.cli.ok(&["rollout", "rollback", &id]);
+    scene.state(&id, "rolled back").await;
+    for agent in [
+        canary.first().copied().unwrap(),
+        (0..4).find(|a| !canary.contains(a)).unwrap(),
+    ] {
+        let uid = scene.fleet.agent(agent).uid().to_string();
+        let state = async |wanted: &str| {
+            eventually(
+                PATIENCE,
+                &format!("agent {agent} to be {wanted}"),
+                async || {
+                    let state = scene.api.agent(&uid).await.agent.unwrap().state;
+                    holds(state == wanted, state)
+                },
+            )
+            .await;
+        };
+        scene
+            .cli
+            .ok(&["agents", "stop", &uid, "--yes", "--reason", "a test"]);
+        state("stopped").await;
+        let before = scene.offered(&first).len();
+        scene.cli.ok(&["agents", "start", &uid]);
+        state("converged").await;
+        assert_eq!(scene.offered(&first).len(), before + 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_start_that_waited_is_held_against_its_preview_once_more() {
     let scene = Scene::of(4).await;
     scene.apply(&edge("one", "  approvals: 1\n"));
@@ -202,7 +295,7 @@ async fn what_is_to_be_replaced_goes_on_until_the_newer_one_has_its_approvals() 
     scene.state(&old, "running").await;
     scene.apply(&edge("three", "  approvals: 1\n"));
     let third = scene.api.delivery_hash("edge", "agent").await;
-    scene.cli.ok(&[
+    let new = scene.cli.json(&[
         "rollout",
         "start",
         "edge",
@@ -212,14 +305,19 @@ async fn what_is_to_be_replaced_goes_on_until_the_newer_one_has_its_approvals() 
         "--supersede",
         "restart",
     ]);
-    let new = scene.state("edge", "awaiting approval").await;
+    let new = new["id"].as_str().unwrap().to_owned();
+    scene.state(&new, "awaiting approval").await;
+    // A family's name means what reaches its agents.
+    assert_eq!(scene.api.rollout("edge").await.id, old);
     assert_eq!(scene.api.rollout(&old).await.state, "running");
     scene
         .cli
         .as_user("bob")
         .ok(&["approve", "edge", "--plan", "quick"]);
-    scene.state(&new.id, "completed").await;
-    assert_eq!(scene.api.rollout(&old).await.state, "superseded");
+    scene.state(&new, "completed").await;
+    let replaced = scene.api.rollout(&old).await;
+    assert_eq!(replaced.state, "superseded");
+    assert_eq!(replaced.total.unwrap().members, 6, "its figures stay");
     assert_eq!(scene.offered(&third).len(), 6);
 
     // Whoever waits can be given up.
@@ -624,6 +722,14 @@ async fn a_relabelled_agent_moves_when_a_person_says_so_or_both_families_let_it(
     // Or it stays, because somebody says so.
     let kept = scene.fleet.agent(3).uid().to_string();
     scene.cli.ok(&["agents", "label", &kept, "team=special"]);
+    let changing = scene.api.agent(&kept).await.agent.unwrap();
+    assert!(
+        changing
+            .conditions
+            .iter()
+            .any(|c| c.contains("owner changing")),
+        "{changing:?}"
+    );
     scene.cli.ok(&["agents", "owner", &kept, "--keep"]);
     let shown = scene.api.agent(&kept).await.agent.unwrap();
     assert_eq!(shown.family, "base");
@@ -729,6 +835,27 @@ async fn a_wave_keeps_to_its_max_in_flight() {
     scene.state(&id, "completed").await;
     assert_eq!(scene.offered(&hash).len(), 10);
     assert!(most_in_flight(&scene, &hash) <= 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn agents_that_are_silent_take_no_room_from_those_that_are_there() {
+    let scene = Scene::of(8).await;
+    scene.apply("apiVersion: muster/v1\nkind: Budget\nmetadata: {name: fleet}\nspec: {label: role, size: 1}\n");
+    for agent in 0..2 {
+        let agent = scene.fleet.agent(agent);
+        agent.sleep(Duration::from_secs(600)).await;
+    }
+    eventually(SOON, "the sleepers to be lost", async || {
+        let lost = scene.api.list("").await;
+        let lost = lost.iter().filter(|agent| agent.link == "lost").count();
+        holds(lost == 2, lost)
+    })
+    .await;
+    scene.store("one").await;
+    let id = scene.start("quick").await;
+    let done = scene.state(&id, "completed").await;
+    let total = done.total.unwrap();
+    assert_eq!((total.converged, total.not_reached), (6, 2));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -102,8 +102,11 @@ async fn where_a_family_says_so_a_drifted_config_is_offered_once_more_and_only_o
     let first = takes(&mut http, &mut agent, None).await.unwrap();
     let mut drifted = agent.bare();
     drifted.effective_config = Some(effective(&edited));
-    http.ask(&drifted).await;
-    let again = takes(&mut http, &mut agent, Some(&edited)).await.unwrap();
+    let reply = http.ask(&drifted).await;
+    let (again, _) = offer(&reply).unwrap();
+    let mut applied = agent.status(&again, RemoteConfigStatuses::Applied, "");
+    applied.effective_config = Some(effective(&edited));
+    assert_eq!(offer(&http.ask(&applied).await), None, "it drifted again");
     assert_eq!(first, again);
     for _ in 0..3 {
         let reply = http.ask(&agent.bare()).await;
@@ -357,6 +360,11 @@ async fn a_wave_waits_for_the_person_that_its_gate_asks() {
         .await;
     scene.several_polls().await;
     assert_eq!(scene.offered(&hash).len(), 1);
+    let own = scene.refused(&["rollout", "pass", &id]);
+    assert!(
+        own.contains("somebody else passes what a person is asked"),
+        "{own}"
+    );
     let nobody = scene.refused(&["rollout", "pass", &id, "--check", "finance"]);
     assert!(nobody.contains("platform"), "{nobody}");
     scene

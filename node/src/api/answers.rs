@@ -6,7 +6,7 @@ use proto::store;
 use tonic::Status;
 
 use super::rollouts::unknown;
-use super::{Api, broken, not_stored};
+use super::{Api, broken, not_stored, short};
 use crate::control::rollout_state;
 use crate::ledger::{ProposeError, act, entry, now_ms, once, put, table};
 
@@ -28,6 +28,7 @@ impl Api {
         actor: &str,
         request: &api::AnswerCheckRequest,
     ) -> Result<String, Status> {
+        short("reason", &request.reason)?;
         let ledger = &self.node.control_ledger;
         let mut tries = 0;
         loop {
@@ -44,6 +45,12 @@ impl Api {
                 return Ok(stored.id);
             }
             let asked = chosen(&stored, &rollout, &request.check)?;
+            if stored.actor == actor && !request.fail {
+                return Err(Status::failed_precondition(format!(
+                    "{actor} has started rollout {}: somebody else passes what a person is asked",
+                    stored.id
+                )));
+            }
             let detail = said(&asked[0], request);
             answer(&mut stored, &asked, actor, request);
             let object = format!("rollout/{}", stored.id);

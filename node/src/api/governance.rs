@@ -10,7 +10,7 @@ use proto::{api, uid::Uid};
 use tonic::{Request, Response, Status};
 
 use super::families::summary;
-use super::{Api, not_stored};
+use super::{Api, not_stored, short};
 use crate::control::{self, Documents, revision_key};
 use crate::ledger::{ProposeError, act, entry, now_ms, once, put, table};
 use crate::preview::plan_of;
@@ -18,19 +18,30 @@ use crate::preview::plan_of;
 /// Tries when somebody else changes the same document.
 const TRIES: usize = 5;
 
+/// Pins, and freezes, that hold at a time: each is looked at for every agent, or every wave.
+const HELD_MAX: usize = 1_000;
+
 /// Freezes and pins that are kept after their end, for those who ask what held then.
 const PAST_MS: u64 = 90 * 24 * 3_600_000;
 
-/// What a rollout of this revision with this plan needs. As many approvals as the stable revision asks for, too: who
-/// asks for fewer does not decide that alone.
+/// So many approvals a family asks for by what is stable, or by what was when it was deleted.
+pub fn asked_for(documents: &Documents, family: &str) -> u32 {
+    let stable = documents.families.get(family).map(|f| f.value.stable);
+    let stable = stable.filter(|stable| *stable != 0);
+    match stable.and_then(|stable| documents.revision(family, stable)) {
+        Some(stable) => stable.value.approvals,
+        None => documents.gone.get(family).map_or(0, |g| g.value.approvals),
+    }
+}
+
+/// What a rollout of this revision with this plan needs, and at least so many approvals. As many as the stable revision
+/// asks for, too: who asks for fewer does not decide that alone.
 pub fn approval_request(
     documents: &Documents,
     revision: &store::Revision,
     plan: &fleet::rollout::PlanSpec,
+    at_least: u32,
 ) -> approval::Request {
-    let family = documents.families.get(&revision.family);
-    let stable = family.filter(|f| f.value.stable != 0);
-    let stable = stable.and_then(|f| documents.revision(&revision.family, f.value.stable));
     approval::Request {
         what: format!("{} revision {}", revision.family, revision.number),
         author: revision.author.clone(),
@@ -38,7 +49,8 @@ pub fn approval_request(
         plan: plan.hash(),
         needed: revision
             .approvals
-            .max(stable.map_or(0, |stable| stable.value.approvals)),
+            .max(asked_for(documents, &revision.family))
+            .max(at_least),
     }
 }
 
@@ -47,9 +59,10 @@ pub fn check_approvals(
     documents: &Documents,
     revision: &store::Revision,
     plan: &fleet::rollout::PlanSpec,
+    at_least: u32,
 ) -> Result<(), approval::Refused> {
     let given: Vec<Approval> = revision.given.iter().map(control::approval).collect();
-    approval_request(documents, revision, plan).check(&given)
+    approval_request(documents, revision, plan, at_least).check(&given)
 }
 
 fn unknown_revision(family: &str, revision: u64) -> Status {
@@ -179,7 +192,7 @@ impl GovernanceService for Api {
             let revision = &found.value;
             let plan = plan_of(documents, &request.plan)
                 .map_err(|error| Status::not_found(error.to_string()))?;
-            let wanted = approval_request(documents, revision, &plan);
+            let wanted = approval_request(documents, revision, &plan, 0);
             if !revision.rejected.is_empty() {
                 return Err(Status::failed_precondition(format!(
                     "{} was rejected {}: apply a new revision",
@@ -219,7 +232,7 @@ impl GovernanceService for Api {
                 at_ms: now_ms(),
                 reason: request.reason.clone(),
             });
-            if check_approvals(documents, &next, &plan).is_ok()
+            if check_approvals(documents, &next, &plan, 0).is_ok()
                 && next.state() == RevisionState::Validated
             {
                 next.set_state(RevisionState::Approved);
@@ -250,6 +263,7 @@ impl GovernanceService for Api {
     ) -> Result<Response<api::RevisionSummary>, Status> {
         let actor = self.actor(&request, Act::Approve)?;
         let request = request.into_inner();
+        short("reason", &request.reason)?;
         if request.reason.trim().is_empty() {
             return Err(Status::invalid_argument(
                 "a rejection has a reason: say it with --reason, its author will ask",
@@ -307,6 +321,7 @@ impl GovernanceService for Api {
     ) -> Result<Response<api::Freeze>, Status> {
         let actor = self.actor(&request, Act::Freeze)?;
         let request = request.into_inner();
+        short("reason", &request.reason)?;
         fleet::family::check_name("freeze", &request.name)
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
         let now = now_ms();
@@ -334,6 +349,13 @@ impl GovernanceService for Api {
                 .find(|f| !documents.families.contains_key(*f))
             {
                 return Err(unknown_revision(unknown, 0));
+            }
+            let live = documents
+                .freezes
+                .values()
+                .filter(|f| f.value.until_ms > now);
+            if live.count() >= HELD_MAX {
+                return Err(too_many("freezes", "muster freeze end"));
             }
             let before = documents.freezes.get(&stored.name);
             let mut writes = past(&documents.freezes, table::FREEZE, |f| f.until_ms);
@@ -417,6 +439,8 @@ impl GovernanceService for Api {
     ) -> Result<Response<api::Pin>, Status> {
         let actor = self.actor(&request, Act::Pin)?;
         let request = request.into_inner();
+        short("reason", &request.reason)?;
+        short("owner", &request.owner)?;
         fleet::family::check_name("pin", &request.name)
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
         let (uid, selector) = self.pin_target(&request)?;
@@ -454,6 +478,23 @@ impl GovernanceService for Api {
             if let Some(pin) = control::pin(&stored) {
                 pin.check(now_ms(), &known)
                     .map_err(|error: pin::Error| Status::invalid_argument(error.to_string()))?;
+            }
+            // It is brought there at once, without waves: to what has had its approvals and its rollout.
+            let ran = documents.revision(&stored.family, revision).is_some_and(|r| {
+                matches!(
+                    r.value.state(),
+                    RevisionState::Active | RevisionState::Superseded
+                )
+            });
+            if !stored.uid.is_empty() && !ran {
+                return Err(Status::failed_precondition(format!(
+                    "pin {}: revision {revision} of family {} never was active: pin an agent to one that was, or roll it out",
+                    stored.name, stored.family
+                )));
+            }
+            let held = documents.pins.values().filter(|pin| !pin.value.ended);
+            if held.count() >= HELD_MAX {
+                return Err(too_many("pins", "muster pin remove"));
             }
             let before = documents.pins.get(&stored.name);
             let mut writes = past(&documents.pins, table::PIN, |p| p.until_ms);
@@ -534,6 +575,12 @@ impl GovernanceService for Api {
 /// What only waits for its approvals ends by the rejection.
 fn has_begun(rollout: &store::Rollout) -> bool {
     rollout.prepared && !control::rollout_state(rollout.state()).is_final()
+}
+
+fn too_many(what: &str, end: &str) -> Status {
+    Status::resource_exhausted(format!(
+        "there are {HELD_MAX} {what}: end one with `{end}`, or name more agents or families in one"
+    ))
 }
 
 fn because(reason: &str) -> String {

@@ -146,6 +146,19 @@ fn not_stored(error: &ProposeError) -> Status {
     }
 }
 
+/// Most bytes of what a person says about an order: it goes into the log, and for each of many agents.
+const WORDS_BYTES_MAX: usize = 1_000;
+
+/// Is this short enough to be written down?
+fn short(what: &str, text: &str) -> Result<(), Status> {
+    match text.len() {
+        0..=WORDS_BYTES_MAX => Ok(()),
+        bytes => Err(Status::invalid_argument(format!(
+            "the {what} has {bytes} bytes: say it in {WORDS_BYTES_MAX}, and link the rest"
+        ))),
+    }
+}
+
 /// The database failed.
 fn broken(error: &raft::Fatal) -> Status {
     Status::internal(chain(error))

@@ -17,7 +17,7 @@ use tonic::{Request, Response, Status};
 
 use super::families::on_stop_word;
 use super::start::schedule_lines;
-use super::{Api, not_stored};
+use super::{Api, not_stored, short};
 use crate::control::rollout_state;
 use crate::controller::verbs::{Verb, VerbError, order};
 use crate::controller::{observe, window};
@@ -146,6 +146,7 @@ impl Api {
     ) -> Result<Response<api::Rollout>, Status> {
         let actor = self.actor(&request, Act::MoveRollout)?;
         let request = request.into_inner();
+        short("reason", &request.reason)?;
         let done = order(
             &self.node,
             &request.id,
@@ -514,6 +515,7 @@ impl RolloutService for Api {
     ) -> Result<Response<api::Rollout>, Status> {
         let actor = self.actor(&request, Act::Approve)?;
         let request = request.into_inner();
+        short("note", &request.note)?;
         if request.note.trim().is_empty() {
             return Err(Status::invalid_argument(
                 "a review says what was found: give it with --note",

@@ -10,8 +10,8 @@ use proto::api;
 use proto::store::{self, RevisionState, RolloutState};
 use tonic::Status;
 
-use super::governance::check_approvals;
-use super::{Actor, Api, broken, not_stored};
+use super::governance::{asked_for, check_approvals};
+use super::{Actor, Api, broken, not_stored, short};
 use crate::control::{Doc, Documents, plan_to_store, rollout_state, stored_rollout_state};
 use crate::ledger::{act, entry, now_ms, once, put, table};
 use crate::preview::{self, Preview, plan_of, short_id};
@@ -111,9 +111,10 @@ impl Api {
         let key = start_key(&request);
         let started = self.node.control_ledger.has_done(&key);
         if started.map_err(|error| broken(&error))? {
-            let started = self.stored_rollout(&request.family)?;
+            let started = self.started_by(&request.family, &key)?;
             return Ok(self.rollout_view(&started));
         }
+        short("reason", &request.break_glass)?;
         let start = Start::of(&self.node.control.read(), request)?;
         let preview = self.bind(&start.request).await?;
         check(&start.request, &preview)?;
@@ -124,14 +125,18 @@ impl Api {
         };
         let proposed = self.node.control_ledger.propose(entry).await;
         proposed.map_err(|error| not_stored(&error))?;
-        if opening.rollout.state() == RolloutState::Planned
-            && !opening.rollout.supersedes.is_empty()
-        {
-            // What it replaces has offered for the last time when this answers.
-            let fenced = self.node.fence().await;
-            fenced.map_err(|error| not_stored(&error))?;
-        }
         Ok(self.rollout_view(&self.stored_rollout(&opening.rollout.id)?))
+    }
+
+    /// The rollout that a repeated call has started; its list may have gone, its document has not.
+    fn started_by(&self, family: &str, key: &str) -> Result<store::Rollout, Status> {
+        let started = {
+            let documents = self.node.control.read();
+            let mut all = documents.of_family(family);
+            let started = all.find(|r| r.value.start_key == key);
+            started.map(|r| store::Rollout::clone(&r.value))
+        };
+        started.map_or_else(|| self.stored_rollout(family), Ok)
     }
 
     /// The preview an activation is bound to: the one that was named, held against the fleet as it is now, or a new one.
@@ -233,7 +238,7 @@ fn needs(
         if !revision.value.rejected.is_empty() {
             needs.push(format!("it was rejected {}", revision.value.rejected));
         }
-        let missing = check_approvals(documents, &revision.value, &rollout.plan).err();
+        let missing = check_approvals(documents, &revision.value, &rollout.plan, 0).err();
         needs.extend(missing.filter(|_| !request.back).map(|m| m.to_string()));
     }
     if let Some(open) = documents.find_rollout(&request.family) {
@@ -310,7 +315,10 @@ impl Start {
                 request.family, revision.value.number, revision.value.rejected
             )));
         }
-        let (debt, waits_for) = self.governed(documents, &revision.value, caller)?;
+        let taken_from = preview.takeovers.iter().map(|(family, _)| family);
+        let approvals = taken_from.map(|family| asked_for(documents, family)).max();
+        let approvals = approvals.unwrap_or(0);
+        let (debt, waits_for) = self.governed(documents, &revision.value, approvals, caller)?;
         let state = match waits_for {
             Some(_) => RolloutState::AwaitingApproval,
             None => RolloutState::Planned,
@@ -339,17 +347,18 @@ impl Start {
             continues: self.how == Some(How::Continue),
             debt,
             reach: request.reach,
+            approvals,
+            start_key: start_key(request),
             ..store::Rollout::default()
         };
         let mut writes = Vec::new();
         let mut acts = Vec::new();
         for (open, next) in self.replaces(documents)? {
+            // What has begun goes on until the lists of the new one are complete: if they cannot be made, or approvals
+            // do not come, nothing has ended.
             if next == State::Superseded {
                 rollout.supersedes.clone_from(&open.value.id);
-                // What is approved later replaces it later: until then it goes on.
-                if rollout.state() == RolloutState::AwaitingApproval {
-                    continue;
-                }
+                continue;
             }
             let (write, act) = supersede_with(open, next, &rollout, &caller.name);
             writes.push(write);
@@ -380,11 +389,12 @@ impl Start {
         &self,
         documents: &Documents,
         revision: &store::Revision,
+        at_least: u32,
         caller: &Actor,
     ) -> Result<(Option<store::Debt>, Option<String>), Status> {
         let approved = match self.request.back {
             true => Ok(()), // it had them when it was active
-            false => check_approvals(documents, revision, &self.plan.1),
+            false => check_approvals(documents, revision, &self.plan.1, at_least),
         };
         let start = urgent::Start {
             actor: &caller.name,

@@ -199,14 +199,30 @@ impl Documents {
         }
     }
 
-    /// The rollout by id, or a family's newest.
+    /// The rollout by id. For a family's name the one that moves, else one that waits for approvals, else its newest:
+    /// who halts a family means what reaches its agents.
     pub fn find_rollout(&self, id: &str) -> Option<&Doc<store::Rollout>> {
-        self.rollouts.get(id).or_else(|| {
-            self.rollouts
-                .values()
-                .rev()
-                .find(|rollout| rollout.value.family == id)
-        })
+        let rank = |rollout: &store::Rollout| match (is_open(rollout), rollout.prepared) {
+            (true, true) => 0,
+            (true, false) => 1,
+            (false, _) => 2,
+        };
+        // The first of equals is the newest.
+        let of_family = self.of_family(id).min_by_key(|r| rank(&r.value));
+        self.rollouts.get(id).or(of_family)
+    }
+
+    /// A family's rollouts, newest first.
+    pub fn of_family(&self, family: &str) -> impl Iterator<Item = &Doc<store::Rollout>> {
+        let all = self.rollouts.values().rev();
+        all.filter(move |rollout| rollout.value.family == family)
+    }
+
+    /// The revision that a family is on its way to once this rollout has ended: that of its newest open one, else stable.
+    pub fn target(&self, family: &store::Family, ended: &str) -> u64 {
+        let mut open = self.of_family(&family.name).map(|r| &r.value);
+        let open = open.find(|r| r.id != ended && is_open(r));
+        open.map_or(family.stable, |rollout| rollout.to)
     }
 
     /// The fleet's budget; none: nobody has set one.
@@ -224,6 +240,10 @@ impl Documents {
         };
         self.revisions.get(&(family.to_owned(), number))
     }
+}
+
+fn is_open(rollout: &store::Rollout) -> bool {
+    !rollout_state(rollout.state()).is_final()
 }
 
 fn set<K: Ord, T: Message + Default>(

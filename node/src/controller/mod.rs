@@ -211,7 +211,7 @@ impl Controller {
             let revision = documents.revision(&stored.family, stored.to);
             let plan = stored.plan.as_ref().map(plan_spec);
             revision.zip(plan).map(|(revision, plan)| {
-                let missing = check_approvals(&documents, &revision.value, &plan);
+                let missing = check_approvals(&documents, &revision.value, &plan, stored.approvals);
                 (revision.value.rejected.clone(), missing)
             })
         };
@@ -491,10 +491,7 @@ fn apply(
                 .map_or(next.precedence, |r| r.value.precedence);
             next.rollout.clear();
         }
-        // Another one may wait for its approvals.
-        let waiting = documents.find_rollout(&stored.family).map(|r| &r.value);
-        let waiting = waiting.filter(|r| !rollout_state(r.state()).is_final() && r.id != stored.id);
-        next.target = waiting.map_or(next.stable, |r| r.to);
+        next.target = documents.target(&next, &stored.id);
         stored.ended_ms = now_ms();
         stored.ended_counts = ended_counts(observed);
         writes.push(put(

@@ -12,10 +12,10 @@ use fleet::waves::{self, Assigned};
 use proto::store::{self, Member};
 use proto::uid::Uid;
 
-use super::set_state;
 use super::verbs::abort;
+use super::{ended_counts, observe, set_state, window};
 use crate::api::start::supersede_with;
-use crate::control::{Documents, plan_spec, revision_key, rollout_state, settings};
+use crate::control::{Doc, Documents, plan_spec, revision_key, rollout_state, settings};
 use crate::ledger::{ProposeError, act, entry, now_ms, put, table};
 use crate::local::Node;
 use crate::partition::Candidate;
@@ -39,6 +39,10 @@ pub(super) async fn prepare(
         let why = "its family or its revision is gone";
         return abort(node, version, stored, "controller", why, "").await;
     };
+    if !revision.rejected.is_empty() {
+        let why = format!("revision {} was rejected {}", stored.to, revision.rejected);
+        return abort(node, version, stored, "controller", &why, "").await;
+    }
     if let Some(why) = is_unbound(node, &stored).await {
         return abort(node, version, stored, "controller", &why, "").await;
     }
@@ -65,9 +69,11 @@ pub(super) async fn prepare(
     {
         return abort(node, version, stored, "controller", &lacking, "").await;
     }
-    if stored.continues {
-        go_ahead(node, &stored.supersedes, &mut candidates);
-    }
+    let passed = match stored.continues {
+        true => passed(node, &stored.supersedes),
+        false => BTreeSet::new(),
+    };
+    follow_replaced(node, &stored.supersedes, &passed, &mut candidates);
     let plan = stored
         .plan
         .as_ref()
@@ -96,6 +102,7 @@ pub(super) async fn prepare(
     // What it replaces may have been completed while this one waited for its approvals.
     stored.from = family.value.stable;
     let versions = versions(node, &candidates);
+    let figures = last_figures(node, &stored.supersedes);
     let (writes, mut acts) = {
         let documents = node.control.read();
         stored.opening_epoch = documents.program_version;
@@ -109,11 +116,22 @@ pub(super) async fn prepare(
             put(table::FAMILY, stored.family.as_str(), family.version, &next),
         ];
         writes.extend(validated(&documents, &stored, versions));
-        // A start that has waited for approvals replaces the open one only now.
+        // What it replaces has gone on until now, and its lists go with this: where its members stand is kept.
         let replaced = documents.rollouts.get(&stored.supersedes);
         let replaced = replaced.filter(|r| !rollout_state(r.value.state()).is_final());
-        let replaced =
-            replaced.map(|r| supersede_with(r, State::Superseded, &stored, &stored.actor));
+        let replaced = replaced
+            .zip(figures)
+            .map(|(found, (ended_counts, window))| {
+                let open = Doc {
+                    version: found.version,
+                    value: Arc::new(store::Rollout {
+                        ended_counts,
+                        window: Some(window),
+                        ..store::Rollout::clone(&found.value)
+                    }),
+                };
+                supersede_with(&open, State::Superseded, &stored, &stored.actor)
+            });
         let (replaced, act): (Vec<_>, Vec<_>) = replaced.into_iter().unzip();
         writes.extend(replaced);
         (writes, act)
@@ -197,41 +215,56 @@ fn enter(
     set_state(stored, State::Running, "its lists are complete");
 }
 
-/// Members of waves that the replaced rollout has passed come first, so that the same agents are judged first.
-fn go_ahead(node: &Node, replaced: &str, candidates: &mut [Vec<Candidate>]) {
-    let passed: BTreeSet<(String, u32)> = {
-        let documents = node.control.read();
-        let Some(old) = documents.rollouts.get(replaced) else {
-            return;
-        };
-        let revision = documents.revision(&old.value.family, old.value.to);
-        let index = |role: &str| {
-            let roles = revision.map(|r| r.value.roles.as_slice());
-            roles
-                .unwrap_or_default()
-                .iter()
-                .position(|r| r.name == role)
-        };
-        let waves = |r: &store::RoleProgress| {
-            let passed = r.open_waves - u32::from(!r.done && r.open_waves > 0);
-            let index = index(&r.role).unwrap_or(usize::MAX).to_string();
-            (0..passed)
-                .map(move |wave| (index.clone(), wave))
-                .collect::<Vec<_>>()
-        };
-        old.value.roles.iter().flat_map(waves).collect()
+/// Role index and wave of those that the replaced rollout has passed.
+fn passed(node: &Node, replaced: &str) -> BTreeSet<(u32, u32)> {
+    let documents = node.control.read();
+    let Some(old) = documents.rollouts.get(replaced) else {
+        return BTreeSet::new();
     };
+    let revision = documents.revision(&old.value.family, old.value.to);
+    let roles = revision.map(|r| r.value.roles.as_slice());
+    let roles = roles.unwrap_or_default();
+    let waves = |r: &store::RoleProgress| {
+        let passed = r.open_waves - u32::from(!r.done && r.open_waves > 0);
+        let index = roles.iter().position(|role| role.name == r.role);
+        let index = index.and_then(|index| u32::try_from(index).ok());
+        let waves = index.map(|index| (0..passed).map(move |wave| (index, wave)));
+        waves.into_iter().flatten()
+    };
+    old.value.roles.iter().flat_map(waves).collect()
+}
+
+/// What the replaced rollout's lists say of the members: who has passed comes first, so that the same agents are judged
+/// first; and who was taken from another family goes back there, if this rollout does.
+fn follow_replaced(
+    node: &Node,
+    replaced: &str,
+    passed: &BTreeSet<(u32, u32)>,
+    candidates: &mut [Vec<Candidate>],
+) {
     for (partition, candidates) in node.partitions.iter().zip(candidates) {
         let columns = partition.index().read();
         let Some(list) = columns.lists.get(replaced) else {
             continue;
         };
         for candidate in candidates {
-            candidate.ahead = list
-                .get(&candidate.uid)
-                .is_some_and(|m| passed.contains(&(m.role.to_string(), m.wave)));
+            let Some(member) = list.get(&candidate.uid) else {
+                continue;
+            };
+            candidate.ahead = passed.contains(&(member.role, member.wave));
+            if candidate.taken_from.is_none() {
+                let from = member.taken_from.as_ref();
+                candidate.taken_from = from.map(|from| (from.0.to_string(), from.1.to_string()));
+            }
         }
     }
+}
+
+/// Where the members of the replaced rollout stand, and how long they took.
+fn last_figures(node: &Node, replaced: &str) -> Option<(Vec<store::WaveCounts>, store::Window)> {
+    let old = node.control.read().rollouts.get(replaced).cloned()?;
+    let counts = ended_counts(&observe(node, &old.value));
+    Some((counts, window::of(node, &old.value)))
 }
 
 /// Which waves open at once, by what the replaced rollout has passed.

@@ -108,6 +108,8 @@ pub async fn order(
             let aborted = abort(node, version, stored, actor, reason, key).await;
             return match aborted {
                 Ok(()) => Ok(id),
+                // It has begun meanwhile.
+                Err(ProposeError::Conflict(_)) if tries < 10 => continue,
                 Err(source) => Err(VerbError::Store { id, source }),
             };
         }
@@ -180,13 +182,17 @@ pub(super) async fn abort(
         reason.to_owned(),
     );
     let mut writes = vec![put(table::ROLLOUT, stored.id.as_str(), version, &stored)];
-    if let Some(family) = node.control.read().families.get(&stored.family) {
-        let next = store::Family {
-            target: family.value.stable,
-            ..store::Family::clone(&family.value)
-        };
-        let name = stored.family.as_str();
-        writes.push(put(table::FAMILY, name, family.version, &next));
+    {
+        let documents = node.control.read();
+        let family = documents.families.get(&stored.family);
+        writes.extend(family.map(|family| {
+            let next = store::Family {
+                target: documents.target(&family.value, &stored.id),
+                ..store::Family::clone(&family.value)
+            };
+            let name = stored.family.as_str();
+            put(table::FAMILY, name, family.version, &next)
+        }));
     }
     let change = Entry {
         idempotency_key: once("rollout.abort", &stored.id, key),

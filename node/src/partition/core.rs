@@ -32,6 +32,9 @@ struct Live {
 const WRITES: u32 = 30;
 const WRITE_EVERY_MS: u64 = 2_000;
 
+/// Who has earned so many changes since has rested, and is asked for what was skipped: after 6 s of quiet.
+const RESTED: u32 = 3;
+
 /// What an agent has left of its write budget. Only agents that wrote lately have one.
 #[derive(Clone, Copy, Debug)]
 struct Budget {
@@ -242,7 +245,7 @@ impl Core {
         let budget = self.budgets.get_mut(&uid)?;
         budget.refill(now_ms);
         // Not at the first write that is free: an agent that goes on would be asked at every other message.
-        let rested = budget.left >= WRITES / 2 && budget.skipped > 0;
+        let rested = budget.left >= RESTED && budget.skipped > 0;
         rested.then(|| std::mem::take(&mut budget.skipped))
     }
 

@@ -515,6 +515,8 @@ impl<'a> Turn<'a> {
         let reported_now = self.agent.status.as_ref().and_then(reported);
         let offered_ms = self.agent.delivery.as_ref().map_or(0, |d| d.offered_ms);
         let names_another = reported_now.is_none_or(|(hash, _)| Some(hash) != last.map(|l| l.hash));
+        let owner = self.agent.delivery.as_ref();
+        let owner = owner.map(|d| (d.family.as_str(), d.role.as_str()));
         let situation = Situation {
             desired: desired.delivery,
             offerable: desired.offerable,
@@ -524,6 +526,7 @@ impl<'a> Turn<'a> {
             accepts: self.agent.capabilities & AgentCapabilities::AcceptsRemoteConfig as u64 != 0,
             many_collectors: attribute(&self.agent, "service.name") == BRIDGE,
             duplicate: self.agent.duplicate,
+            changes_owner: changes_owner(owner, &desired),
             has_room: true,
             proves_not_received: self.full
                 && names_another
@@ -866,13 +869,21 @@ fn same(a: &store::Agent, b: &store::Agent) -> bool {
 /// The rollout by which this reason delivers; empty: none.
 fn rollout_of(reason: &Reason) -> String {
     match reason {
-        Reason::Wave { rollout } | Reason::RolledBack { rollout } | Reason::Waiting { rollout } => {
-            rollout.clone()
-        }
-        Reason::Unassigned | Reason::Stable | Reason::Kept | Reason::Pinned | Reason::Stopped => {
-            String::new()
-        }
+        Reason::Wave { rollout } | Reason::RolledBack { rollout } => rollout.clone(),
+        // A rollout has not touched who waits for it.
+        Reason::Waiting { .. }
+        | Reason::Unassigned
+        | Reason::Stable
+        | Reason::Kept
+        | Reason::Pinned
+        | Reason::Stopped => String::new(),
     }
+}
+
+/// Is what the agent has to be another owner's?
+pub(super) fn changes_owner(owner: Option<(&str, &str)>, desired: &Desired) -> bool {
+    let next = desired.owner.as_ref();
+    next.is_some_and(|(family, role)| owner != Some((family, role)))
 }
 
 /// An empty map, or one of empty bodies, is an order to stop the collector.

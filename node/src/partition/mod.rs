@@ -1017,6 +1017,7 @@ fn situation<'r>(row: &'r Row, desired: &Desired) -> Situation<'r> {
         accepts: row.can(AgentCapabilities::AcceptsRemoteConfig),
         many_collectors: row.many_collectors(),
         duplicate: row.duplicate,
+        changes_owner: evaluate::changes_owner(row.owner(), desired),
         has_room: true,
         proves_not_received: false,
     }

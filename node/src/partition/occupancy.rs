@@ -66,6 +66,10 @@ impl Partition {
                 }
                 continue;
             }
+            // Who is silent asks for nothing: room that is kept for it would be nobody's.
+            if row.link != Link::Connected {
+                continue;
+            }
             let place = place_of(&columns, &program, row.uid);
             let desired = desired_of(row, place.as_ref().map(|p| p.borrow()), &program);
             if let Decision::Offer(_) = next_for(row, &desired, &re_offering)

@@ -85,7 +85,7 @@ impl<'a> Stand<'a> {
             taken_back,
             fresh,
             excluded,
-            pinned: desired.reason == Reason::Pinned && desired.delivery != target,
+            pinned: desired.reason == Reason::Pinned && (desired.delivery != target || taken_back),
             target,
             flow_lost: false,
             refuses: goal.is_some_and(|hash| row.refused.contains(&hash)),

@@ -18,7 +18,7 @@ use proto::store;
 use proto::uid::Uid;
 use tonic::{Request, Response, Status};
 
-use super::{Api, broken, not_stored};
+use super::{Api, broken, not_stored, short};
 use crate::inventory::Row;
 use crate::ledger::{act, delete_any, entry, now_ms, once, put_any, table};
 use crate::partition::{chain, history_key, merge};
@@ -407,6 +407,7 @@ impl AgentService for Api {
     ) -> Result<Response<ChangedAgents>, Status> {
         let actor = self.actor(&request, Act::ManageAgents)?;
         let request = request.into_inner();
+        short("reason", &request.reason)?;
         let uids = self.chosen(&request.uids, &request.selector)?;
         let mut changed = ChangedAgents::default();
         for (claim, uids) in self.by_claim(&uids, request.keep, &mut changed.refused) {
@@ -455,6 +456,7 @@ impl AgentService for Api {
     ) -> Result<Response<ChangedAgents>, Status> {
         let actor = self.actor(&request, Act::StopCollectors)?;
         let request = request.into_inner();
+        short("reason", &request.reason)?;
         if request.reason.trim().is_empty() && !request.start {
             return Err(Status::invalid_argument(
                 "stopping collectors needs a reason: nothing is collected there until they are started again",

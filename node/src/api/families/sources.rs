@@ -13,6 +13,7 @@ use tonic::Status;
 use super::apply::{
     BUDGET, Change, FAMILY, Order, PLAN, content_of, object, object_of, stored_family_content,
 };
+use crate::api::governance::asked_for;
 use crate::control::{Doc, Documents, built_in_plan, plan_spec, revision_key, rollout_state};
 use crate::ledger::{BUDGET_KEY, act, delete, now_ms, put, table};
 use crate::manifest::Manifest;
@@ -165,6 +166,7 @@ pub(super) fn remove_family(documents: &Documents, name: &str, actor: &str, chan
         latest: family.value.latest,
         gone_ms: now_ms(),
         by: actor.to_owned(),
+        approvals: asked_for(documents, name),
     };
     let before = documents.gone.get(name).map_or(0, |gone| gone.version);
     change.writes.push(put(table::GONE, name, before, &gone));
