@@ -189,6 +189,10 @@ fn desired_at_stable<'a, F: Facts>(
         (Some(owner), Some(claim)) if is_resolved(subject, program, owner, claim) => {
             join(subject, program, claim, conditions)
         }
+        // What it keeps is what it had before it was stopped.
+        (Some(owner), _) if subject.delivery == Some(stop_delivery()) => {
+            join(subject, program, owner, conditions)
+        }
         (Some((owner, _)), claim) => {
             // A family without a stable revision claims nobody; its agents keep what its rollouts left them.
             if claim.is_some()

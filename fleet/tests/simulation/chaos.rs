@@ -246,8 +246,11 @@ impl Chaos {
     pub fn calm(&mut self) {
         self.world.blind = false;
         self.world.freezes.clear();
+        self.world.pins.clear();
+        self.world.epoch += 1;
         for agent in self.world.agents.values_mut() {
             agent.asleep = false;
+            agent.stopped = false;
         }
     }
 }

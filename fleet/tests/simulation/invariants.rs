@@ -251,8 +251,21 @@ impl Checker {
         })
     }
 
-    /// 10: what still runs says what it waits for.
+    /// 10: what still runs says what it waits for. 4: who may run again runs again.
     pub fn settled(&self, world: &World) -> Result {
+        for (id, agent) in &world.agents {
+            let there = !agent.deleted && !agent.duplicate && !agent.is_lost(world.now_ms);
+            let delivery = agent.delivery.as_ref().filter(|_| there && !agent.stopped);
+            let stopped = delivery.is_some_and(|d| d.hash == stop_delivery());
+            let wants = world.desired(*id, &world.program());
+            let refused = wants
+                .delivery
+                .is_none_or(|hash| agent.refused.contains(&hash));
+            // Who may be offered something may still wait for room.
+            hold(!stopped || refused || wants.offerable, || {
+                format!("4: agent {id} is not stopped any more and is given nothing to run")
+            })?;
+        }
         for (id, doc) in &world.rollouts {
             let says = doc.memory.state.is_final() || !doc.waiting.is_empty();
             hold(says, || {
