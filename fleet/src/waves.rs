@@ -73,6 +73,12 @@ pub enum Error {
         /// As given.
         percent: u32,
     },
+    /// Smaller than the one before it, as written.
+    #[error("wave {wave} is smaller than wave {}: sizes are cumulative and must grow", wave - 1)]
+    Shrinks {
+        /// Number from 1.
+        wave: usize,
+    },
     /// A count of zero.
     #[error("wave {wave} has size 0: use a count of at least 1, or a percentage")]
     Zero {
@@ -112,6 +118,19 @@ pub fn check(sizes: &[Size]) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// Do sizes of one kind grow as they are written? Others compare in a fleet only: see [`ends`].
+pub fn check_growing(sizes: &[Size]) -> Result<(), Error> {
+    let smaller = |pair: &[Size]| match (pair[0], pair[1]) {
+        (Size::Count(before), Size::Count(after)) => after < before,
+        (Size::Percent(before), Size::Percent(after)) => after < before,
+        _ => false,
+    };
+    match sizes.windows(2).position(smaller) {
+        Some(before) => Err(Error::Shrinks { wave: before + 2 }),
+        None => Ok(()),
+    }
 }
 
 /// Where each wave ends, cumulative, for a role with so many members. The last end is `members`; an implicit last wave

@@ -247,7 +247,7 @@ const COMMANDS: &[Refusal] = &[
         says: &["there is no family `nosuch`"],
     },
     Refusal {
-        args: &["agents", "owner", "-l", "role = agent", "--accept"],
+        args: &["agents", "owner", "-l", "role = agent", "--accept", "--yes"],
         says: &["there is nothing to resolve"],
     },
     Refusal {
@@ -291,7 +291,7 @@ fn manifests() -> Vec<(String, &'static [&'static str])> {
     let after = |after: &str| good().replace("after: []", &format!("after: [{after}]"));
     vec![
         (edge("role =="), &["spec.roles[0].selector `role ==`"]),
-        (good().replace("precedence: 77", "precedence: 10"), &["precedence 10 is that of family edge", "a number of its own"]),
+        (good().replace("precedence: 77", "precedence: 10"), &["has precedence 10, which family `edge` has already", "choose another number"]),
         (good().replace("precedence: 77", "presedence: 77"), &["unknown key `presedence`"]),
         (after("gateway"), &["gateway"]),
         (after("agent"), &["agent"]),
@@ -305,7 +305,7 @@ fn manifests() -> Vec<(String, &'static [&'static str])> {
         (plan("p", &[], ""), &["0 waves", "1 to 32"]),
         (plan("p", &["size: 0%"], ""), &["0 %"]),
         (plan("p", &["size: 120%"], ""), &["120"]),
-        (plan("p", &["size: 50%", "size: 10%"], ""), &["wave"]),
+        (plan("p", &["size: 50%", "size: 10%"], ""), &["wave 2 is smaller than wave 1"]),
         (plan("p", &["size: 1, soak: soon"], ""), &["`soon`", "30s"]),
         (plan("p", &["size: 1, soak: 10m, deadline: 5m"], ""), &["its deadline of 300 s is over before its soak of 600 s"]),
         (plan("p", &["size: 1, gate: {success: 0%}"], ""), &["success"]),

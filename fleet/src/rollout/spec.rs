@@ -181,7 +181,9 @@ impl PlanSpec {
         if self.waves.is_empty() || self.waves.len() > WAVES_MAX {
             errors.push(Error::Waves(self.waves.len()));
         }
-        errors.extend(waves::check(&self.sizes()).err().map(Error::Size));
+        let sizes = self.sizes();
+        let wrong = waves::check(&sizes).and_then(|()| waves::check_growing(&sizes));
+        errors.extend(wrong.err().map(Error::Size));
         if self.urgent && self.waves.len() != 2 {
             errors.push(Error::Urgent(self.waves.len()));
         }
