@@ -8,6 +8,10 @@ use std::collections::BTreeMap;
 #[path = "../../node/src/manifest/mod.rs"]
 mod manifest;
 
+#[allow(dead_code, reason = "manifests need a part of it")]
+#[path = "../../node/src/control/convert.rs"]
+mod control;
+
 libfuzzer_sys::fuzz_target!(|text: &str| {
     let files = BTreeMap::from([("gateway.yaml".to_owned(), "receivers: {nop: {}}".to_owned())]);
     match manifest::parse("fuzz.yaml", text, &files) {

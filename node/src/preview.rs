@@ -27,7 +27,7 @@ use crate::control::{
 use crate::controller::prepare::{Assignment, assign};
 use crate::ledger::{entry, now_ms, put, table};
 use crate::local::Node;
-use crate::manifest::duration_text;
+use crate::manifest::{duration_text, size_text};
 use crate::partition::{Candidate, body, merged_config};
 pub use matrix::{candidates, lacking};
 
@@ -680,14 +680,6 @@ fn members(candidates: &[Vec<Candidate>], role: usize) -> impl Iterator<Item = &
 
 fn examples(uids: impl Iterator<Item = Uid>) -> Vec<String> {
     uids.take(EXAMPLES).map(|uid| uid.to_string()).collect()
-}
-
-/// `1`, `10%`.
-pub fn size_text(size: Size) -> String {
-    match size {
-        Size::Count(count) => count.to_string(),
-        Size::Percent(percent) => format!("{}%", f64::from(percent) / 1000.0),
-    }
 }
 
 /// A wave's gate in words.

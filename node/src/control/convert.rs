@@ -44,6 +44,9 @@ pub fn built_in_plan(name: &str) -> Option<PlanSpec> {
     }
 }
 
+/// Key of the fleet's budget.
+pub const BUDGET_KEY: &str = "fleet";
+
 /// Bytes that are a digest; zero digest for anything else, which matches nothing.
 pub fn digest(bytes: &[u8]) -> Digest {
     Digest::from_slice(bytes).unwrap_or(Digest::from_bytes([0; 32]))

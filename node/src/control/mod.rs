@@ -11,13 +11,13 @@ use proto::store;
 use tokio::sync::watch;
 
 pub use convert::{
-    BUILT_IN_PLANS, Settings, approval, budget_to_store, built_in_plan, config_map, digest, freeze,
-    pin, plan_spec, plan_to_store, policy, policy_to_store, role, role_to_store, rollout,
-    rollout_state, scope, settings, settings_to_store, stored_rollout_state,
+    BUDGET_KEY, BUILT_IN_PLANS, Settings, approval, budget_to_store, built_in_plan, config_map,
+    digest, freeze, pin, plan_spec, plan_to_store, policy, policy_to_store, role, role_to_store,
+    rollout, rollout_state, scope, settings, settings_to_store, stored_rollout_state,
 };
 pub use program::build as build_program;
 
-use crate::ledger::{BUDGET_KEY, Mirror, table};
+use crate::ledger::{Mirror, table};
 
 /// A document with its version.
 #[derive(Clone, Debug)]
@@ -47,7 +47,7 @@ pub struct Documents {
     pub freezes: BTreeMap<String, Doc<store::Freeze>>,
     /// By name.
     pub pins: BTreeMap<String, Doc<store::Pin>>,
-    /// The fleet's, under [`crate::ledger::BUDGET_KEY`].
+    /// The fleet's, under [`BUDGET_KEY`].
     pub budgets: BTreeMap<String, Doc<store::Budget>>,
     /// By name.
     pub sources: BTreeMap<String, Doc<store::Source>>,

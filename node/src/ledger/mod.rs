@@ -49,16 +49,13 @@ pub mod table {
     pub const FREEZE: u8 = 26;
     /// `store::Pin` by name.
     pub const PIN: u8 = 27;
-    /// `store::Budget`: one, under [`super::BUDGET_KEY`].
+    /// `store::Budget`: one, under [`crate::control::BUDGET_KEY`].
     pub const BUDGET: u8 = 28;
     /// `store::Source` by name.
     pub const SOURCE: u8 = 29;
     /// `store::GoneFamily` by name.
     pub const GONE: u8 = 30;
 }
-
-/// Key of the fleet's budget.
-pub const BUDGET_KEY: &str = "fleet";
 
 /// A table and key.
 pub type Key = (u8, Vec<u8>);

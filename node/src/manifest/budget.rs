@@ -4,10 +4,10 @@ use fleet::budget::Budget;
 use fleet::value::Map;
 use fleet::waves::{Size, WHOLE};
 
+use super::plan::size_text;
 use super::reader::{Reader, join};
 use super::scalar::size;
-use crate::ledger::BUDGET_KEY;
-use crate::preview::size_text;
+use crate::control::BUDGET_KEY;
 
 pub(super) fn budget(document: &Map, reader: &mut Reader) -> Option<Budget> {
     let metadata = reader.field(document, "", "metadata");

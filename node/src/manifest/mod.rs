@@ -16,6 +16,7 @@ use fleet::rollout::PlanSpec;
 use fleet::validate::Policy;
 
 pub use family::policy_text;
+pub use plan::size_text;
 pub use scalar::duration_text;
 pub use write::{files, patch};
 

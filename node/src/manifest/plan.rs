@@ -237,3 +237,11 @@ fn is_web(url: &str) -> bool {
             && !rest.contains(|c: char| c.is_whitespace() || c.is_control())
     })
 }
+
+/// `1`, `10%`.
+pub fn size_text(size: Size) -> String {
+    match size {
+        Size::Count(count) => count.to_string(),
+        Size::Percent(percent) => format!("{}%", f64::from(percent) / 1000.0),
+    }
+}

@@ -15,10 +15,9 @@ use fleet::value::{Map, Value};
 use fleet::waves::Size;
 
 use super::family::CONFIG_NAME;
+use super::plan::size_text;
 use super::{FamilySpec, Manifest, duration_text};
-use crate::control::Settings;
-use crate::ledger::BUDGET_KEY;
-use crate::preview::size_text;
+use crate::control::{BUDGET_KEY, Settings};
 
 /// Lines of a patch around a change.
 const CONTEXT: usize = 3;

@@ -16,11 +16,12 @@ use tonic::Status;
 
 use super::show::settings_text;
 use super::sources;
+use crate::control::BUDGET_KEY;
 use crate::control::{
     Documents, Settings, budget_to_store, plan_spec, plan_to_store, policy, policy_to_store,
     revision_key, role, role_to_store, settings, settings_to_store,
 };
-use crate::ledger::{BUDGET_KEY, act, now_ms, put, table};
+use crate::ledger::{act, now_ms, put, table};
 use crate::manifest::{FamilySpec, Manifest, patch};
 use crate::partition::merged_config;
 
@@ -267,9 +268,9 @@ impl Change {
             self.writes.push(write);
             let detail = format!(
                 "{} of each {}, {} for urgent rollouts",
-                crate::preview::size_text(budget.size),
+                crate::manifest::size_text(budget.size),
                 budget.label,
-                crate::preview::size_text(budget.urgent)
+                crate::manifest::size_text(budget.urgent)
             );
             let name = format!("budget/{BUDGET_KEY}");
             self.acts

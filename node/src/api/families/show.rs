@@ -17,7 +17,6 @@ use crate::control::{
 };
 use crate::manifest::{duration_text, policy_text};
 use crate::partition::{merged_config, state_of};
-use crate::preview;
 
 impl Api {
     pub(super) fn family_view(&self, stored: &store::Family) -> api::Family {
@@ -285,7 +284,7 @@ fn plan_view(name: &str, plan: &fleet::rollout::PlanSpec, source: &str) -> api::
     let wave = |w: &fleet::rollout::WaveSpec| {
         format!(
             "{} soak {}",
-            preview::size_text(w.size),
+            crate::manifest::size_text(w.size),
             duration_text(w.soak_ms)
         )
     };

@@ -14,8 +14,9 @@ use super::apply::{
     BUDGET, Change, FAMILY, Order, PLAN, content_of, object, object_of, stored_family_content,
 };
 use crate::api::governance::asked_for;
+use crate::control::BUDGET_KEY;
 use crate::control::{Doc, Documents, built_in_plan, plan_spec, revision_key, rollout_state};
-use crate::ledger::{BUDGET_KEY, act, delete, now_ms, put, table};
+use crate::ledger::{act, delete, now_ms, put, table};
 use crate::manifest::Manifest;
 
 /// Longest name of a commit: what a hash or a tag needs.

@@ -10,8 +10,9 @@ use tonic::{Code, Status};
 use super::apply::{Change, Order, change};
 use super::show;
 use super::sources::{self, Due};
+use crate::control::BUDGET_KEY;
 use crate::control::{Control, Documents, revision_key};
-use crate::ledger::{BUDGET_KEY, Mirror, table};
+use crate::ledger::{Mirror, table};
 use crate::manifest::{Manifest, parse};
 
 /// Control documents, and versions as a log would count them.
