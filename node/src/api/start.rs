@@ -52,8 +52,13 @@ pub fn life(state: RevisionState) -> Life {
     }
 }
 
-/// The plan that a way back takes, and whether there is one.
-pub fn check_way_back(documents: &Documents, family: &str, to: u64) -> Result<(), Status> {
+/// Is there a way back to this revision? It takes the plan that is named, or its own.
+pub(super) fn take_way_back(
+    documents: &Documents,
+    family: &str,
+    to: u64,
+    plan: &mut String,
+) -> Result<(), Status> {
     let stored = documents.families.get(family).ok_or_else(|| {
         Status::not_found(format!(
             "there is no family `{family}`: list them with `muster families list`"
@@ -64,9 +69,11 @@ pub fn check_way_back(documents: &Documents, family: &str, to: u64) -> Result<()
     // No number names the latest here: back to where has to be said.
     let revision = (to != 0).then(|| documents.revision(family, to)).flatten();
     let life = revision.map(|r| life(r.value.state()));
-    way_back(family, stable, RevisionNumber(to), life)
-        .map(|_| ())
-        .map_err(|error| refused(&error))
+    way_back(family, stable, RevisionNumber(to), life).map_err(|error| refused(&error))?;
+    if plan.is_empty() {
+        "rollback".clone_into(plan);
+    }
+    Ok(())
 }
 
 impl Start {
@@ -82,10 +89,8 @@ impl Start {
             }
         };
         if request.back {
-            check_way_back(documents, &request.family, request.revision)?;
-            if request.plan.is_empty() {
-                "rollback".clone_into(&mut request.plan);
-            }
+            let (family, to) = (&request.family, request.revision);
+            take_way_back(documents, family, to, &mut request.plan)?;
         }
         let plan = plan_of(documents, &request.plan)
             .map_err(|error| Status::not_found(error.to_string()))?;

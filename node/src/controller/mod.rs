@@ -76,11 +76,12 @@ impl Board {
             .insert(rollout.to_owned(), waiting);
     }
 
-    fn wipe(&self, rollout: &str) {
+    /// Forgets all others: what has ended waits for nothing.
+    fn keep(&self, open: &[String]) {
         self.0
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
-            .remove(rollout);
+            .retain(|rollout, _| open.contains(rollout));
     }
 }
 
@@ -127,13 +128,8 @@ impl Controller {
             .map(|(id, _)| id.clone())
             .collect();
         drop(documents);
-        self.memory.retain(|id, _| {
-            let still = open.contains(id);
-            if !still {
-                self.node.waiting.wipe(id);
-            }
-            still
-        });
+        self.memory.retain(|id, _| open.contains(id));
+        self.node.waiting.keep(&open);
         self.node.asker.keep(&open);
         open
     }

@@ -14,7 +14,7 @@ use proto::api::{self, apply_response};
 use proto::store;
 use tonic::{Request, Response, Status};
 
-use super::start::check_way_back;
+use super::start::take_way_back;
 use super::{Actor, Api, broken, not_stored};
 use crate::ledger::{ProposeError, entry, once};
 use crate::manifest::{Manifest, parse};
@@ -302,10 +302,8 @@ impl FamilyService for Api {
         let mut request = request.into_inner();
         if request.back {
             let documents = self.node.control.read();
-            check_way_back(&documents, &request.family, request.revision)?;
-            if request.plan.is_empty() {
-                "rollback".clone_into(&mut request.plan);
-            }
+            let (family, to) = (&request.family, request.revision);
+            take_way_back(&documents, family, to, &mut request.plan)?;
         }
         let made = self
             .make_preview(&request.family, request.revision, &request.plan)
