@@ -3,6 +3,8 @@
 //! Members are a list, fixed when the rollout opens. Whatever happens to an agent afterwards, it stays on that list and
 //! is counted under one name; who comes afterwards is *late* and counted outside.
 
+pub mod enlist;
+
 use std::fmt;
 
 use crate::bucket::{ALL, Bucket, Counts};

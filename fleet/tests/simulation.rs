@@ -7,8 +7,12 @@
 mod chaos;
 #[path = "simulation/invariants.rs"]
 mod invariants;
+#[path = "simulation/ownership.rs"]
+mod ownership;
 #[path = "simulation/random.rs"]
 mod random;
+#[path = "simulation/room.rs"]
+mod room;
 #[allow(dead_code, reason = "each test reads a part of the world")]
 mod world;
 
@@ -70,6 +74,20 @@ fn invariants_hold_after_each_event_whatever_happens() {
     });
     println!("{seeds} fleets: {total:?}");
     assert!(total.completed > 0 && total.rolled_back > 0, "{total:?}");
+    let happened = [
+        total.taken,
+        total.given_back,
+        total.granted,
+        total.by_policy,
+        total.limited,
+        total.limited_in_the_dark,
+    ];
+    // Each happens several times in so many fleets; a slow machine may not get so far.
+    let many = seeds >= 40;
+    assert!(
+        !many || happened.iter().all(|times| *times > 0),
+        "{total:?}"
+    );
 }
 
 #[expect(
@@ -90,6 +108,13 @@ struct Total {
     rolled_back: u64,
     stopped: u64,
     superseded: u64,
+    taken: u64,
+    on_two_lists: u64,
+    given_back: u64,
+    granted: u64,
+    by_policy: u64,
+    limited: u64,
+    limited_in_the_dark: u64,
 }
 
 impl Total {
@@ -101,6 +126,13 @@ impl Total {
         self.rolled_back += other.rolled_back;
         self.stopped += other.stopped;
         self.superseded += other.superseded;
+        self.taken += other.taken;
+        self.on_two_lists += other.on_two_lists;
+        self.given_back += other.given_back;
+        self.granted += other.granted;
+        self.by_policy += other.by_policy;
+        self.limited += other.limited;
+        self.limited_in_the_dark += other.limited_in_the_dark;
     }
 }
 

@@ -30,6 +30,10 @@ pub fn desired_borrowed<'a, F: Facts>(
     }
     let listed = || {
         let place = subject.place.as_ref()?;
+        // A person's word goes before the list of the family that it leaves.
+        if is_let_go(subject, program) {
+            return None;
+        }
         let (family, rollout) = program.rollout(place.rollout)?;
         desired_as_member(subject, place, program, family, rollout)
     };
@@ -56,7 +60,9 @@ fn desired_as_member<'a, F: Facts>(
         return None;
     }
     let target = family.role(rollout.to, place.role)?;
-    let touched = subject.delivered_in == rollout.id;
+    // Who was taken over and then stopped by order has still come here by this list only.
+    let stopped = subject.delivery == Some(stop_delivery()) && foreign.is_none();
+    let touched = subject.delivered_in == rollout.id || stopped && place.taken_from.is_some();
     let owner = Some((family.name.as_str(), place.role));
     let id = || rollout.id.as_str();
     if touched && rollout.takes_back(place) {
@@ -71,7 +77,7 @@ fn desired_as_member<'a, F: Facts>(
         });
     }
     let has_target = subject.delivery == Some(target.delivery);
-    if has_target || (rollout.is_open(place) && rollout.running && !rollout.covers(place)) {
+    if has_target || rollout.gives(place) {
         if !touched && !has_target && !target.selector.matches(subject.facts) {
             let conditions = vec![Condition::Relabelled {
                 rollout: id().to_owned(),
@@ -130,8 +136,15 @@ fn before<'a>(
     };
     let had = program.family(name).zip(revision);
     let had = had.and_then(|(family, revision)| Some((revision, family.role(revision, role)?)));
-    match had {
-        Some((revision, had)) => ((name, role), Some(revision), had.delivery),
+    if let Some((revision, had)) = had {
+        return ((name, role), Some(revision), had.delivery);
+    }
+    // Nothing to go back to: the baseline of the role that it had, as far as this family has that role.
+    let own = family
+        .role(rollout.to, role)
+        .filter(|_| name == family.name);
+    match own {
+        Some(own) => ((name, role), None, own.baseline),
         None => ((&family.name, place.role), None, target.baseline),
     }
 }
@@ -208,6 +221,15 @@ fn desired_at_stable<'a, F: Facts>(
     }
 }
 
+/// Has a person said that it goes from who owns it to who claims it?
+fn is_let_go<F: Facts>(subject: &Subject<'_, F>, program: &Program) -> bool {
+    let to = subject.granted.filter(|_| subject.owner.is_some());
+    to.is_some_and(|to| {
+        let claims = program.claims(subject.facts);
+        subject.owner != Some(to) && claims.first().and_then(Claim::only) == Some(to)
+    })
+}
+
 /// May the agent go to who claims it: has a person said so, or do both families let their agents go?
 fn is_resolved<F>(
     subject: &Subject<'_, F>,
@@ -229,6 +251,7 @@ fn join<'a, F>(
     mut conditions: Vec<Condition>,
 ) -> Desired<&'a str> {
     let mut revision = None;
+    let mut stands = false;
     if let Some(found) = program.family(family) {
         let rollout = found.rollout.as_ref();
         let own = subject.owner.is_some_and(|(owner, _)| owner == family);
@@ -239,14 +262,23 @@ fn join<'a, F>(
         conditions.extend(late.map(|rollout| Condition::Late {
             rollout: rollout.id.clone(),
         }));
-        let number = late.and(found.joins_at()).or(found.stable);
+        // A rollout that stands still takes nothing back from those that came after its last wave, either.
+        let kept = late
+            .filter(|rollout| !rollout.running && own)
+            .filter(|rollout| {
+                let target = found.role(rollout.to, role);
+                target.is_some_and(|target| subject.delivery == Some(target.delivery))
+            });
+        stands = kept.is_some();
+        let number = kept.map(|rollout| rollout.to);
+        let number = number.or(late.and(found.joins_at())).or(found.stable);
         revision = number.and_then(|number| Some((number, found.role(number, role)?)));
     }
     Desired {
         owner: Some((family, role)),
         revision: revision.map(|(number, _)| number),
         delivery: revision.map(|(_, role)| role.delivery),
-        offerable: true,
+        offerable: !stands,
         reason: Reason::Stable,
         conditions,
     }

@@ -292,6 +292,26 @@ impl Program {
             })
     }
 
+    /// Which place decides for an agent that stands on several open lists: one that takes it over, as soon as its wave is
+    /// open, and that of its owner's rollout until then. None: no list does.
+    pub fn place_that_counts<'a>(
+        &self,
+        owner: Option<(&str, &str)>,
+        places: &[Place<'a>],
+    ) -> Option<Place<'a>> {
+        let find = |counts: &dyn Fn(&ProgramFamily, &ProgramRollout, &Place<'_>) -> bool| {
+            self.families.iter().find_map(|family| {
+                let rollout = family.rollout.as_ref()?;
+                let place = places.iter().find(|place| place.rollout == rollout.id)?;
+                counts(family, rollout, place).then_some(*place)
+            })
+        };
+        find(&|_, rollout, place| {
+            rollout.gives(place) && owner.is_none_or(|owner| place.taken_from == Some(owner))
+        })
+        .or_else(|| find(&|family, _, _| owner.is_none_or(|(owner, _)| owner == family.name)))
+    }
+
     /// Who claims an agent with these facts, highest precedence first: by a stable revision, or by the target of a rollout
     /// whose last wave has passed.
     pub fn claims(&self, facts: &impl Facts) -> Vec<Claim<'_>> {
@@ -338,6 +358,11 @@ impl ProgramRollout {
         self.open_waves
             .get(place.role)
             .is_some_and(|open| place.wave < *open)
+    }
+
+    /// May this place have the target now: does the rollout move, is the wave open, and is it not taken back?
+    pub fn gives(&self, place: &Place<'_>) -> bool {
+        self.running && self.is_open(place) && !self.covers(place)
     }
 
     /// Does the rollback, if there is one, cover this place and has its turn come?

@@ -5,6 +5,8 @@ use proptest::prelude::*;
 
 use crate::family::stop_delivery;
 
+mod moves;
+
 type Labels = BTreeMap<String, String>;
 
 fn hash(text: &str) -> Digest {

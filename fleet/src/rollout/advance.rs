@@ -183,12 +183,14 @@ impl<'a> Look<'a> {
         let first = self.rollout.before(role).into_iter();
         let mut first = first.filter(|before| !self.done.contains(&before.name.as_str()));
         let waiting = if self.rollout.plan.interleave {
-            // In step: this wave follows the same wave of who goes before.
-            let blocker = first.find(|before| before.open_waves <= wave + 1);
+            // In step: this wave follows those of who goes before that are no later in the plan.
+            let waves = |before: &Role| self.rollout.waves_before(role, wave, before);
+            let blocker = first
+                .find(|before| waves(before) > 0 && before.open_waves as usize <= waves(before));
             blocker.map(|before| Waiting::Wave {
                 role: name(),
                 after: before.name.clone(),
-                wave,
+                wave: u32::try_from(waves(before) - 1).unwrap_or(u32::MAX),
             })
         } else {
             first.next().map(|before| Waiting::Role {

@@ -13,6 +13,7 @@ mod checks;
 mod complete;
 mod gate;
 mod go_back;
+mod in_step;
 mod plan;
 mod schedule;
 mod spec;
@@ -29,6 +30,7 @@ pub use checks::{Answer, Check, CheckSpec, Finding, RESTART_LOOP, Signs, is_rest
 pub use complete::Outstanding;
 pub use gate::{Cause, Gate, Inconclusive, Verdict, WaveView};
 pub use go_back::Return;
+pub use in_step::OutOfStep;
 pub use plan::{Plan, Step, plan};
 pub use schedule::{Schedule, Turn, schedule};
 pub use spec::{Error, OnStop, PlanSpec, WaveSpec, default_plan, rollback_plan, urgent_plan};

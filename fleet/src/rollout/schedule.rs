@@ -59,14 +59,12 @@ fn turn(rollout: &Rollout, role: &Role, wave: u32) -> Turn {
     let before = before.filter(|before| !before.wave_ends.is_empty());
     let PlanSpec { interleave, .. } = rollout.plan;
     let after: Vec<String> = before
-        .filter(|_| interleave || wave == 0)
-        .map(|before| match interleave {
-            true => format!(
-                "{} wave {}",
-                before.name,
-                (wave as usize + 1).min(before.wave_ends.len())
-            ),
-            false => before.name.clone(),
+        .filter_map(|before| match interleave {
+            true => match rollout.waves_before(role, wave, before) {
+                0 => None,
+                waves => Some(format!("{} wave {waves}", before.name)),
+            },
+            false => (wave == 0).then(|| before.name.clone()),
         })
         .collect();
     Turn {

@@ -8,7 +8,7 @@ use fleet::budget::Budget;
 use fleet::governance::freeze::Freeze;
 use fleet::governance::supersede::How;
 use fleet::membership::Figures;
-use fleet::program::{PinTarget, ProgramPin, RevisionNumber};
+use fleet::program::{OwnerChange, PinTarget, ProgramPin, RevisionNumber};
 use fleet::revisions::{Life, way_back};
 use fleet::rollout::{Direction, PlanSpec, Return, State, Step, WaveSpec, schedule};
 use fleet::selector::Selector;
@@ -65,7 +65,8 @@ impl Script {
                 vec![]
             }
             "blind" => {
-                self.world.blind = rest == "on";
+                self.world.unreachable.clear();
+                self.world.unreachable.extend((rest == "on").then_some(0));
                 vec![]
             }
             "pause" | "resume" | "halt" | "rollback" | "restore" => self.verb(verb),
@@ -113,6 +114,7 @@ impl Script {
             roles,
             draft: None,
             rollout: None,
+            owner_change: OwnerChange::Ask,
         };
         self.world.families.insert(family.to_owned(), record);
         vec![]

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use fleet::budget::Budget;
 use fleet::governance::freeze::Freeze;
 use fleet::governance::supersede::How;
-use fleet::program::{PinTarget, ProgramPin, RevisionNumber};
+use fleet::program::{OwnerChange, PinTarget, ProgramPin, RevisionNumber};
 use fleet::rollout::{Direction, OnStop, PlanSpec, WaveSpec};
 use fleet::selector::Selector;
 use fleet::waves::{Size, WHOLE};
@@ -36,10 +36,24 @@ impl Chaos {
                 ("agent", "role = agent", &["gateway"]),
             ],
         );
+        // Whoever has `edge` or `tier` is claimed by two families, or three.
         chaos.family("edge", 2, &[("agent", "role = agent, edge = yes", &[])]);
+        chaos.family("core", 3, &[("node", "tier = core", &[])]);
         if chaos.random.one_in(2) {
-            chaos.world.budget = Some(Budget::default());
+            // There is somebody to take agents from.
+            let base = chaos.world.families.get_mut("base").expect("it is there");
+            (base.stable, base.latest) = (Some(1), 1);
         }
+        if chaos.random.one_in(2) {
+            let counted = Budget {
+                size: Size::Count(2),
+                urgent: Size::Count(4),
+                ..Budget::default()
+            };
+            let shares = chaos.random.one_in(2);
+            chaos.world.budget = Some(if shares { Budget::default() } else { counted });
+        }
+        chaos.world.partitions = chaos.random.pick(&[1, 2, 3, 4]).unwrap_or(1);
         for _ in 0..2 + chaos.random.below(30) {
             chaos.join();
         }
@@ -52,6 +66,8 @@ impl Chaos {
             let selector = Selector::parse(selector).expect("a selector");
             ((*role).to_owned(), selector, after)
         };
+        let policies = [OwnerChange::Ask, OwnerChange::Ask, OwnerChange::Auto];
+        let owner_change = self.random.pick(&policies);
         let family = Family {
             precedence,
             stable: None,
@@ -59,6 +75,7 @@ impl Chaos {
             roles: roles.iter().map(role).collect(),
             draft: None,
             rollout: None,
+            owner_change: owner_change.unwrap_or_default(),
         };
         self.world.families.insert(name.to_owned(), family);
     }
@@ -69,8 +86,10 @@ impl Chaos {
         labels.insert("role".to_owned(), role.unwrap_or("agent").to_owned());
         let zone = self.random.pick(&["a", "b"]).unwrap_or("a");
         labels.insert("zone".to_owned(), zone.to_owned());
-        if self.random.one_in(5) {
-            labels.insert("edge".to_owned(), "yes".to_owned());
+        for (label, value) in [("edge", "yes"), ("tier", "core")] {
+            if self.random.one_in(5) {
+                labels.insert(label.to_owned(), value.to_owned());
+            }
         }
         let mut agent = Agent::new(labels, self.world.now_ms);
         if self.random.one_in(20) {
@@ -91,7 +110,8 @@ impl Chaos {
             20..22 => self.start(),
             30..33 => self.verb(),
             36 => self.world.kill_decider(),
-            37 => self.world.blind = !self.world.blind,
+            37 => self.partition_trouble(),
+            44 => self.world.unreachable.clear(),
             38 => self.join(),
             39 => self.freeze(),
             _ => {}
@@ -110,14 +130,10 @@ impl Chaos {
             4 => self.agent(id).left = true,
             5 | 6 => self.agent(id).left = false,
             7 if self.random.one_in(3) => self.agent(id).deleted = true,
-            8 => {
-                let role = self
-                    .random
-                    .pick(&["gateway", "agent", "none"])
-                    .unwrap_or("none");
-                self.agent(id)
-                    .labels
-                    .insert("role".to_owned(), role.to_owned());
+            8 | 40..43 => self.relabel(id),
+            18 | 19 => {
+                let keep = self.random.one_in(3);
+                self.world.resolve(id, keep);
             }
             9 if self.random.one_in(3) => self.agent(id).duplicate = true,
             10 | 11 => self.world.retry(id),
@@ -141,12 +157,47 @@ impl Chaos {
         }
     }
 
+    /// One cannot be reached, or can be again; quotas get lost on their way to it; its leader is another.
+    fn partition_trouble(&mut self) {
+        let partition = self.random.next() as u32 % self.world.partitions;
+        let rooms = &mut self.world.rooms;
+        let which = match self.random.below(4) {
+            0 => {
+                rooms.quotas.remove(&partition);
+                return;
+            }
+            1 => &mut rooms.deaf,
+            _ => &mut self.world.unreachable,
+        };
+        if !which.insert(partition) {
+            which.remove(&partition);
+        }
+    }
+
+    /// Claims move.
+    fn relabel(&mut self, id: Id) {
+        let labels = [
+            ("role", "gateway"),
+            ("role", "agent"),
+            ("role", "none"),
+            ("edge", "yes"),
+            ("edge", "no"),
+            ("tier", "core"),
+            ("tier", "none"),
+        ];
+        if let Some((label, value)) = self.random.pick(&labels) {
+            let labels = &mut self.agent(id).labels;
+            labels.insert(label.to_owned(), value.to_owned());
+        }
+    }
+
     fn agent(&mut self, id: Id) -> &mut Agent {
         self.world.agents.get_mut(&id).expect("it is there")
     }
 
     fn start(&mut self) {
-        let family = self.random.pick(&["base", "edge"]).unwrap_or("base");
+        let families = ["base", "base", "edge", "core"];
+        let family = self.random.pick(&families).unwrap_or("base");
         let on_stop = [
             OnStop::Default,
             OnStop::Hold,
@@ -160,6 +211,12 @@ impl Chaos {
         ]);
         plan.on_stop = self.random.pick(&on_stop).unwrap_or(OnStop::Default);
         plan.interleave = self.random.one_in(4);
+        if plan.interleave && !self.random.one_in(4) {
+            // Each zone has its own gateways.
+            for (wave, zone) in plan.waves.iter_mut().zip(["a", "b"]) {
+                (wave.size, wave.zone) = (Size::Percent(WHOLE), Some(zone.to_owned()));
+            }
+        }
         plan.urgent = self.random.one_in(6);
         if plan.urgent {
             plan.waves.remove(1);
@@ -179,11 +236,14 @@ impl Chaos {
         let latest = self.world.families[family].latest;
         let to = latest + 1;
         self.reactions(family, to);
+        // Who takes agents over, or reaches far, has to say how far.
+        let reach = self.world.members_of(family).len() as u64;
+        let reach = (!self.random.one_in(4)).then_some(reach);
         // A refusal is an answer, too.
         let _ = self.world.start(&Start {
             family,
             plan,
-            reach: None,
+            reach,
             supersede: supersede.flatten(),
             to: None,
             direction: Direction::Forward,
@@ -203,9 +263,12 @@ impl Chaos {
         let rate = self.random.pick(&[0, 40, 15, 5]).unwrap_or(0);
         let ids: Vec<Id> = self.world.live_ids().into_iter().collect();
         for id in ids.into_iter().filter(|_| rate > 0) {
-            let role = self.world.agents[&id].labels.get("role").cloned();
+            let roles = &self.world.families[family].roles;
+            let labels = &self.world.agents[&id].labels;
+            let role = roles.iter().find(|(_, s, _)| s.matches(labels));
+            let role = role.map_or_else(String::new, |(role, ..)| role.clone());
             if self.random.one_in(rate) {
-                let hash = delivery(family, &role.unwrap_or_default(), revision);
+                let hash = delivery(family, &role, revision);
                 let reaction = self.random.pick(&bad).unwrap_or_default();
                 self.world.reactions.insert((id, hash), reaction);
             }
@@ -244,7 +307,8 @@ impl Chaos {
 
     /// The trouble is over; what is broken stays broken.
     pub fn calm(&mut self) {
-        self.world.blind = false;
+        self.world.unreachable.clear();
+        self.world.rooms.deaf.clear();
         self.world.freezes.clear();
         self.world.pins.clear();
         self.world.epoch += 1;

@@ -11,12 +11,16 @@ use fleet::program::{Desired, PinTarget, Program, Reason};
 use fleet::rollout::{Direction, Rollout, State, Step};
 
 use super::Total;
+use super::ownership::Ownership;
+use super::room::Domains;
 use super::world::{Doc, Event, Id, Member, World, delivery, uid};
 
 /// What the checker remembers by itself.
 #[derive(Default)]
 pub struct Checker {
     agents: BTreeMap<Id, Memory>,
+    ownership: Ownership,
+    domains: Domains,
     lists: BTreeMap<String, BTreeMap<Id, Member>>,
     opened: BTreeMap<(String, String), u64>,
     verifier: Option<Verifier>,
@@ -30,11 +34,13 @@ struct Memory {
     last: Option<Digest>,
     failed: BTreeSet<Digest>,
     retried: bool,
+    /// A pin has brought it what it has.
+    pinned: bool,
 }
 
-type Result = std::result::Result<(), String>;
+pub type Result = std::result::Result<(), String>;
 
-fn hold(holds: bool, broken: impl FnOnce() -> String) -> Result {
+pub fn hold(holds: bool, broken: impl FnOnce() -> String) -> Result {
     if holds { Ok(()) } else { Err(broken()) }
 }
 
@@ -43,6 +49,7 @@ impl Checker {
         for event in std::mem::take(&mut world.events) {
             self.event(world, event, total)?;
         }
+        self.domains.count(world);
         self.audit(world)?;
         let program = world.program();
         let newest = world.families.values().filter_map(|f| f.rollout.clone());
@@ -58,19 +65,21 @@ impl Checker {
                 agent,
                 hash,
                 desired,
-                domain,
+                before,
+                limited,
             } => {
                 total.offers += 1;
                 self.once(agent, hash)?;
-                let granted = offer(world, agent, hash, &desired);
-                granted.map_err(|why| format!("agent {agent} was offered {hash}: {why}"))?;
-                let needs = matches!(desired.reason, Reason::Wave { .. } | Reason::Stable);
-                if let Some(domain) = domain.filter(|_| needs) {
-                    let limit = (domain.agents / 4).max(1);
-                    let taken = domain.in_flight + domain.unhealthy;
-                    hold(taken <= limit, || {
-                        format!("budget: {taken} of {limit} are taken")
-                    })?;
+                let memory = self.agents.entry(agent).or_default();
+                let last = before.1.as_ref().filter(|_| !memory.pinned);
+                memory.pinned = desired.reason == Reason::Pinned;
+                let may = offer(world, agent, hash, &desired, last).and_then(|()| {
+                    let ownership = &mut self.ownership;
+                    ownership.sent(world, agent, &desired, &before, total)
+                });
+                may.map_err(|why| format!("agent {agent} was offered {hash}: {why}"))?;
+                if let Some(limited) = limited {
+                    self.domains.offered(world, &limited, total)?;
                 }
             }
             Event::Answered {
@@ -87,6 +96,16 @@ impl Checker {
                 let memory = self.agents.entry(agent).or_default();
                 memory.failed.clear();
                 memory.retried = true;
+            }
+            Event::Granted { agent, to } => self.ownership.granted(agent, to),
+            Event::Adopted {
+                agent,
+                desired,
+                from,
+            } => {
+                let before = (from, None);
+                let may = self.ownership.sent(world, agent, &desired, &before, total);
+                may.map_err(|why| format!("agent {agent}: {why}"))?;
             }
             Event::Planned {
                 rollout,
@@ -108,7 +127,9 @@ impl Checker {
                     _ => total.stopped += 1,
                 }
                 if to == State::Completed {
-                    complete(world, &world.rollouts[&rollout])?;
+                    let doc = &world.rollouts[&rollout];
+                    complete(world, doc)?;
+                    self.ownership.completed(&doc.family);
                 }
             }
         }
@@ -266,6 +287,7 @@ impl Checker {
                 format!("4: agent {id} is not stopped any more and is given nothing to run")
             })?;
         }
+        self.ownership.settled(world)?;
         for (id, doc) in &world.rollouts {
             let says = doc.memory.state.is_final() || !doc.waiting.is_empty();
             hold(says, || {
@@ -277,7 +299,13 @@ impl Checker {
 }
 
 /// 2, 4 and whose turn it is: may this agent have been offered this?
-fn offer(world: &World, id: Id, hash: Digest, desired: &Desired) -> Result {
+fn offer(
+    world: &World,
+    id: Id,
+    hash: Digest,
+    desired: &Desired,
+    last: Option<&(Digest, String)>,
+) -> Result {
     let agent = &world.agents[&id];
     hold((hash == stop_delivery()) == agent.stopped, || {
         "4: an empty config, or none in spite of an order".into()
@@ -304,7 +332,14 @@ fn offer(world: &World, id: Id, hash: Digest, desired: &Desired) -> Result {
     else {
         return Ok(());
     };
-    let is_target = hash == delivery(family, role, doc.to);
+    let target = delivery(family, role, doc.to);
+    let waits = matches!(doc.kept.state, State::Paused | State::Halted);
+    let late = last.is_some_and(|(hash, within)| *hash == target && within.is_empty());
+    let back = late && desired.reason == Reason::Stable;
+    hold(!(waits && back), || {
+        "2: its rollout stands still, and takes back what it gave".into()
+    })?;
+    let is_target = hash == target;
     let is_stable = record
         .stable
         .is_some_and(|stable| hash == delivery(family, role, stable));
@@ -321,7 +356,7 @@ fn offer(world: &World, id: Id, hash: Digest, desired: &Desired) -> Result {
         None => hold(rollout.has_passed(), || {
             "it is late, and waves are open".into()
         }),
-        Some(member) => turn(rollout, member),
+        Some(member) => turn(world, doc, id, member),
     }
 }
 
@@ -341,21 +376,36 @@ fn just_moved(world: &World, rollout: &Rollout) -> bool {
 }
 
 /// Is the member's wave open, and are the roles before its own done?
-fn turn(rollout: &Rollout, member: &Member) -> Result {
+fn turn(world: &World, doc: &Doc, id: Id, member: &Member) -> Result {
+    let rollout = &doc.kept;
     let role = rollout.roles.iter().find(|role| role.name == member.role);
     let role = role.ok_or("its role is unknown")?;
     hold(member.wave < role.open_waves, || {
         format!("wave {} has not begun", member.wave)
     })?;
-    if rollout.plan.interleave || rollout.direction == Direction::Back {
+    if rollout.direction == Direction::Back {
         return Ok(());
     }
     let first = rollout
         .roles
         .iter()
         .filter(|other| role.after.contains(&other.name));
-    for other in first {
-        hold(other.done, || format!("{} goes first", other.name))?;
+    for other in first.filter(|other| !other.done) {
+        hold(rollout.plan.interleave, || {
+            format!("{} goes first", other.name)
+        })?;
+        // Where gateways are not shared, those of its own zone go first; all of them in a wave for everybody.
+        let zone = |id: &Id| world.agents[id].labels.get("zone");
+        let zoned = rollout.wave(role, member.wave).zone.is_some();
+        let passed = other.open_waves.saturating_sub(1);
+        let waits = |(gateway, m): &(&Id, &Member)| {
+            let here = !zoned || zone(gateway) == zone(&id);
+            m.role == other.name && !m.unchanged && m.wave >= passed && here
+        };
+        let waiting = doc.members.iter().filter(waits).count();
+        hold(waiting == 0, || {
+            format!("{waiting} of {} in its zone go first", other.name)
+        })?;
     }
     Ok(())
 }
@@ -421,11 +471,13 @@ fn is_exception(world: &World, doc: &Doc, id: Id, member: &Member) -> bool {
         d.hash == target && newest == Some(&d.rollout)
     });
     let refused = agent.refused.contains(&target) && !failed_here;
-    let moved = agent.labels.get("role") != Some(&member.role);
+    let roles = &world.families[&doc.family].roles;
+    let role = roles.iter().find(|(role, ..)| *role == member.role);
+    let moved = !role.is_some_and(|(_, selector, _)| selector.matches(&agent.labels));
     let elsewhere = agent
         .owner
         .as_ref()
-        .is_none_or(|(family, _)| *family != doc.family);
+        .is_none_or(|owner| owner.0 != doc.family && Some(owner) != member.taken_from.as_ref());
     let was_ill = agent.delivery.as_ref().is_none_or(|d| !d.was_healthy);
     gone || pinned
         || refused

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use fleet::digest::Digest;
 use fleet::offer::{Offer, Reported, State};
 
-use super::Id;
+use super::{Id, Owner};
 
 /// Time between two polls.
 pub const POLL_MS: u64 = 5_000;
@@ -46,6 +46,8 @@ pub struct Delivery {
     pub was_healthy: bool,
     pub error: String,
     pub restarts: u32,
+    /// It needed room; true: of an urgent rollout.
+    pub limited: Option<bool>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -61,7 +63,9 @@ pub struct Agent {
     work: Option<(Digest, Reaction, u64)>,
     told: Option<(Digest, Reported, String)>,
     // What is recorded of it.
-    pub owner: Option<(String, String)>,
+    pub owner: Option<Owner>,
+    /// Whom a person has resolved it to.
+    pub granted: Option<Owner>,
     pub owned_since: Option<u64>,
     pub delivery: Option<Delivery>,
     pub reported: Option<(Digest, Reported)>,

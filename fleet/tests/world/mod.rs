@@ -6,22 +6,23 @@
 pub mod agent;
 pub mod observe;
 pub mod operator;
+mod program;
+pub mod room;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use fleet::audit::{self, Entry, Head, Record};
-use fleet::budget::{Budget, Domain, needs_room};
+use fleet::budget::{Budget, Partition};
 use fleet::digest::Digest;
 use fleet::governance::freeze::{self, Freeze};
 use fleet::offer::{self, Decision, Situation, State as OfferState};
-use fleet::program::{
-    Desired, Epoch, Place, Program, ProgramFamily, ProgramPin, ProgramRole, ProgramRollout, Reason,
-    RevisionNumber, Subject, desired,
-};
+use fleet::program::{Desired, OwnerChange, Program, ProgramPin, Reason};
 use fleet::rollout::{Rollout, State, Step, plan};
 use fleet::selector::Selector;
 
 pub use agent::{Agent, Delivery, Reaction};
+pub use program::{borrowed, delivery, name, uid};
+pub use room::Rooms;
 
 /// Unanswered offers of this age are closed.
 pub const OFFER_TIMEOUT_MS: u64 = 60_000;
@@ -31,6 +32,9 @@ pub const TICK_MS: u64 = 1_000;
 const KEEP_MS: u64 = 5_000;
 
 pub type Id = u32;
+
+/// Family and role.
+pub type Owner = (String, String);
 
 /// Name, selector, roles before it.
 pub type FamilyRole = (String, Selector, Vec<String>);
@@ -45,6 +49,7 @@ pub struct Family {
     /// What the next revision says instead.
     pub draft: Option<Vec<FamilyRole>>,
     pub rollout: Option<String>,
+    pub owner_change: OwnerChange,
 }
 
 /// A rollout as it is stored, and as the controller has it in memory.
@@ -67,6 +72,7 @@ pub struct Member {
     pub role: String,
     pub wave: u32,
     pub unchanged: bool,
+    pub taken_from: Option<Owner>,
 }
 
 /// What happened, for invariants and transcripts.
@@ -76,8 +82,10 @@ pub enum Event {
         agent: Id,
         hash: Digest,
         desired: Desired,
-        /// Its failure domain, with this offer in flight.
-        domain: Option<Domain>,
+        /// Whose it was, and what it had been given, in which rollout.
+        before: (Option<Owner>, Option<(Digest, String)>),
+        /// It needed room: how much is taken there now.
+        limited: Option<Limited>,
     },
     Answered {
         agent: Id,
@@ -86,6 +94,17 @@ pub enum Event {
     },
     Retried {
         agent: Id,
+    },
+    /// It changed hands without being sent anything: it runs the other's config already.
+    Adopted {
+        agent: Id,
+        desired: Desired,
+        from: Option<Owner>,
+    },
+    /// A person has resolved whose it is.
+    Granted {
+        agent: Id,
+        to: Owner,
     },
     Planned {
         rollout: String,
@@ -100,6 +119,18 @@ pub enum Event {
     },
 }
 
+/// What is in flight in a failure domain of what needed room, with the offer at hand.
+#[derive(Clone, Debug)]
+pub struct Limited {
+    pub domain: String,
+    pub ordinary: u64,
+    pub urgent: u64,
+    /// Unhealthy when quotas were given.
+    pub sick: u64,
+    /// The offer at hand is urgent.
+    pub urgent_now: bool,
+}
+
 pub struct World {
     pub now_ms: u64,
     pub epoch: u64,
@@ -109,8 +140,10 @@ pub struct World {
     pub pins: Vec<ProgramPin>,
     pub freezes: Vec<Freeze>,
     pub budget: Option<Budget>,
-    /// A partition cannot be read.
-    pub blind: bool,
+    pub partitions: u32,
+    /// Partitions that the controller cannot reach.
+    pub unreachable: BTreeSet<Partition>,
+    pub rooms: Rooms,
     pub audit: Vec<Entry>,
     pub head: Head,
     pub events: Vec<Event>,
@@ -129,7 +162,9 @@ impl World {
             pins: vec![],
             freezes: vec![],
             budget: None,
-            blind: false,
+            partitions: 1,
+            unreachable: BTreeSet::new(),
+            rooms: Rooms::default(),
             audit: vec![],
             head: Head::genesis("world"),
             events: vec![],
@@ -142,6 +177,7 @@ impl World {
         self.now_ms += TICK_MS;
         let ids: Vec<Id> = self.agents.keys().copied().collect();
         let program = self.program();
+        self.divide(&program);
         for id in ids {
             self.live(id, &program);
         }
@@ -156,115 +192,7 @@ impl World {
         for doc in self.rollouts.values_mut() {
             doc.memory = doc.kept.clone();
         }
-    }
-
-    pub fn program(&self) -> Program {
-        let mut families: Vec<ProgramFamily> = self
-            .families
-            .iter()
-            .map(|(name, family)| self.program_family(name, family))
-            .collect();
-        families.sort_by_key(|family| std::cmp::Reverse(family.precedence));
-        Program {
-            epoch: Epoch(self.epoch),
-            families,
-            pins: self.pins.clone(),
-        }
-    }
-
-    fn program_family(&self, name: &str, family: &Family) -> ProgramFamily {
-        let roles = |revision: u64| -> Vec<ProgramRole> {
-            let role = |(role, selector, _): &FamilyRole| ProgramRole {
-                name: role.clone(),
-                selector: selector.clone(),
-                delivery: delivery(name, role, revision),
-                baseline: delivery(name, role, 0),
-            };
-            family.roles.iter().map(role).collect()
-        };
-        let rollout = family.rollout.as_ref().and_then(|id| {
-            let doc = &self.rollouts[id];
-            let rollout = &doc.kept;
-            let gone = matches!(
-                rollout.state,
-                State::Completed | State::Aborted | State::Superseded
-            );
-            let open = |role: &fleet::rollout::Role| (role.name.clone(), role.open_waves);
-            (!gone).then(|| ProgramRollout {
-                id: id.clone(),
-                from: doc.from.map(RevisionNumber),
-                to: RevisionNumber(doc.to),
-                running: rollout.state == State::Running,
-                open_waves: rollout.roles.iter().map(open).collect(),
-                roll_back: rollout.roll_back.clone(),
-                passed: rollout.has_passed(),
-                opened: Epoch(doc.opened),
-                returning: matches!(rollout.state, State::RollingBack | State::RolledBack),
-            })
-        });
-        ProgramFamily {
-            name: name.to_owned(),
-            precedence: family.precedence,
-            stable: family.stable.map(RevisionNumber),
-            revisions: self
-                .needed(name, family)
-                .into_iter()
-                .map(|n| (RevisionNumber(n), roles(n)))
-                .collect(),
-            owner_change: fleet::program::OwnerChange::Ask,
-            rollout,
-        }
-    }
-
-    /// Revisions that decisions need.
-    fn needed(&self, name: &str, family: &Family) -> BTreeSet<u64> {
-        let doc = family.rollout.as_ref().map(|id| &self.rollouts[id]);
-        let ends = doc.map(|doc| [doc.from, Some(doc.to)]).unwrap_or_default();
-        let pins = self.pins.iter().filter(|pin| pin.family == name);
-        let mut needed: BTreeSet<u64> = pins.map(|pin| pin.revision.0).collect();
-        needed.extend(ends.into_iter().flatten().chain(family.stable));
-        needed
-    }
-
-    /// The place of an agent in the one rollout whose list has it and that the program names.
-    pub fn place(&self, id: Id, program: &Program) -> Option<(String, String, u32)> {
-        let named = program.families.iter().filter_map(|f| f.rollout.as_ref());
-        let places = named.filter_map(|named| {
-            let (rollout, doc) = (&named.id, &self.rollouts[&named.id]);
-            let member = doc.members.get(&id)?;
-            Some((rollout.clone(), member.role.clone(), member.wave))
-        });
-        let owner = self.agents[&id].owner.as_ref();
-        let mut places: Vec<_> = places.collect();
-        places.sort_by_key(|(rollout, ..)| {
-            owner.is_none_or(|(family, _)| self.rollouts[rollout].family != *family)
-        });
-        places.into_iter().next()
-    }
-
-    pub fn desired(&self, id: Id, program: &Program) -> Desired {
-        let agent = &self.agents[&id];
-        let place = self.place(id, program);
-        let last = agent.delivery.as_ref();
-        desired(
-            &Subject {
-                uid: uid(id),
-                facts: &agent.labels,
-                owner: agent.owner.as_ref().map(|(f, r)| (f.as_str(), r.as_str())),
-                delivery: last.map(|d| d.hash),
-                delivered_in: last.map_or("", |d| &d.rollout),
-                owned_since: agent.owned_since.map(Epoch),
-                granted: None,
-                stopped: agent.stopped,
-                place: place.as_ref().map(|(rollout, role, wave)| Place {
-                    rollout,
-                    role,
-                    wave: *wave,
-                    taken_from: None,
-                }),
-            },
-            program,
-        )
+        self.rooms.forget();
     }
 
     /// One agent lives for a tick, and checks in when its poll is due.
@@ -307,33 +235,47 @@ impl World {
         self.authorise(id, program);
     }
 
-    fn authorise(&mut self, id: Id, program: &Program) {
-        let wants = self.desired(id, program);
+    pub fn situation(&self, id: Id, wants: &Desired, has_room: bool) -> Situation<'_> {
         let agent = &self.agents[&id];
-        let situation = Situation {
+        Situation {
             desired: wants.delivery,
             offerable: wants.offerable,
-            has_room: !needs_room(&wants.reason) || self.has_room(id),
+            has_room,
             last: agent.delivery.as_ref().map(|d| d.offer(self.now_ms)),
             reported: agent.reported,
             refused: &agent.refused,
             accepts: true,
             many_collectors: false,
             duplicate: agent.duplicate,
-            changes_owner: false,
+            changes_owner: wants.owner.is_some() && wants.owner != agent.owner,
             proves_not_received: false,
-        };
-        let (hash, sent) = match offer::decide(&situation) {
-            Decision::Offer(hash) => (hash, true),
+        }
+    }
+
+    fn authorise(&mut self, id: Id, program: &Program) {
+        let wants = self.desired(id, program);
+        let (hash, sent) = match offer::decide(&self.situation(id, &wants, true)) {
+            Decision::Offer(hash) if self.take_room(id, &wants) => (hash, true),
             Decision::Adopt(hash) => (hash, false),
-            Decision::Nothing(_) => return,
+            Decision::Offer(_) | Decision::Nothing(_) => return,
         };
+        let lane = self.lane(id, &wants);
         let rollout = match &wants.reason {
             Reason::Wave { rollout } | Reason::RolledBack { rollout } => rollout.clone(),
             _ => String::new(),
         };
         let (now, epoch) = (self.now_ms, self.epoch);
+        let limited = lane.as_ref().map(|lane| self.is_urgent(&lane.rollout));
         let agent = self.agents.get_mut(&id).expect("it is there");
+        let last = agent.delivery.as_ref();
+        let before = (
+            agent.owner.clone(),
+            last.map(|d| (d.hash, d.rollout.clone())),
+        );
+        if agent.owner != wants.owner {
+            // What a person has resolved is done.
+            agent.granted = None;
+        }
         if agent.owner.as_ref().map(|(f, _)| f) != wants.owner.as_ref().map(|(f, _)| f) {
             agent.owned_since = Some(epoch);
         }
@@ -351,47 +293,43 @@ impl World {
             was_healthy: agent.told_healthy,
             error: String::new(),
             restarts: 0,
+            limited,
         });
         if !sent {
+            self.events.push(Event::Adopted {
+                agent: id,
+                desired: wants,
+                from: before.0,
+            });
             return;
         }
         let reaction = self.reactions.get(&(id, hash)).copied().unwrap_or_default();
         agent.receive(hash, reaction, now);
         self.act("partition", "offer", &name(id), &hash.to_string());
-        let domain = self.budget.as_ref().map(|budget| {
-            let zone = |agent: &Agent| agent.labels.get(&budget.label).cloned();
-            let own = zone(&self.agents[&id]);
-            self.domain(|agent| zone(agent) == own)
-        });
+        let limited = lane.map(|lane| self.limited(id, lane.domain));
         self.events.push(Event::Offered {
             agent: id,
             hash,
             desired: wants,
-            domain,
+            before,
+            limited,
         });
     }
 
-    /// Is there room in the agent's zone, over all rollouts?
-    fn has_room(&self, id: Id) -> bool {
-        let Some(budget) = &self.budget else {
-            return true;
-        };
-        let zone = |agent: &Agent| agent.labels.get(&budget.label).cloned();
-        let own = zone(&self.agents[&id]);
-        budget.room(&self.domain(|agent| zone(agent) == own), false) > 0
-    }
-
-    pub fn domain(&self, of: impl Fn(&Agent) -> bool) -> Domain {
-        let mut domain = Domain::default();
-        for agent in self.agents.values().filter(|a| !a.deleted && of(a)) {
-            domain.agents += 1;
-            if agent.is_in_flight() {
-                domain.in_flight += 1;
-            } else if !agent.told_healthy {
-                domain.unhealthy += 1;
-            }
+    /// What needed room and is in flight in this domain.
+    fn limited(&self, id: Id, domain: String) -> Limited {
+        let urgency = |agent: &Agent| agent.delivery.as_ref().and_then(|d| d.limited);
+        let live = self.agents.values().filter(|a| !a.deleted);
+        let open = live.filter(|a| a.is_in_flight() && self.domain_of(a) == domain);
+        let open: Vec<bool> = open.filter_map(urgency).collect();
+        let urgent = open.iter().filter(|urgent| **urgent).count() as u64;
+        Limited {
+            ordinary: open.len() as u64 - urgent,
+            urgent,
+            sick: self.rooms.sick.get(&domain).copied().unwrap_or(0),
+            urgent_now: urgency(&self.agents[&id]) == Some(true),
+            domain,
         }
-        domain
     }
 
     /// The controller looks at one rollout.
@@ -403,7 +341,7 @@ impl World {
         let (mut observed, _) = self.observe(id, &self.program());
         let frozen = freeze::blocks(&self.freezes, &doc.family, &doc.memory, self.now_ms);
         observed.freeze = frozen;
-        if self.blind {
+        if self.is_blind() {
             observed.evidence_age_ms = None;
         }
         let before = doc.memory.clone();
@@ -422,7 +360,7 @@ impl World {
                 rollout: id.to_owned(),
                 steps: next.steps,
                 before,
-                blind: self.blind,
+                blind: self.is_blind(),
             });
         }
         for transition in moved {
@@ -462,34 +400,4 @@ impl World {
         let live = self.agents.iter().filter(|(_, agent)| !agent.deleted);
         live.map(|(id, _)| *id).collect()
     }
-}
-
-/// What a role is sent in a revision. Gateways change with every other revision only.
-pub fn delivery(family: &str, role: &str, revision: u64) -> Digest {
-    let content = match role {
-        "gateway" => revision / 2,
-        _ => revision,
-    };
-    let kind: &[u8] = if revision == 0 {
-        b"baseline"
-    } else {
-        b"config"
-    };
-    Digest::of(
-        "world",
-        &[
-            family.as_bytes(),
-            role.as_bytes(),
-            kind,
-            &content.to_le_bytes(),
-        ],
-    )
-}
-
-pub fn uid(id: Id) -> [u8; 16] {
-    u128::from(id).to_be_bytes()
-}
-
-pub fn name(id: Id) -> String {
-    format!("host-{id:02}")
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use fleet::bucket::{Bucket, Counts, Presence, Sighting, bucket};
 use fleet::membership::{Circumstances, Exclusion, exclusion};
-use fleet::program::{Place, Program, Reason, matching};
+use fleet::program::{Program, Reason, matching};
 use fleet::rollout::{Observed, Signs, State, is_restart_loop};
 
 use super::agent::POLL_MS;
@@ -53,14 +53,9 @@ impl World {
     fn stand(&self, id: Id, rollout: &str, program: &Program) -> Bucket {
         let (doc, agent) = (&self.rollouts[rollout], &self.agents[&id]);
         let member = &doc.members[&id];
-        let place = Place {
-            rollout,
-            role: &member.role,
-            wave: member.wave,
-            taken_from: None,
-        };
+        let place = self.place_in(id, rollout).expect("it is listed");
         let named = program.rollout(rollout);
-        let desired = self.desired(id, program);
+        let desired = self.desired_at(id, named.map(|_| place), program);
         let delivery = agent.delivery.as_ref();
         let touched = delivery.is_some_and(|d| d.rollout == rollout);
         let target = super::delivery(&doc.family, &member.role, doc.to);
@@ -75,7 +70,9 @@ impl World {
             let target = f.roles(fleet::program::RevisionNumber(doc.to));
             matching(target, &agent.labels).len()
         });
-        let owner = agent.owner.as_ref();
+        // What was taken from another family goes back to it.
+        let held = matches!(desired.reason, Reason::Wave { .. } | Reason::Waiting { .. });
+        let owner = agent.owner.as_ref().filter(|_| !touched && !held);
         let mut excluded = exclusion(&Circumstances {
             duplicate: agent.duplicate,
             re_owned: owner.is_some_and(|(family, _)| *family != doc.family),

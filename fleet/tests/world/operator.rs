@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use fleet::governance::supersede::{self, How};
+use fleet::membership::enlist::{Applicant, enlist};
 use fleet::membership::{Reach, check_reach};
-use fleet::program::{Program, Scope, matching};
-use fleet::rollout::{Direction, PlanSpec, Role, Rollout, State};
+use fleet::program::Scope;
+use fleet::rollout::{Direction, PlanSpec, Role, Rollout, State, WaveSpec};
 use fleet::waves::{self, Candidate};
 
-use super::{Doc, Event, Family, Id, Member, World, delivery, uid};
+use super::{Doc, Event, Family, Id, Member, Owner, World, borrowed, delivery, uid};
 
 /// A start as it is asked for.
 #[derive(Clone, Debug)]
@@ -47,17 +48,22 @@ impl World {
                 .map(|to| (id.clone(), to));
         }
         let to = start.to.unwrap_or(family.latest + 1);
-        let program = self.program();
-        let members = self.claimed(start.family, &family, &program);
+        let members = self.members_of(start.family);
+        let mut takeovers: BTreeMap<String, u64> = BTreeMap::new();
+        let foreign = members.iter().filter_map(|(_, m)| m.taken_from.clone());
+        for (from, _) in foreign.filter(|(from, _)| from != start.family) {
+            *takeovers.entry(from).or_default() += 1;
+        }
         let reach = Reach {
             family: start.family.to_owned(),
             owned: self.owned(start.family),
             members: members.len() as u64,
-            takeovers: vec![],
+            takeovers: takeovers.into_iter().collect(),
         };
         check_reach(&reach, start.reach).map_err(|refused| refused.to_string())?;
         let id = format!("ro-{}", self.rollouts.len() + 1);
         let (mut rollout, list) = self.place_members(start, &family, to, &members)?;
+        self.in_step(&rollout, &list)?;
         if let Some((old, _)) = &replaced {
             let how = start.supersede.unwrap_or_default();
             supersede::take_over(&self.rollouts[old].kept, &mut rollout, how);
@@ -97,37 +103,63 @@ impl World {
         Ok(id)
     }
 
-    /// Agents that this family's roles claim, one role each, and that nobody else owns.
-    fn claimed(&self, name: &str, family: &Family, program: &Program) -> Vec<(Id, String)> {
-        let mut claimed = Vec::new();
-        for (id, agent) in self
-            .agents
-            .iter()
-            .filter(|(_, a)| !a.deleted && !a.duplicate)
-        {
-            let matches = |role: &&(String, fleet::selector::Selector, Vec<String>)| {
-                role.1.matches(&agent.labels)
+    /// Whom a rollout of this family would list now.
+    pub fn members_of(&self, name: &str) -> Vec<(Id, Member)> {
+        let family = &self.families[name];
+        let roles = family.draft.as_ref().unwrap_or(&family.roles);
+        let program = self.program();
+        let live = self.agents.iter().filter(|(_, agent)| !agent.deleted);
+        let listed = live.filter_map(|(id, agent)| {
+            let matches = roles.iter().filter(|(_, s, _)| s.matches(&agent.labels));
+            let applicant = Applicant {
+                owner: borrowed(agent.owner.as_ref()),
+                roles: matches.map(|(role, ..)| role.as_str()).collect(),
+                claims: program.claims(&agent.labels),
+                duplicate: agent.duplicate,
+                many_collectors: false,
+                accepts: true,
+                stopped: agent.stopped,
             };
-            let roles: Vec<_> = family.roles.iter().filter(matches).collect();
-            let foreign = agent.owner.as_ref().is_some_and(|(owner, _)| owner != name);
-            let other_role = |role: &str| agent.owner.as_ref().is_some_and(|(_, r)| r != role);
-            let higher = program.families.iter().any(|other| {
-                other.precedence > family.precedence
-                    && !matching(
-                        other.joins_at().map_or(&[], |n| other.roles(n)),
-                        &agent.labels,
-                    )
-                    .is_empty()
-            });
-            if let [(role, ..)] = roles[..]
-                && !foreign
-                && !higher
-                && !other_role(role)
-            {
-                claimed.push((*id, role.clone()));
-            }
-        }
-        claimed
+            let listed = enlist(name, family.precedence, &applicant, &program).ok()?;
+            let owned = |(family, role): (&str, &str)| (family.to_owned(), role.to_owned());
+            let member = Member {
+                role: listed.role.to_owned(),
+                wave: 0,
+                unchanged: false,
+                taken_from: listed
+                    .taken_from
+                    .map(owned)
+                    .or_else(|| self.came_from(*id, family)),
+            };
+            Some((*id, member))
+        });
+        listed.collect()
+    }
+
+    /// Whom the family's last rollout took it from, if that one was not completed: it still owes the agent its way back.
+    fn came_from(&self, id: Id, family: &Family) -> Option<Owner> {
+        let last = &self.rollouts[family.rollout.as_ref()?];
+        let delivery = self.agents[&id].delivery.as_ref();
+        let by_rollout = delivery.is_some_and(|d| !d.rollout.is_empty());
+        let owes = last.kept.state != State::Completed && by_rollout;
+        let member = last.members.get(&id).filter(|_| owes)?;
+        member.taken_from.clone()
+    }
+
+    /// Does nobody go before the gateways that it may use?
+    fn in_step(&self, rollout: &Rollout, list: &BTreeMap<Id, Member>) -> Result<(), String> {
+        let late = |before: &Role, from: usize, spec: &WaveSpec| {
+            let waits = |(id, member): &(&Id, &Member)| {
+                member.role == before.name
+                    && !member.unchanged
+                    && member.wave as usize >= from
+                    && waves::takes(spec, &self.agents[id].labels)
+            };
+            list.iter().filter(waits).count() as u64
+        };
+        rollout
+            .check_in_step(late)
+            .map_err(|error| error.to_string())
     }
 
     fn owned(&self, family: &str) -> u64 {
@@ -143,7 +175,7 @@ impl World {
         start: &Start<'_>,
         family: &Family,
         to: u64,
-        members: &[(Id, String)],
+        members: &[(Id, Member)],
     ) -> Result<(Rollout, BTreeMap<Id, Member>), String> {
         let (mut roles, mut list) = (Vec::new(), BTreeMap::new());
         let old = family.rollout.as_ref().map(|id| &self.rollouts[id]);
@@ -157,14 +189,14 @@ impl World {
         };
         for (name, _, after) in &family.roles {
             let target = delivery(start.family, name, to);
-            let of_role = members.iter().filter(|(_, role)| role == name);
-            let runs = |id: &Id| {
+            let of_role = members.iter().filter(|(_, member)| member.role == *name);
+            let runs = |(id, member): &&(Id, Member)| {
                 let agent = &self.agents[id];
                 let settled = agent.delivery.as_ref().map(|d| (d.hash, d.state));
                 settled == Some((target, fleet::offer::State::Applied))
+                    && member.taken_from.is_none()
             };
-            let (same, changed): (Vec<Id>, Vec<Id>) =
-                of_role.map(|(id, _)| *id).partition(|id| runs(id));
+            let (same, changed): (Vec<_>, Vec<_>) = of_role.partition(runs);
             let candidate = |id: &Id| Candidate {
                 uid: uid(*id),
                 stratum: self.agents[id]
@@ -175,7 +207,10 @@ impl World {
                 reachable: !self.agents[id].is_lost(self.now_ms),
                 ahead: ahead(*id),
             };
-            let ordered = waves::order(changed.iter().map(candidate).collect(), "seed");
+            let ordered = waves::order(
+                changed.iter().map(|(id, _)| candidate(id)).collect(),
+                "seed",
+            );
             let may = |candidate: &Candidate, wave: usize| {
                 let id = Id::try_from(u128::from_be_bytes(candidate.uid)).expect("an id");
                 waves::takes(&start.plan.waves[wave], &self.agents[&id].labels)
@@ -184,21 +219,22 @@ impl World {
                 .map_err(|error| format!("role {name}: {error}"))?;
             for (candidate, wave) in ordered.iter().zip(&assigned.waves) {
                 let id = Id::try_from(u128::from_be_bytes(candidate.uid)).expect("an id");
+                let found = changed.iter().find(|(listed, _)| *listed == id);
+                let (_, member) = found.expect("it was ordered");
                 let member = Member {
-                    role: name.clone(),
                     wave: *wave,
-                    unchanged: false,
+                    ..member.clone()
                 };
                 list.insert(id, member);
             }
             let last = u32::try_from(assigned.ends.len().saturating_sub(1)).expect("few waves");
-            for id in same {
+            for (id, member) in same {
                 let member = Member {
-                    role: name.clone(),
                     wave: last,
                     unchanged: true,
+                    ..member.clone()
                 };
-                list.insert(id, member);
+                list.insert(*id, member);
             }
             roles.push(Role {
                 name: name.clone(),
@@ -272,5 +308,30 @@ impl World {
         }
         self.act("anna", "agent.retry", &super::name(id), "");
         self.events.push(Event::Retried { agent: id });
+    }
+
+    /// A person says that an agent whose owner is changing stays, or goes to who claims it. False: there is nothing to
+    /// resolve.
+    pub fn resolve(&mut self, id: Id, keep: bool) -> bool {
+        let program = self.program();
+        let agent = self.agents.get_mut(&id).expect("an agent");
+        let Some(owner) = borrowed(agent.owner.as_ref()) else {
+            return false;
+        };
+        let claims = program.claims(&agent.labels);
+        let claim = claims.first().and_then(fleet::program::Claim::only);
+        let to = match keep {
+            _ if claim == Some(owner) => None,
+            true => Some(owner),
+            false => claim,
+        };
+        let Some((family, role)) = to else {
+            return false;
+        };
+        let to = (family.to_owned(), role.to_owned());
+        agent.granted = Some(to.clone());
+        self.act("anna", "agent.owner", &super::name(id), &to.0);
+        self.events.push(Event::Granted { agent: id, to });
+        true
     }
 }

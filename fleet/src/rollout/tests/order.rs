@@ -28,6 +28,65 @@ fn interleaved_roles_go_wave_by_wave_and_a_way_back_reverses_them() {
     assert_eq!(order, ["agent", "gateway"]);
 }
 
+/// Gateways in zones a, b and c, one wave each; agents in a and c only.
+fn zoned() -> Rollout {
+    let mut r = rollout(vec![
+        role("gateway", &[], &[2, 4, 6], 2),
+        role("agent", &["gateway"], &[5, 10], 1),
+    ]);
+    let zone = |zone: &str| WaveSpec {
+        zone: Some(zone.into()),
+        ..WaveSpec::default()
+    };
+    r.plan = PlanSpec::of(vec![zone("a"), zone("b"), zone("c"), WaveSpec::default()]);
+    r.plan.interleave = true;
+    r.roles[0].wave_specs = vec![0, 1, 3];
+    r.roles[1].wave_specs = vec![0, 3];
+    r
+}
+
+#[test]
+fn a_role_that_leaves_a_zone_out_does_not_overtake_the_gateways_of_the_next() {
+    let mut r = zoned();
+    let converged = |role: &str, waves: &[u64]| {
+        let waves = waves.iter().map(|n| counts(&[(Bucket::Converged, *n)]));
+        (role.to_owned(), waves.collect::<Vec<_>>())
+    };
+    let mut observed = seen("gateway", converged("gateway", &[2, 2, 0]).1);
+    observed = observed.with("agent", converged("agent", &[5, 0]).1);
+    r.plan.waves[1].soak_ms = 60_000;
+    let next = plan(&r, &observed, 0);
+    assert_eq!(next.steps, [], "gateways of c have not gone");
+    assert!(next.waiting.contains(&Waiting::Wave {
+        role: "agent".into(),
+        after: "gateway".into(),
+        wave: 2,
+    }));
+    let shown = schedule(&r).to_string();
+    assert!(
+        shown.contains("agent wave 2/2: 5 agents, after gateway wave 3"),
+        "{shown}"
+    );
+}
+
+#[test]
+fn interleaving_is_refused_where_a_wave_would_go_before_gateways_that_it_may_use() {
+    let late = |before: &Role, from: usize, spec: &WaveSpec| {
+        let zones = ["a", "b", "c"].iter().skip(from);
+        let taken = zones.filter(|zone| spec.zone.as_deref().is_none_or(|z| z == **zone));
+        before.wave_size(0) * taken.count() as u64
+    };
+    let mut r = zoned();
+    assert_eq!(r.check_in_step(late), Ok(()));
+    r.plan.waves[0].zone = None;
+    assert_eq!(
+        r.check_in_step(late).unwrap_err().to_string(),
+        "the plan interleaves roles, but wave 1 of role agent would go before 4 members of role gateway that share its part of the fleet: give the waves zones or selectors that take agents together with all their gateways, or leave `interleave` out"
+    );
+    r.plan.interleave = false;
+    assert_eq!(r.check_in_step(late), Ok(()));
+}
+
 #[test]
 fn the_schedule_shows_the_order_before_anything_starts() {
     let mut r = rollout(vec![

@@ -1,0 +1,145 @@
+//! Agents that go from one owner to another, and back.
+
+use super::*;
+
+fn taken(from: (&'static str, &'static str)) -> Option<Place<'static>> {
+    Some(Place {
+        taken_from: Some(from),
+        ..place(0).unwrap()
+    })
+}
+
+fn returning(stable: Option<u64>) -> ProgramFamily {
+    ProgramFamily {
+        stable: stable.map(RevisionNumber),
+        rollout: Some(ProgramRollout {
+            from: stable.map(RevisionNumber),
+            running: false,
+            returning: true,
+            roll_back: Some(RollBack {
+                scope: Scope::All,
+                open_roles: vec!["agent".into()],
+            }),
+            ..rollout()
+        }),
+        ..family("web", 2, "app = web")
+    }
+}
+
+#[test]
+fn on_two_lists_the_owner_decides_until_the_wave_that_takes_it_over_is_open() {
+    let (mut web, mut db) = (family("web", 2, "app = web"), family("db", 1, "app"));
+    let places = |program: &Program, owner| {
+        let of_db = Place {
+            rollout: "ro-2",
+            ..place(0).unwrap()
+        };
+        let places = [taken(("db", "agent")).unwrap(), of_db];
+        let place = program.place_that_counts(owner, &places);
+        place.map(|place| place.rollout)
+    };
+    db.rollout = Some(ProgramRollout {
+        id: "ro-2".into(),
+        ..rollout()
+    });
+    web.rollout = Some(rollout());
+    let of_db = Some(("db", "agent"));
+    let both = program(vec![web.clone(), db.clone()]);
+    assert_eq!(places(&both, of_db), Some("ro-1"));
+    assert_eq!(places(&both, Some(("web", "agent"))), Some("ro-1"));
+    assert_eq!(places(&both, Some(("gone", "agent"))), None);
+    web.rollout.as_mut().unwrap().open_waves.clear();
+    let waits = program(vec![web.clone(), db.clone()]);
+    assert_eq!(places(&waits, of_db), Some("ro-2"));
+    // Where its owner has no rollout, the family's stable revision decides until then.
+    db.rollout = None;
+    assert_eq!(places(&program(vec![web, db]), of_db), None);
+}
+
+#[test]
+fn who_a_person_lets_go_does_not_wait_for_the_rollout_of_the_family_it_leaves() {
+    let (mut web, db) = (family("web", 2, "app = web"), family("db", 1, "app = db"));
+    web.rollout = Some(rollout());
+    let program = program(vec![web, db]);
+    let facts = labels("app=db");
+    let member = Subject {
+        place: place(0),
+        ..subject(&facts, Some("web"))
+    };
+    assert_eq!(desired(&member, &program).reason, Reason::Kept);
+    let granted = Subject {
+        granted: Some(("db", "agent")),
+        ..member
+    };
+    assert_eq!(desired(&granted, &program).delivery, Some(hash("db 1")));
+    // Relabelled back: nobody else claims it any more, and what was said about that is void.
+    let facts = labels("app=web");
+    let back = Subject {
+        facts: &facts,
+        ..granted
+    };
+    assert_eq!(desired(&back, &program).delivery, Some(hash("web 2")));
+}
+
+#[test]
+fn a_rollout_that_stands_still_takes_nothing_back_from_who_came_late() {
+    let mut web = family("web", 1, "app = web");
+    web.rollout = Some(ProgramRollout {
+        passed: true,
+        ..rollout()
+    });
+    let facts = labels("app=web");
+    let late = Subject {
+        owned_since: Some(Epoch(12)),
+        delivery: Some(hash("web 2")),
+        ..subject(&facts, Some("web"))
+    };
+    let runs = desired(&late, &program(vec![web.clone()]));
+    assert_eq!((runs.delivery, runs.offerable), (Some(hash("web 2")), true));
+    web.rollout.as_mut().unwrap().running = false;
+    let stands = desired(&late, &program(vec![web.clone()]));
+    assert_eq!(
+        (stands.delivery, stands.offerable),
+        (Some(hash("web 2")), false)
+    );
+    web.rollout.as_mut().unwrap().returning = true;
+    let back = desired(&late, &program(vec![web]));
+    assert_eq!((back.delivery, back.offerable), (Some(hash("web 1")), true));
+}
+
+#[test]
+fn a_rollback_gives_an_agent_back_to_the_role_that_it_had() {
+    let facts = labels("app=web");
+    let moved = Subject {
+        place: taken(("web", "gateway")),
+        delivered_in: "ro-1",
+        delivery: Some(hash("web 2")),
+        ..subject(&facts, Some("web"))
+    };
+    let gateway = |mut family: ProgramFamily| {
+        for roles in family.revisions.values_mut() {
+            roles.push(role("gateway", "app = gw", "web gw"));
+        }
+        program(vec![family])
+    };
+    let back = desired(&moved, &gateway(returning(Some(1))));
+    assert_eq!(back.owner, Some(("web".into(), "gateway".into())));
+    assert_eq!(back.delivery, Some(hash("web gw")));
+    let first = desired(&moved, &gateway(returning(None)));
+    assert_eq!(first.owner, Some(("web".into(), "gateway".into())));
+    assert_eq!(first.delivery, Some(hash("baseline")));
+}
+
+#[test]
+fn who_was_taken_over_and_stopped_goes_back_when_it_is_started() {
+    let program = program(vec![returning(None), family("db", 1, "app")]);
+    let facts = labels("app=web");
+    let started = Subject {
+        place: taken(("db", "agent")),
+        delivery: Some(stop_delivery()),
+        ..subject(&facts, Some("web"))
+    };
+    let back = desired(&started, &program);
+    assert_eq!(back.owner, Some(("db".into(), "agent".into())));
+    assert_eq!((back.delivery, back.offerable), (Some(hash("db 1")), true));
+}

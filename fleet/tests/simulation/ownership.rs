@@ -1,0 +1,230 @@
+//! Whose an agent is, in the checker's own words: nobody changes hands without a person, a takeover or a policy, and who
+//! was taken over goes back to what it had.
+
+use std::collections::BTreeMap;
+
+use fleet::digest::Digest;
+use fleet::family::stop_delivery;
+use fleet::program::{Desired, OwnerChange, Reason};
+use fleet::rollout::State;
+
+use super::Total;
+use super::invariants::{Result, hold};
+use super::world::{Id, Owner, World, delivery};
+
+#[derive(Default)]
+pub struct Ownership {
+    /// Whom a person has said it stays with, or goes to.
+    granted: BTreeMap<Id, Owner>,
+    /// By agent and family that took it: whose it was.
+    had: BTreeMap<(Id, String), Owner>,
+    /// By agent and family that it went to by a person's word or a policy: whose it was. A list that was made before that
+    /// still gives it back there.
+    left: BTreeMap<(Id, String), Owner>,
+}
+
+/// What an agent was, before it was sent something or changed hands.
+pub type Before = (Option<Owner>, Option<(Digest, String)>);
+
+impl Ownership {
+    pub fn granted(&mut self, id: Id, to: Owner) {
+        self.granted.insert(id, to);
+    }
+
+    /// What a family has completed it has for good.
+    pub fn completed(&mut self, family: &str) {
+        self.had.retain(|(_, taker), _| taker != family);
+    }
+
+    /// It was sent something, or is somebody else's without being sent anything.
+    pub fn sent(
+        &mut self,
+        world: &World,
+        id: Id,
+        desired: &Desired,
+        before: &Before,
+        total: &mut Total,
+    ) -> Result {
+        let Some(to) = &desired.owner else {
+            return Ok(());
+        };
+        match &before.0 {
+            None => Ok(()),
+            Some(from) if from == to => self.stays(world, id, to, desired, before),
+            Some(from) => {
+                let moved = self.moves(world, id, (from, to), desired, total);
+                moved.map_err(|why| format!("it went from {from:?} to {to:?}, {why}"))
+            }
+        }
+    }
+
+    /// Its owner sends it something: who was relabelled is pushed nothing.
+    fn stays(
+        &mut self,
+        world: &World,
+        id: Id,
+        owner: &Owner,
+        desired: &Desired,
+        (_, last): &Before,
+    ) -> Result {
+        let kept = self.granted.get(&id) == Some(owner);
+        match &desired.reason {
+            Reason::Stable => {
+                let stopped = last.as_ref().is_some_and(|(h, _)| *h == stop_delivery());
+                let claimed = claim(world, id).as_ref() == Some(owner);
+                if claimed || kept {
+                    self.had.remove(&(id, owner.0.clone()));
+                }
+                hold(claimed || kept || stopped, || {
+                    "it was relabelled, and pushed what its owner has now".into()
+                })
+            }
+            Reason::Wave { rollout } => {
+                let touched = last.as_ref().is_some_and(|(_, within)| within == rollout);
+                hold(touched || matches(world, id, owner), || {
+                    "it was relabelled, and pushed what a wave brings".into()
+                })
+            }
+            Reason::RolledBack { .. } => {
+                let had = self.had.get(&(id, owner.0.clone()));
+                hold(had.is_none(), || {
+                    format!("it was {had:?}'s, and was not given back")
+                })
+            }
+            Reason::Pinned => {
+                self.had.remove(&(id, owner.0.clone()));
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn moves(
+        &mut self,
+        world: &World,
+        id: Id,
+        (from, to): (&Owner, &Owner),
+        desired: &Desired,
+        total: &mut Total,
+    ) -> Result {
+        let taken = (id, from.0.clone());
+        match &desired.reason {
+            Reason::Wave { rollout } => {
+                let doc = &world.rollouts[rollout];
+                let listed = doc.members.get(&id).and_then(|m| m.taken_from.as_ref());
+                hold(listed == Some(from) && doc.family == to.0, || {
+                    "and no list takes it over".into()
+                })?;
+                let of = |owner: &Owner| world.families[&owner.0].precedence;
+                hold(of(to) >= of(from), || "down".into())?;
+                self.had.entry((id, to.0.clone())).or_insert(from.clone());
+                self.granted.remove(&id);
+                total.taken += 1;
+                let lists = world.families.values().filter_map(|f| f.rollout.as_ref());
+                let lists = lists.map(|rollout| &world.rollouts[rollout]);
+                let open = lists.filter(|d| !d.kept.state.is_final());
+                total.on_two_lists +=
+                    u64::from(open.filter(|d| d.members.contains_key(&id)).count() > 1);
+                Ok(())
+            }
+            Reason::RolledBack { .. } => {
+                let had = self.had.remove(&taken);
+                let had = had.or_else(|| self.left.remove(&taken));
+                total.given_back += 1;
+                hold(had.as_ref() == Some(to), || {
+                    format!("and had been {had:?}'s")
+                })?;
+                let stable = world.families[&to.0].stable;
+                // Only its own family takes it from a role that has nothing to go back to yet.
+                let gives = delivery(&to.0, &to.1, stable.unwrap_or(0));
+                let has_some = stable.is_some() || from.0 == to.0;
+                hold(has_some && desired.delivery == Some(gives), || {
+                    "and not to what that gives everybody".into()
+                })
+            }
+            _ if self.granted.get(&id) == Some(to) => {
+                self.had.remove(&taken);
+                self.left.insert((id, to.0.clone()), from.clone());
+                self.granted.remove(&id);
+                total.granted += 1;
+                Ok(())
+            }
+            _ => {
+                let auto = |owner: &Owner| world.families[&owner.0].owner_change;
+                let both = [from, to].map(auto) == [OwnerChange::Auto; 2];
+                hold(both && claim(world, id).as_ref() == Some(to), || {
+                    format!("{:?}, and nobody has said so", desired.reason)
+                })?;
+                self.had.remove(&taken);
+                self.left.insert((id, to.0.clone()), from.clone());
+                total.by_policy += 1;
+                Ok(())
+            }
+        }
+    }
+
+    /// When all is quiet, whoever was taken over in a rollout that was taken back is its owner's again.
+    pub fn settled(&self, world: &World) -> Result {
+        for ((id, taker), owner) in &self.had {
+            let agent = &world.agents[id];
+            let rollout = world.families[taker].rollout.as_ref();
+            let rollout = rollout.map(|rollout| &world.rollouts[rollout].kept);
+            let back = rollout.is_some_and(|r| r.state == State::RolledBack);
+            let there = !(agent.deleted || agent.left || agent.duplicate || agent.stopped);
+            let has = agent.owner.as_ref().map(|(family, _)| family) == Some(taker);
+            let stable = world.families[&owner.0].stable;
+            let gives = stable.map(|revision| delivery(&owner.0, &owner.1, revision));
+            let refused = gives.is_some_and(|hash| agent.refused.contains(&hash));
+            let in_it = agent.delivery.as_ref().is_some_and(|d| {
+                let newest = world.families[taker].rollout.as_ref();
+                Some(&d.rollout) == newest || d.hash == stop_delivery()
+            });
+            hold(!(back && there && has && in_it) || refused, || {
+                format!("agent {id} was taken from {owner:?} and is still {taker}'s")
+            })?;
+        }
+        for (id, to) in &self.granted {
+            let agent = &world.agents[id];
+            let there = !(agent.deleted || agent.left || agent.duplicate);
+            let sound = agent.told_healthy && agent.refused.is_empty() && !agent.is_in_flight();
+            let waits = agent.owner.as_ref() != Some(to) && claim(world, *id).as_ref() == Some(to);
+            hold(!(there && sound && waits), || {
+                format!("agent {id} was to go to {to:?}, which claims it, and is not there")
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// Does the role that it has still match it?
+fn matches(world: &World, id: Id, (family, role): &Owner) -> bool {
+    let roles = &world.families[family].roles;
+    let found = roles.iter().find(|(name, ..)| name == role);
+    found.is_some_and(|(_, selector, _)| selector.matches(&world.agents[&id].labels))
+}
+
+/// Who claims it: the one role of the highest family that matches it and lets new agents in.
+fn claim(world: &World, id: Id) -> Option<Owner> {
+    let lets_in = |name: &&String| {
+        let family = &world.families[*name];
+        let rollout = family.rollout.as_ref().map(|id| &world.rollouts[id].kept);
+        let passed = rollout.is_some_and(|r| r.state == State::Running && r.has_passed());
+        family.stable.is_some() || passed
+    };
+    let claims = |name: &&String| {
+        let roles = &world.families[*name].roles;
+        let mut roles = roles.iter();
+        roles.any(|(_, selector, _)| selector.matches(&world.agents[&id].labels))
+    };
+    let families = world.families.keys().filter(lets_in).filter(claims);
+    let highest = families.max_by_key(|name| world.families[*name].precedence)?;
+    let roles = world.families[highest].roles.iter();
+    let owners: Vec<Owner> = roles
+        .map(|(role, ..)| (highest.clone(), role.clone()))
+        .filter(|owner| matches(world, id, owner))
+        .collect();
+    match owners.as_slice() {
+        [owner] => Some(owner.clone()),
+        _ => None,
+    }
+}
