@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::digest::Digest;
-use crate::selector::{Facts, Selector};
+use crate::selector::Selector;
 
 /// Limits of a family: what a person still reads, and what a program may weigh.
 pub const ROLES_MAX: usize = 32;
@@ -100,7 +100,7 @@ pub enum Error {
         other: String,
     },
     /// Agents that would not know what to run.
-    #[error("roles {} of family `{family}` match the same {agents} agents, e.g. {}: make their selectors exclude each other", roles.join(" and "), examples.join(", "))]
+    #[error("roles {} of family `{family}` match the same {}: make their selectors exclude each other", roles.join(" and "), named(*agents, examples))]
     Overlap {
         /// Family.
         family: String,
@@ -121,6 +121,16 @@ pub enum Error {
         /// Role.
         role: String,
     },
+}
+
+/// So many agents, and the names of some.
+fn named(agents: usize, examples: &[String]) -> String {
+    let names = examples.join(", ");
+    match agents {
+        1 => format!("agent {names}"),
+        agents if agents == examples.len() => format!("agents {names}"),
+        agents => format!("{agents} agents, e.g. {names}"),
+    }
 }
 
 /// Is this a name of a family, role, plan or token?
@@ -197,36 +207,6 @@ pub fn check_precedence<'a>(
             other: other.to_owned(),
         }),
     }
-}
-
-/// Agents named in a message; the number is told in full.
-const EXAMPLES_MAX: usize = 3;
-
-/// Refuses roles that match the same agents: one mistake for each combination of roles, with agents by name.
-pub fn check_overlap<'a, F: Facts + 'a>(
-    family: &str,
-    roles: &[Role],
-    agents: impl IntoIterator<Item = (&'a str, &'a F)>,
-) -> Vec<Error> {
-    let mut found: BTreeMap<Vec<String>, Vec<String>> = BTreeMap::new();
-    for (name, facts) in agents {
-        let matching = roles.iter().filter(|role| role.selector.matches(facts));
-        let names: Vec<String> = matching.map(|role| role.name.clone()).collect();
-        if names.len() > 1 {
-            found.entry(names).or_default().push(name.to_owned());
-        }
-    }
-    let overlap = |(roles, mut agents): (Vec<String>, Vec<String>)| {
-        let count = agents.len();
-        agents.truncate(EXAMPLES_MAX);
-        Error::Overlap {
-            family: family.to_owned(),
-            roles,
-            agents: count,
-            examples: agents,
-        }
-    };
-    found.into_iter().map(overlap).collect()
 }
 
 /// Roles in the order in which they go: each after those it names, otherwise as written.

@@ -7,6 +7,7 @@
 pub mod digest;
 pub mod selector;
 
+pub mod census;
 pub mod components;
 pub mod consistency;
 pub mod diff;

@@ -77,6 +77,16 @@ pub enum Refused {
         /// Whose.
         owner: String,
     },
+    /// The source goes while it owns something.
+    #[error(
+        "source {source_name} is not deleted while it owns {}: hand that over with `muster adopt`, or give it to API and console with --orphan", owned.join(", ")
+    )]
+    OwnsObjects {
+        /// Which.
+        source_name: String,
+        /// What it owns, as commands take it.
+        owned: Vec<String>,
+    },
     /// The source may only write drafts.
     #[error(
         "source {source_name} may write drafts and not activate: start {object} with `muster rollout start`, or let the source activate with a plan"
@@ -158,6 +168,25 @@ pub fn check_edit(object: &Object, owner: Option<&str>) -> Result<(), Refused> {
         Some(owner) => Err(Refused::OwnedByGit {
             object: object.clone(),
             owner: owner.to_owned(),
+        }),
+    }
+}
+
+/// What goes to API and console when a source is deleted; refused while it owns something, unless that is meant.
+pub fn orphaned<'o>(
+    source: &str,
+    stored: &'o BTreeMap<Object, Stored>,
+    orphan: bool,
+) -> Result<Vec<&'o Object>, Refused> {
+    let owned = stored
+        .iter()
+        .filter(|(_, found)| found.source.as_deref() == Some(source));
+    let owned: Vec<&Object> = owned.map(|(object, _)| object).collect();
+    match orphan || owned.is_empty() {
+        true => Ok(owned),
+        false => Err(Refused::OwnsObjects {
+            source_name: source.to_owned(),
+            owned: owned.into_iter().map(Object::as_written).collect(),
         }),
     }
 }
@@ -280,6 +309,29 @@ mod tests {
                 .unwrap_err()
                 .to_string(),
             "family a is owned by source git: commit the change there"
+        );
+    }
+
+    #[test]
+    fn a_source_that_owns_something_goes_only_when_that_is_handed_over() {
+        let plan = Object {
+            kind: "plan".into(),
+            ..object("careful")
+        };
+        let stored = BTreeMap::from([
+            (object("web"), stored(Some("git"), None)),
+            (plan.clone(), stored(Some("git"), None)),
+            (object("mine"), stored(None, None)),
+        ]);
+        assert_eq!(
+            orphaned("git", &stored, false).unwrap_err().to_string(),
+            "source git is not deleted while it owns web, plan/careful: hand that over with `muster adopt`, or give it to API and console with --orphan"
+        );
+        let both = [&object("web"), &plan];
+        assert_eq!(orphaned("git", &stored, true).unwrap(), both);
+        assert_eq!(
+            orphaned("other", &stored, false).unwrap(),
+            [] as [&Object; 0]
         );
     }
 

@@ -12,7 +12,7 @@ use crate::value::{Map, Path, Value};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-pub use policy::{Policy, check_policies};
+pub use policy::{Policy, Rule, check_policies};
 
 mod pipelines;
 mod policy;

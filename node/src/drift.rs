@@ -38,8 +38,8 @@ pub struct Last {
 /// An agent, as far as drift goes and as it is known without reading a body.
 #[derive(Clone, Copy, Debug)]
 pub struct Seen<'a> {
-    /// Two agents speak with its uid.
-    pub duplicate: bool,
+    /// What is wrong with who it says it is.
+    pub identity: Option<Identity>,
     /// A collector that is down runs no last good config.
     pub healthy: bool,
     /// Last reported hash and status.
@@ -91,7 +91,7 @@ impl<'a> Seen<'a> {
     /// As its row has it.
     pub fn of(row: &'a Row) -> Self {
         Seen {
-            duplicate: row.duplicate,
+            identity: identity(row.duplicate, || reverted(row)),
             healthy: row.healthy,
             reported: row.reported,
             last: row.delivery.as_ref().map(|delivery| Last {
@@ -117,7 +117,7 @@ impl<'a> Seen<'a> {
             reported_revision: None,
             went_back_from: last.and_then(|last| last.went_back(self.reported, self.healthy)),
             version: None,
-            identity: self.duplicate.then_some(Identity::Duplicate),
+            identity: self.identity,
         }
     }
 
@@ -141,6 +141,20 @@ impl<'a> Seen<'a> {
         let tried = self.last.is_some_and(|last| last.reoffered);
         answer(drift, policy, refused, tried, true)
     }
+}
+
+/// Two agents with one uid say nothing that is known to be one of theirs.
+pub fn identity(duplicate: bool, reverted: impl Fn() -> Option<Identity>) -> Option<Identity> {
+    match duplicate {
+        true => Some(Identity::Duplicate),
+        false => reverted(),
+    }
+}
+
+fn reverted(row: &Row) -> Option<Identity> {
+    let delivery = row.delivery.as_ref().filter(|_| row.reverted)?;
+    let ((runs, _), applied) = (row.reported?, delivery.hash);
+    Some(Identity::Reverted { runs, applied })
 }
 
 impl Last {
@@ -285,15 +299,17 @@ pub fn of_family(node: &Node, family: &str) -> FamilyDrift {
     }
 }
 
-/// For a preview: which of these agents are outside of the family's version policy.
-pub fn outside(node: &Node, family: &str, members: impl Iterator<Item = Uid>) -> Vec<api::Finding> {
-    let norms = Norms::of_family(node, family);
-    let Some(norm) = norms.0.get(family) else {
-        return vec![];
-    };
-    if norm.versions == versions::Policy::default() {
+/// For a preview: which of these agents are outside of the version policy that the revision has.
+pub fn outside(
+    node: &Node,
+    family: &str,
+    policy: &versions::Policy,
+    members: impl Iterator<Item = Uid>,
+) -> Vec<api::Finding> {
+    if *policy == versions::Policy::default() {
         return vec![];
     }
+    let spread = spread(node, family);
     // How many are outside for one reason, and the name of one of them.
     let mut reasons: BTreeMap<String, (u64, String)> = BTreeMap::new();
     for uid in members {
@@ -301,7 +317,7 @@ pub fn outside(node: &Node, family: &str, members: impl Iterator<Item = Uid>) ->
         let Some(row) = columns.rows.get(&uid) else {
             continue;
         };
-        if let Some(violation) = norm.versions.violation(version(row), &norm.spread) {
+        if let Some(violation) = policy.violation(version(row), &spread) {
             let reason = reasons
                 .entry(violation.to_string())
                 .or_insert_with(|| (0, row.name()));

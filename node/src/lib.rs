@@ -14,6 +14,8 @@ pub mod partition;
 
 pub mod drift;
 
+mod checks;
+
 mod folding;
 
 pub mod controller;

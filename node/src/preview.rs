@@ -14,6 +14,7 @@ use fleet::drift::{Difference, Sort, content};
 use fleet::family::{ConfigMap, Role, order};
 use fleet::membership::reach_limit;
 use fleet::rollout::PlanSpec;
+use fleet::validate::Policy;
 use fleet::value::Value;
 use fleet::waves::{self, Size};
 use prost::Message;
@@ -21,13 +22,15 @@ use proto::api;
 use proto::store;
 use proto::uid::Uid;
 
+use crate::checks;
 use crate::control::{
-    Documents, built_in_plan, config_map, plan_spec, plan_to_store, role, rollout_state, settings,
+    self, Documents, built_in_plan, config_map, plan_spec, plan_to_store, policy,
+    revision_settings, role, rollout_state,
 };
 use crate::controller::prepare::{Assignment, assign};
 use crate::ledger::{entry, now_ms, put, table};
 use crate::local::Node;
-use crate::manifest::{duration_text, size_text};
+use crate::manifest::{duration_text, settings_change, size_text};
 use crate::partition::{Candidate, body, merged_config};
 pub use matrix::{candidates, lacking};
 
@@ -98,6 +101,8 @@ pub struct Preview {
     pub takeovers: Vec<(String, u64)>,
     /// Why its family does not let it start: agents that lack components; none: it does.
     pub blocked: Option<String>,
+    /// What is against the revision by the agents that there are now; empty: nothing.
+    pub against: Vec<String>,
     /// What is kept of it.
     pub kept: store::Preview,
 }
@@ -128,7 +133,7 @@ pub fn make_with(
     revision: u64,
     plan: PlanSpec,
 ) -> Result<Preview, Error> {
-    let (stored, precedence, settings) = {
+    let (stored, precedence, before, settings) = {
         let documents = node.control.read();
         let stored = documents
             .families
@@ -140,11 +145,10 @@ pub fn make_with(
             revision,
             latest: stored.value.latest,
         };
-        (
-            found.ok_or_else(unknown)?.value.clone(),
-            stored.value.precedence,
-            settings(stored.value.settings.as_ref()),
-        )
+        let found = found.ok_or_else(unknown)?.value.clone();
+        let settings = revision_settings(&stored.value, &found);
+        let before = control::settings(stored.value.settings.as_ref());
+        (found, stored.value.precedence, before, settings)
     };
     let plan_hash = Digest::of(
         "muster.preview.plan.v1",
@@ -172,8 +176,25 @@ pub fn make_with(
         });
     }
     let members = candidates.iter().flatten().filter(|c| c.role.is_some());
-    let outside = crate::drift::outside(node, family, members.map(|c| c.uid));
+    let members = members.map(|c| c.uid);
+    let outside = crate::drift::outside(node, family, &settings.versions, members);
     maker.shown.findings.extend(outside);
+    let change = settings_change(&before, &settings);
+    if !change.is_empty() {
+        let message = format!("once it is complete, the family has {change}");
+        maker.shown.findings.push(checks::warning("", message));
+    }
+    // Agents have changed since it was applied, and who matches two roles is a conflict.
+    let policies: Vec<Policy> = stored.policies.iter().filter_map(policy).collect();
+    let conditional: Vec<Policy> = policies.into_iter().filter(|p| p.only.is_some()).collect();
+    let forbidden = match conditional.as_slice() {
+        // What its checks have found, these rules among it.
+        _ if checks::is_draft(&stored) => checks::found(&stored),
+        [] => vec![],
+        some => checks::conditional(&roles, &checks::census(node, &roles, some)),
+    };
+    let against = checks::errors(family, &forbidden);
+    maker.shown.findings.extend(forbidden);
     maker.roles(&candidates, &plan)?;
     maker.groups(&candidates)?;
     maker.left_out(&candidates);
@@ -230,6 +251,7 @@ pub fn make_with(
         shown,
         takeovers,
         blocked,
+        against,
         kept,
     })
 }

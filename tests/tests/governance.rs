@@ -741,8 +741,21 @@ async fn a_relabelled_agent_moves_when_a_person_says_so_or_both_families_let_it(
         "{shown:?}"
     );
 
-    let auto = two_families().replace("spec:\n", "spec:\n  ownerChange: auto\n");
+    scene.cli.ok(&["agents", "label", &kept, "team-"]);
+
+    // By itself it goes only once both families' revisions that say so are complete.
+    let auto = two_families().replace("precedence:", "ownerChange: auto\n  precedence:");
     scene.apply(&auto);
+    let shown = scene.cli.json(&["preview", "base", "--plan", "quick"]);
+    assert!(
+        shown["findings"]
+            .to_string()
+            .contains("owner change auto instead of ask"),
+        "{}",
+        shown["findings"]
+    );
+    scene.complete("base").await;
+    scene.complete("special").await;
     let third = scene.fleet.agent(2).uid().to_string();
     scene.cli.ok(&["agents", "label", &third, "team=special"]);
     owned_by(&third, "special").await;

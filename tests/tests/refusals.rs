@@ -118,9 +118,27 @@ const COMMANDS: &[Refusal] = &[
     Refusal {
         args: &["rollout", "start", "twice", "--yes", "--plan", "quick"],
         says: &[
-            "two roles match the same agent",
-            "make the selectors of family twice exclude each other",
+            "twice revision 1 is a draft",
+            "roles agent and also of family `twice` match the same agents",
+            "make their selectors exclude each other",
+            "muster families validate twice --revision 1",
         ],
+    },
+    Refusal {
+        args: &["families", "validate", "twice"],
+        says: &[
+            "twice revision 1 is a draft",
+            "match the same agents",
+            "apply it again",
+        ],
+    },
+    Refusal {
+        args: &["families", "validate", "nosuch"],
+        says: &["there is no family `nosuch`"],
+    },
+    Refusal {
+        args: &["families", "validate", "edge", "--revision", "9"],
+        says: &["family edge has no revision 9"],
     },
     Refusal {
         args: &[
@@ -135,8 +153,8 @@ const COMMANDS: &[Refusal] = &[
     Refusal {
         args: &["approve", "edge"],
         says: &[
-            "wrote edge revision 1 and cannot approve it",
-            "ask somebody else",
+            "edge revision 1 needs no approval",
+            "start it with `muster rollout start`",
         ],
     },
     Refusal {
@@ -273,10 +291,22 @@ const COMMANDS: &[Refusal] = &[
         says: &["there is no plan `nosuch`"],
     },
     Refusal {
+        args: &["sources", "delete", "nosuch", "--yes"],
+        says: &["there is no source `nosuch`", "muster sources list"],
+    },
+    Refusal {
         args: &["adopt", "nosuch", "--source", "repo"],
         says: &["nosuch"],
     },
 ];
+
+/// Two roles for the same agents.
+fn overlapping() -> String {
+    let body = config("x");
+    let agent = role("agent", "role = agent", &body);
+    let also = role("also", "role in (agent, other)", &body);
+    family("new", 77, &[agent, also])
+}
 
 /// A manifest, and what its refusal has to say.
 fn manifests() -> Vec<(String, &'static [&'static str])> {
@@ -293,6 +323,9 @@ fn manifests() -> Vec<(String, &'static [&'static str])> {
         (edge("role =="), &["spec.roles[0].selector `role ==`"]),
         (good().replace("precedence: 77", "precedence: 10"), &["has precedence 10, which family `edge` has already", "choose another number"]),
         (good().replace("precedence: 77", "presedence: 77"), &["unknown key `presedence`"]),
+        (overlapping(), &["roles agent and also of family `new` match the same agents", "make their selectors exclude each other"]),
+        (spec("policies: [{forbid: {kind: exporter, component: debug}, where: 'role =='}]"), &["spec.policies[0].where `role ==`"]),
+        (edge("role = agent").replace("  precedence: 77\n", "  precedence: 77\n  policies: [{forbid: {kind: exporter, component: debug}, where: role = agent}]\n"), &["no debug exporter where role = agent", "is such an agent"]),
         (after("gateway"), &["gateway"]),
         (after("agent"), &["agent"]),
         (spec("approvals: many"), &["approvals"]),
@@ -333,15 +366,14 @@ async fn every_refusal_names_the_object_and_the_way_out() {
         role("agent", "role = agent", &body),
         role("also", "role in (agent, other)", &body),
     ];
-    let others = [
-        family(
-            "other",
-            3,
-            &[role("agent", "role = nobody", &config("other"))],
-        ),
-        family("twice", 30, &twice),
-    ];
-    scene.apply(&others.join("---\n"));
+    let other = role("agent", "role = nobody", &config("other"));
+    scene.apply(&family("other", 3, &[other]));
+    let file = scene
+        .server
+        .write("twice.yaml", &family("twice", 30, &twice));
+    scene
+        .cli
+        .ok(&["apply", "-f", file.to_str().unwrap_or_default(), "--draft"]);
     let mut wrong = Vec::new();
     let mut check = |what: String, said: String, says: &[&str]| {
         let missing: Vec<_> = says.iter().filter(|part| !said.contains(**part)).collect();

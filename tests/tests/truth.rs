@@ -7,7 +7,7 @@ use std::time::Duration;
 use proto::opamp::{ComponentHealth, RemoteConfigStatuses};
 use serde_json::{Value, json};
 use system_tests::manifest::{config, family, plan, role};
-use system_tests::raw::{Http, Script, effective, offer};
+use system_tests::raw::{Http, Script, config_status, effective, offer};
 use system_tests::scene::Scene;
 use system_tests::server::Server;
 use system_tests::wait::{SOON, eventually, holds};
@@ -120,6 +120,49 @@ async fn where_a_family_says_so_a_drifted_config_is_offered_once_more_and_only_o
             .contains("once more"),
         "{detail:#}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_that_was_put_back_to_a_snapshot_is_shown_as_that_and_not_healed_in_secret() {
+    let server = server_with("").await;
+    let mut agent = Script::new("restored");
+    let mut http = Http::connect(server.opamp).await;
+    http.ask(&agent.full()).await;
+    let start = |server: &Server| {
+        let args = ["rollout", "start", "edge", "--plan", "swift", "--yes"];
+        server.cli().ok(&args);
+    };
+    start(&server);
+    let first = takes(&mut http, &mut agent, None).await.unwrap();
+    eventually(SOON, "the first rollout to end", async || {
+        let rollout = server.cli().json(&["rollout", "get", "edge"]);
+        holds(rollout["state"] == "completed", rollout["state"].clone())
+    })
+    .await;
+    apply(&server, "two", "");
+    start(&server);
+    let second = takes(&mut http, &mut agent, None).await.unwrap();
+    assert_ne!(first, second);
+    assert_eq!(kinds(&server, "restored"), Vec::<String>::new());
+
+    // It comes back from a snapshot and speaks of what it had then.
+    let mut old = agent.full();
+    old.remote_config_status = Some(config_status(&first, RemoteConfigStatuses::Applied, ""));
+    old.effective_config = Some(effective(&config("one")));
+    assert_eq!(offer(&http.ask(&old).await), None);
+    assert_eq!(kinds(&server, "restored"), ["identity"]);
+    let detail = server.cli().json(&["agents", "get", "restored"]);
+    let said = detail["drift"][0]["text"].as_str().unwrap();
+    assert!(said.contains("put back to an older snapshot"), "{said}");
+    assert_eq!(detail["agent"]["state"], "drifted", "{detail:#}");
+    let listed = server
+        .cli()
+        .json(&["agents", "list", "--state", "identity drift"]);
+    assert_eq!(listed["total"], 1, "{listed}");
+    for _ in 0..3 {
+        let reply = http.ask(&agent.bare()).await;
+        assert_eq!(offer(&reply), None, "by policy it is only reported");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

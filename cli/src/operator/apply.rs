@@ -17,12 +17,16 @@ A directory stands for its *.yaml and *.yml files, sorted, without those of its 
 Files that a manifest names (configFile, baselineFile) are read from the manifest's directory or
 below it.
 
+A revision that does not pass every check refuses the apply. With --draft it is stored all the same, as
+a draft: it can be looked at and previewed, and not started. `muster families validate` checks it again.
+
 With --source the manifests are all that this source has: what it had and no longer has is removed
 (see it with --dry-run before), and its agents keep what they run. --keep-gone leaves it.
 
 Examples:
   muster apply -f fleet/
   muster apply -f pii-redaction.yaml --dry-run
+  muster apply -f pii-redaction.yaml --draft
   muster apply -f fleet/ --source platform-git --commit \"$(git rev-parse HEAD)\" --activate
   kustomize build . | muster apply -f -";
 
@@ -35,6 +39,9 @@ pub struct ApplyArgs {
     /// Say what would change and store nothing
     #[arg(long)]
     pub dry_run: bool,
+    /// Store what does not pass every check, too, as a draft that cannot be started
+    #[arg(long, conflicts_with = "activate")]
+    pub draft: bool,
     /// Why: kept with the new revisions
     #[arg(long, default_value = "", hide_default_value = true)]
     pub note: String,
@@ -85,6 +92,7 @@ pub async fn run(
     let ApplyArgs {
         file: _,
         dry_run,
+        draft,
         note,
         source,
         keep_gone,
@@ -100,6 +108,7 @@ pub async fn run(
         keep_gone,
         commit,
         activate,
+        draft,
     };
     let answer = client
         .call("apply the manifests", async || {
@@ -117,6 +126,9 @@ pub async fn run(
     verdict(&answer)
 }
 
+/// Changes that make a revision, or make something of one.
+const NEW: [&str; 3] = ["created", "new revision", "validated"];
+
 /// What a person does next: look at what a rollout would do, where none was started.
 fn next(answer: &api::ApplyResponse) -> Option<String> {
     let mut results = answer.results.iter();
@@ -127,12 +139,15 @@ fn next(answer: &api::ApplyResponse) -> Option<String> {
     {
         return Some("follow them: muster rollout list --open".to_owned());
     }
-    let new = results
-        .find(|r| r.kind == "Family" && matches!(r.change.as_str(), "created" | "new revision"))?;
+    let new = results.find(|r| r.kind == "Family" && NEW.contains(&r.change.as_str()))?;
     let family = clean(&new.name);
-    Some(format!(
-        "nothing was delivered; next: muster preview {family}"
-    ))
+    let next = format!("nothing was delivered; next: muster preview {family}");
+    Some(match new.draft {
+        true => format!(
+            "{next}\nonce it is right, apply it again, or: muster families validate {family}"
+        ),
+        false => next,
+    })
 }
 
 /// Everything is stored; a rollout that was asked for and not started fails the command, so that a pipeline sees it.
@@ -199,6 +214,8 @@ mod tests {
             assert!(parsed(refused).is_none(), "{refused}");
         }
         assert!(parsed("--source git --keep-gone --commit abc").is_some());
+        assert!(parsed("--source git --draft").unwrap().draft);
+        assert!(parsed("--source git --draft --activate").is_none());
     }
 
     #[test]
@@ -219,5 +236,9 @@ mod tests {
         assert!(said("new revision", "r1").unwrap().contains("rollout list"));
         assert_eq!(said("unchanged", ""), None);
         assert_eq!(said("pruned", ""), None);
+        let mut draft = answer("created", "", "");
+        draft.results[0].draft = true;
+        let said = next(&draft).unwrap();
+        assert!(said.ends_with("muster families validate pii"), "{said}");
     }
 }

@@ -5,6 +5,7 @@ use proto::api;
 
 use crate::exit::Failure;
 use crate::operator::client::{Client, idempotency_key};
+use crate::operator::moment::revision;
 use crate::operator::output::{Output, confirm};
 use crate::render::text::{clean, plural};
 use crate::render::{applied, families as render, family};
@@ -17,6 +18,15 @@ owns it.
 Examples:
   muster families delete pii-redaction --reason 'moved into platform'
   muster families delete pii-redaction --yes";
+
+const VALIDATE_EXAMPLES: &str = "\
+A draft is what `muster apply --draft` stored although it did not pass every check. If the cause has gone
+since, e.g. agents were labelled that had matched two roles, this makes a validated revision of it. It is
+refused with what is missing otherwise: then fix the manifest and apply it again.
+
+Examples:
+  muster families validate pii-redaction
+  muster families validate pii-redaction --revision 4";
 
 #[derive(Subcommand)]
 pub enum Command {
@@ -53,6 +63,15 @@ pub enum Command {
         /// Newer revision [default: the latest]
         #[arg(long, default_value_t = 0, hide_default_value = true)]
         to: u64,
+    },
+    /// Check a draft again; it is validated if it passes every check
+    #[command(after_help = VALIDATE_EXAMPLES)]
+    Validate {
+        /// Name of the family
+        family: String,
+        /// Revision to check [default: the latest]
+        #[arg(long, value_name = "N", value_parser = revision, default_value = "0", hide_default_value = true)]
+        revision: u64,
     },
     /// Delete a family with its revisions; its agents keep what they run
     #[command(after_help = DELETE_EXAMPLES)]
@@ -108,6 +127,22 @@ pub async fn run(command: Command, client: &Client, out: Output) -> Result<(), F
                 })
                 .await?;
             out.show(&answer, render::diff)
+        }
+        Command::Validate { family, revision } => {
+            let doing = format!("validate family {family}");
+            let request = api::ValidateRevisionRequest {
+                family,
+                revision,
+                idempotency_key: idempotency_key(),
+            };
+            let answer = client
+                .call(&doing, async || {
+                    client.families().validate_revision(request.clone()).await
+                })
+                .await?;
+            out.show(&answer, |answer, look| {
+                family::validated(&request.family, answer, look)
+            })
         }
         Command::Delete {
             family,

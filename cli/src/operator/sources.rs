@@ -5,7 +5,8 @@ use proto::api;
 
 use crate::exit::Failure;
 use crate::operator::client::{Client, idempotency_key};
-use crate::operator::output::Output;
+use crate::operator::output::{Output, confirm};
+use crate::render::text::clean;
 use crate::render::{applied, sources as render};
 
 const ADOPT_EXAMPLES: &str = "\
@@ -27,6 +28,23 @@ pub enum Command {
         after_help = "Examples:\n  muster sources set platform-git --plan careful\n  muster sources set platform-git --drafts-only"
     )]
     Set(SetArgs),
+    /// Delete a source that owns nothing, or hand what it owns to commands, scripts and console
+    #[command(
+        after_help = "Families, plans and budget stay as they are, and agents keep what they run.\n\nExamples:\n  muster sources delete platform-git\n  muster sources delete platform-git --orphan --yes"
+    )]
+    Delete(DeleteArgs),
+}
+
+#[derive(Args)]
+pub struct DeleteArgs {
+    /// Name of the source
+    name: String,
+    /// What it owns is changed by commands, scripts and console from now on
+    #[arg(long)]
+    orphan: bool,
+    /// Do not ask
+    #[arg(long, short = 'y')]
+    yes: bool,
 }
 
 #[derive(Args)]
@@ -97,6 +115,25 @@ pub async fn run(command: Command, client: &Client, out: Output) -> Result<(), F
                 })
                 .await?;
             out.show(&answer, |answer, _| render::set(answer))
+        }
+        Command::Delete(DeleteArgs { name, orphan, yes }) => {
+            let question = match orphan {
+                true => format!("Delete source {} and take over what it owns?", clean(&name)),
+                false => format!("Delete source {}?", clean(&name)),
+            };
+            confirm(yes, &question)?;
+            let doing = format!("delete source {name}");
+            let request = api::DeleteSourceRequest {
+                name,
+                orphan,
+                idempotency_key: idempotency_key(),
+            };
+            let answer = client
+                .call(&doing, async || {
+                    client.families().delete_source(request.clone()).await
+                })
+                .await?;
+            out.show(&answer, applied::applied)
         }
     }
 }

@@ -24,8 +24,12 @@ pub fn applied(answer: &api::ApplyResponse, look: &Look) -> String {
             "" => String::new(),
             id => format!(", rollout {} started", clean(id)),
         };
+        let draft = match result.draft {
+            true => look.paint(Tone::Moving, ", a draft"),
+            false => String::new(),
+        };
         text += &format!(
-            "{}/{}{number} {change}{rollout}\n",
+            "{}/{}{number} {change}{draft}{rollout}\n",
             clean(&result.kind).to_lowercase(),
             clean(&result.name)
         );
@@ -106,6 +110,29 @@ family/web created
   no rollout started: it needs 1 approval
 family/old pruned
 "
+        );
+    }
+
+    #[test]
+    fn apply_tells_what_keeps_a_draft_from_being_more() {
+        let result = api::apply_response::Result {
+            kind: "Family".into(),
+            name: "pii".into(),
+            change: "created".into(),
+            revision: 1,
+            draft: true,
+            findings: vec![api::Finding {
+                severity: "error".into(),
+                message: "its config cannot be merged".into(),
+                role: "agent".into(),
+                ..Default::default()
+            }],
+            ..Default::default()
+        };
+        let results = vec![result];
+        assert_eq!(
+            applied(&api::ApplyResponse { results }, &Look::default()),
+            "family/pii r1 created, a draft\n  error role agent: its config cannot be merged\n"
         );
     }
 

@@ -2,6 +2,7 @@
 
 use proto::api;
 
+use crate::render::applied::findings;
 use crate::render::governance::{given, tally};
 use crate::render::table::{facts, table};
 use crate::render::text::{
@@ -22,6 +23,17 @@ pub fn detail(answer: &api::FamilyDetail, with_config: bool, look: &Look) -> Str
         text += &indent(&revisions(&answer.revisions, family, look), 2);
     }
     text
+}
+
+/// `families validate`.
+pub fn validated(family: &str, answer: &api::RevisionSummary, look: &Look) -> String {
+    format!(
+        "{} {} is {}\n{}",
+        clean(family),
+        revision(answer.number),
+        look.state(&answer.state),
+        indent(&findings(&answer.findings, look), 2)
+    )
 }
 
 /// `3 content, 1 version`; nothing without drift.
@@ -108,6 +120,7 @@ fn one_revision(revision: &api::Revision, with_config: bool, look: &Look) -> Str
             ("Commit", clean(&revision.commit)),
             ("Note", clean(&revision.note)),
             ("Policies", policies.join("; ")),
+            ("Settings", clean(&revision.settings)),
             ("Approvals", approvals(revision, look)),
             (
                 "Rejected",
@@ -116,6 +129,7 @@ fn one_revision(revision: &api::Revision, with_config: bool, look: &Look) -> Str
         ]),
         2,
     );
+    text += &indent(&findings(&revision.findings, look), 2);
     for role in &revision.roles {
         text += &one_role(role, with_config);
     }
@@ -192,11 +206,21 @@ fn revisions(revisions: &[api::RevisionSummary], family: &api::Family, look: &Lo
     )
 }
 
-/// Why it was rejected, or what its author says.
+/// Why it was rejected, what keeps it a draft, or what its author says.
 fn note(revision: &api::RevisionSummary) -> String {
-    match clean(&revision.rejected) {
-        why if why.is_empty() => clean(&revision.note),
-        why => format!("rejected by {why}"),
+    let rejected = clean(&revision.rejected);
+    if !rejected.is_empty() {
+        return format!("rejected by {rejected}");
+    }
+    let errors = revision.findings.iter().filter(|f| f.severity == "error");
+    let (errors, note) = (errors.count(), clean(&revision.note));
+    if errors == 0 {
+        return note;
+    }
+    let errors = plural(errors as u64, "error");
+    match note.as_str() {
+        "" => errors,
+        note => format!("{errors}; {note}"),
     }
 }
 
@@ -238,6 +262,41 @@ mod tests {
         );
         assert!(!text.contains("a: 1"));
         assert!(detail(&answer, true, &Look::default()).contains("    # agent.yaml\n    a: 1\n"));
+    }
+
+    #[test]
+    fn draft_tells_what_keeps_it_one() {
+        let findings = vec![api::Finding {
+            severity: "error".into(),
+            path: "exporters.debug".into(),
+            message: "policy says no".into(),
+            role: "agent".into(),
+        }];
+        let summary = api::RevisionSummary {
+            number: 4,
+            state: "draft".into(),
+            note: "try".into(),
+            findings: findings.clone(),
+            ..Default::default()
+        };
+        let answer = api::FamilyDetail {
+            revision: Some(api::Revision {
+                number: 4,
+                state: "draft".into(),
+                findings,
+                ..Default::default()
+            }),
+            revisions: vec![summary.clone()],
+            ..Default::default()
+        };
+        let text = detail(&answer, false, &Look::default());
+        let finding = "  error role agent exporters.debug: policy says no\n";
+        assert!(text.contains(finding), "{text}");
+        assert!(text.contains("1 error; try\n"), "{text}");
+        assert_eq!(
+            validated("pii", &summary, &Look::default()),
+            format!("pii r4 is draft\n{finding}")
+        );
     }
 
     #[test]

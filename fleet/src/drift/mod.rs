@@ -5,7 +5,7 @@ mod content;
 use std::fmt;
 
 use crate::digest::Digest;
-use crate::offer::Reported;
+use crate::offer::{Reported, State};
 use crate::program::RevisionNumber;
 use crate::versions::Violation;
 
@@ -42,7 +42,28 @@ pub enum Identity {
     /// Two agents, one uid.
     Duplicate,
     /// It speaks of a past that was over: a snapshot was put back.
-    Reverted,
+    Reverted {
+        /// What it says it runs, as it did before.
+        runs: Digest,
+        /// What it had applied since.
+        applied: Digest,
+    },
+}
+
+/// Was the agent's machine put back to an older snapshot? By its own word it had applied the last delivery, and now
+/// it says the same of one that it got before, though nothing was offered in between. `earlier` are those deliveries.
+///
+/// A sequence number or a start that went back proves nothing by itself: a supervisor that is started again begins
+/// anew, too, and reports what it runs.
+pub fn reverted(
+    last: Option<(Digest, State)>,
+    earlier: &[Digest],
+    reported: Option<(Digest, Reported)>,
+) -> Option<Identity> {
+    let ((applied, State::Applied), (runs, Reported::Applied)) = (last?, reported?) else {
+        return None;
+    };
+    (runs != applied && earlier.contains(&runs)).then_some(Identity::Reverted { runs, applied })
 }
 
 /// An agent as far as drift goes.
@@ -132,7 +153,10 @@ pub enum Why {
 /// May the delivery be offered once more? One time per drift: an agent that answers a second delivery with APPLIED
 /// whatever it runs would otherwise look healed, or be restarted for ever.
 pub fn answer(drift: &Drift, policy: Policy, refused: bool, tried: bool, has_room: bool) -> Answer {
-    let helps = matches!(drift, Drift::Content(_) | Drift::Assignment { .. });
+    let helps = matches!(
+        drift,
+        Drift::Content(_) | Drift::Assignment { .. } | Drift::Identity(Identity::Reverted { .. })
+    );
     match (policy, helps) {
         (Policy::Report, _) => Answer::Report(Why::Policy),
         (_, false) => Answer::Report(Why::NotByConfig),
@@ -180,9 +204,10 @@ impl fmt::Display for Drift {
             ),
             Drift::Version(violation) => write!(f, "{violation}"),
             Drift::Identity(Identity::Duplicate) => f.write_str("two agents speak with one uid"),
-            Drift::Identity(Identity::Reverted) => {
-                f.write_str("it came back from a snapshot of its past")
-            }
+            Drift::Identity(Identity::Reverted { runs, applied }) => write!(
+                f,
+                "its machine was put back to an older snapshot: it runs {runs} again, which it got before {applied}"
+            ),
             Drift::Fallback { failed, runs } => {
                 write!(f, "{failed} failed, it runs its last good config")?;
                 runs.map_or(Ok(()), |runs| write!(f, " {runs}"))

@@ -181,15 +181,21 @@ fn every_kind_of_drift_is_told_by_name() {
         hash("r2")
     );
     assert_eq!(said(&fallback), [expected]);
+    let put_back = Identity::Reverted {
+        runs: hash("r2"),
+        applied: hash("r3"),
+    };
+    let text = format!(
+        "identity: its machine was put back to an older snapshot: it runs {} again, which it got before {}",
+        hash("r2"),
+        hash("r3")
+    );
     for (identity, text) in [
         (
             Identity::Duplicate,
             "identity: two agents speak with one uid",
         ),
-        (
-            Identity::Reverted,
-            "identity: it came back from a snapshot of its past",
-        ),
+        (put_back, text.as_str()),
     ] {
         let cloned = Subject {
             identity: Some(identity),
@@ -223,4 +229,48 @@ fn a_re_offer_obeys_refusals_budget_and_goes_once() {
         answer(&assignment, Policy::Report, false, false, true),
         Answer::Report(Why::Policy)
     );
+    let put_back = Drift::Identity(Identity::Reverted {
+        runs: hash("r2"),
+        applied: hash("r3"),
+    });
+    let heal = |policy, refused| answer(&put_back, policy, refused, false, true);
+    assert_eq!(heal(Policy::ReOffer, false), Answer::ReOffer);
+    assert_eq!(heal(Policy::ReOffer, true), Answer::Report(Why::Refused));
+    assert_eq!(heal(Policy::Report, false), Answer::Report(Why::Policy));
+}
+
+#[test]
+fn an_agent_that_runs_an_earlier_delivery_again_without_an_offer_was_put_back() {
+    let earlier = [hash("r2"), hash("r1")];
+    let seen = |state, runs: &str, reported| {
+        let reported = Some((hash(runs), reported));
+        reverted(Some((hash("r3"), state)), &earlier, reported)
+    };
+    for runs in ["r2", "r1"] {
+        let put_back = Identity::Reverted {
+            runs: hash(runs),
+            applied: hash("r3"),
+        };
+        assert_eq!(
+            seen(State::Applied, runs, Reported::Applied),
+            Some(put_back)
+        );
+    }
+    let others = [
+        (State::Applied, "r3", Reported::Applied, "it runs the last"),
+        (State::Applied, "x", Reported::Applied, "it never got that"),
+        (State::Applied, "r2", Reported::Failed, "it does not run it"),
+        (State::Offered, "r2", Reported::Applied, "the last may come"),
+        (State::Failed, "r2", Reported::Applied, "it fell back"),
+        (
+            State::RolledBackByAgent,
+            "r2",
+            Reported::Applied,
+            "it went back by itself",
+        ),
+    ];
+    for (state, runs, reported, why) in others {
+        assert_eq!(seen(state, runs, reported), None, "{why}");
+    }
+    assert_eq!(reverted(None, &earlier, None), None);
 }

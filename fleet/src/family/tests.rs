@@ -112,19 +112,6 @@ fn a_precedence_that_is_taken_is_refused() {
 }
 
 #[test]
-fn roles_that_match_the_same_agents_are_refused_by_name() {
-    let roles = [role("agent", &[]), role("gateway", &[])];
-    let facts = BTreeMap::<String, String>::new();
-    let names = ["h1", "h2", "h3", "h4"];
-    let errors = check_overlap("web", &roles, names.map(|name| (name, &facts)));
-    assert_eq!(
-        errors[0].to_string(),
-        "roles agent and gateway of family `web` match the same 4 agents, e.g. h1, h2, h3: make their selectors exclude each other"
-    );
-    assert_eq!(check_overlap("web", &roles[..1], [("h1", &facts)]), []);
-}
-
-#[test]
 fn a_role_without_a_baseline_has_the_default_one() {
     assert_eq!(role("a", &[]).baseline(), default_baseline());
     let own = Role {

@@ -33,6 +33,12 @@ pub struct Request {
 /// Why an approval, or a start, is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
+    /// An approval that nobody asks for would only look like one.
+    #[error("{what} needs no approval: start it with `muster rollout start`")]
+    NotNeeded {
+        /// What.
+        what: String,
+    },
     /// Nobody approves what he wrote.
     #[error("{by} wrote {what} and cannot approve it: ask somebody else")]
     OwnWork {
@@ -81,6 +87,9 @@ impl Request {
     /// May this approval be added to those that were given?
     pub fn add(&self, given: &[Approval], approval: &Approval) -> Result<(), Refused> {
         let (by, what) = (approval.by.clone(), self.what.clone());
+        if self.needed == 0 {
+            return Err(Refused::NotNeeded { what });
+        }
         if approval.by == self.author {
             return Err(Refused::OwnWork { by, what });
         }
@@ -187,5 +196,9 @@ mod tests {
             ..request
         };
         assert_eq!(free.check(&[]), Ok(()));
+        assert_eq!(
+            said(free.add(&[], &by("bob"))),
+            "pii revision 7 needs no approval: start it with `muster rollout start`"
+        );
     }
 }

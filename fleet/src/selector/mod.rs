@@ -102,6 +102,13 @@ impl Selector {
             .into_iter()
     }
 
+    /// True if every agent that this selector could match is one that `other` matches, as far as the terms tell by
+    /// themselves: each term of `other` follows from one of these. `false` is no proof of the contrary.
+    pub fn implies(&self, other: &Selector) -> bool {
+        let follows = |wanted: &Term| self.terms.iter().any(|term| term.implies(wanted));
+        other.terms.iter().all(follows)
+    }
+
     /// True for `*`, which matches every agent.
     pub fn is_all(&self) -> bool {
         self.terms.is_empty()

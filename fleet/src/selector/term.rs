@@ -58,6 +58,30 @@ impl Term {
         }
     }
 
+    /// True if `other` holds wherever this term does.
+    pub(super) fn implies(&self, other: &Term) -> bool {
+        let mut values = match &self.test {
+            Test::Equal(value) => vec![Some(value.as_str())],
+            Test::In(values) => values.iter().map(|value| Some(value.as_str())).collect(),
+            Test::Missing => vec![None],
+            // Which values they leave open is not known.
+            _ => return self == other || (self.has_key() && *other == self.exists()),
+        }
+        .into_iter();
+        self.key == other.key && values.all(|value| other.holds(value))
+    }
+
+    fn has_key(&self) -> bool {
+        matches!(self.test, Test::Exists | Test::Version(..))
+    }
+
+    fn exists(&self) -> Term {
+        Term {
+            key: self.key.clone(),
+            test: Test::Exists,
+        }
+    }
+
     pub(super) fn explain(&self, value: Option<&str>) -> Reason {
         let is_version = matches!(self.test, Test::Version(..));
         Reason {

@@ -241,3 +241,33 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_selector_implies_what_follows_from_its_own_terms() {
+    let implies = |narrow: &str, wide: &str| {
+        let parse = |text| Selector::parse(text).unwrap();
+        parse(narrow).implies(&parse(wide))
+    };
+    for (narrow, wide) in [
+        ("role = agent, env = prod", "env = prod"),
+        ("env = prod", "env in (prod, staging)"),
+        ("env in (prod, staging)", "env"),
+        ("env = prod", "env != dev"),
+        ("!env", "env notin (dev)"),
+        ("env != dev", "env != dev"),
+        ("service.version >= 0.150", "service.version"),
+        ("role = agent", "*"),
+    ] {
+        assert!(implies(narrow, wide), "{narrow} implies {wide}");
+    }
+    for (narrow, wide) in [
+        ("role = agent", "env = prod"),
+        ("env in (prod, staging)", "env = prod"),
+        ("env", "env = prod"),
+        ("env != dev", "env = prod"),
+        ("env = dev", "env != dev"),
+        ("*", "env = prod"),
+    ] {
+        assert!(!implies(narrow, wide), "{narrow} does not imply {wide}");
+    }
+}

@@ -5,11 +5,20 @@
 
 use super::{Finding, Severity};
 use crate::components::{Kind, is_same_type, type_of};
+use crate::selector::Selector;
 use crate::value::{Map, Path, Value};
 use std::fmt;
 
+/// A rule, and the agents that it is about. Which roles have such agents is [`crate::census`]'s to say.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Policy {
+pub struct Policy {
+    pub rule: Rule,
+    /// It counts for roles with such agents; none: for every role.
+    pub only: Option<Selector>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rule {
     /// Every pipeline of that signal (`logs`), or the one of that id (`logs/audit`), has the processor.
     RequireProcessor { pipeline: String, processor: String },
     /// No component of that kind and type is defined, used or not.
@@ -27,12 +36,12 @@ pub fn check_policies(config: &Value, policies: &[Policy]) -> Vec<Finding> {
 
 impl Policy {
     fn check(&self, config: &Value) -> Vec<Finding> {
-        match self {
-            Self::RequireProcessor {
+        match &self.rule {
+            Rule::RequireProcessor {
                 pipeline,
                 processor,
             } => self.require(config, pipeline, processor),
-            Self::ForbidComponent { kind, component } => self.forbid(config, *kind, component),
+            Rule::ForbidComponent { kind, component } => self.forbid(config, *kind, component),
         }
     }
 
@@ -86,16 +95,28 @@ impl Policy {
     }
 }
 
+impl Rule {
+    /// The rule for every role.
+    pub const fn always(self) -> Policy {
+        Policy {
+            rule: self,
+            only: None,
+        }
+    }
+}
+
 impl fmt::Display for Policy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::RequireProcessor {
+        match &self.rule {
+            Rule::RequireProcessor {
                 pipeline,
                 processor,
-            } => {
-                write!(f, "{pipeline} pipelines contain the {processor} processor")
-            }
-            Self::ForbidComponent { kind, component } => write!(f, "no {component} {kind}"),
+            } => write!(f, "{pipeline} pipelines contain the {processor} processor")?,
+            Rule::ForbidComponent { kind, component } => write!(f, "no {component} {kind}")?,
+        }
+        match &self.only {
+            None => Ok(()),
+            Some(only) => write!(f, " where {only}"),
         }
     }
 }

@@ -256,10 +256,11 @@ fn a_processor_named_twice_is_refused_by_the_collector() {
 
 #[test]
 fn a_required_processor_counts_under_any_name() {
-    let policy = Policy::RequireProcessor {
+    let policy = Rule::RequireProcessor {
         pipeline: "logs".into(),
         processor: "batch".into(),
-    };
+    }
+    .always();
     let config = config([
         ("logs", pipeline(["otlp"], ["batch/big"], ["debug"])),
         ("logs/audit", pipeline(["otlp"], [], ["debug"])),
@@ -276,10 +277,11 @@ fn a_required_processor_counts_under_any_name() {
 
 #[test]
 fn a_forbidden_component_is_found_under_its_old_name() {
-    let policy = Policy::ForbidComponent {
+    let policy = Rule::ForbidComponent {
         kind: Kind::Exporter,
         component: "otlp_http".into(),
-    };
+    }
+    .always();
     let config = with(
         good(),
         "exporters",
@@ -302,6 +304,6 @@ proptest! {
         validate(&value);
         let config = with(good(), &section, value);
         validate(&config);
-        check_policies(&config, &[Policy::RequireProcessor { pipeline: "logs".into(), processor: "x".into() }]);
+        check_policies(&config, &[Rule::RequireProcessor { pipeline: "logs".into(), processor: "x".into() }.always()]);
     }
 }

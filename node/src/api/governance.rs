@@ -11,6 +11,7 @@ use tonic::{Request, Response, Status};
 
 use super::families::summary;
 use super::{Api, not_stored, short};
+use crate::checks;
 use crate::control::{self, Documents, revision_key};
 use crate::ledger::{ProposeError, act, entry, now_ms, once, put, table};
 use crate::preview::plan_of;
@@ -32,6 +33,15 @@ pub fn asked_for(documents: &Documents, family: &str) -> u32 {
         Some(stable) => stable.value.approvals,
         None => documents.gone.get(family).map_or(0, |g| g.value.approvals),
     }
+}
+
+/// What open rollouts of a revision need, e.g. since they take agents of a family that asks for approvals.
+fn asked_by_open(documents: &Documents, revision: &store::Revision) -> u32 {
+    let rollouts = documents.of_family(&revision.family).map(|r| &r.value);
+    let open = rollouts.filter(|rollout| {
+        rollout.to == revision.number && !control::rollout_state(rollout.state()).is_final()
+    });
+    open.map(|rollout| rollout.approvals).max().unwrap_or(0)
 }
 
 /// What a rollout of this revision with this plan needs, and at least so many approvals. As many as the stable revision
@@ -192,12 +202,16 @@ impl GovernanceService for Api {
             let revision = &found.value;
             let plan = plan_of(documents, &request.plan)
                 .map_err(|error| Status::not_found(error.to_string()))?;
-            let wanted = approval_request(documents, revision, &plan, 0);
+            let asked = asked_by_open(documents, revision);
+            let wanted = approval_request(documents, revision, &plan, asked);
             if !revision.rejected.is_empty() {
                 return Err(Status::failed_precondition(format!(
                     "{} was rejected {}: apply a new revision",
                     wanted.what, revision.rejected
                 )));
+            }
+            if let Some(why) = checks::draft_refusal(revision) {
+                return Err(Status::failed_precondition(why));
             }
             let seen = request.revision_hash.as_str();
             if !hex::encode(&revision.hash).starts_with(seen) {
@@ -214,7 +228,7 @@ impl GovernanceService for Api {
             };
             match wanted.add(&given, &approval) {
                 Err(approval::Refused::Twice { .. }) => {
-                    return Ok((None, store::Revision::clone(revision)));
+                    return Ok((None, (store::Revision::clone(revision), wanted.needed)));
                 }
                 Err(refused) => return Err(Status::failed_precondition(refused.to_string())),
                 Ok(()) => {}
@@ -232,7 +246,7 @@ impl GovernanceService for Api {
                 at_ms: now_ms(),
                 reason: request.reason.clone(),
             });
-            if check_approvals(documents, &next, &plan, 0).is_ok()
+            if check_approvals(documents, &next, &plan, asked).is_ok()
                 && next.state() == RevisionState::Validated
             {
                 next.set_state(RevisionState::Approved);
@@ -252,9 +266,14 @@ impl GovernanceService for Api {
             );
             let object = format!("family/{}", next.family);
             let acts = vec![act(&actor, "revision.approve", object, detail)];
-            Ok((Some(entry(vec![write], acts)), next))
+            Ok((Some(entry(vec![write], acts)), (next, wanted.needed)))
         });
-        Ok(Response::new(summary(&approved.await?)))
+        let (revision, needed) = approved.await?;
+        Ok(Response::new(api::RevisionSummary {
+            // By the stable revision, or for agents of other families, it may be more than it asks for itself.
+            approvals: needed,
+            ..summary(&revision)
+        }))
     }
 
     async fn reject(

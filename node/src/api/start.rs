@@ -12,6 +12,7 @@ use tonic::Status;
 
 use super::governance::{asked_for, check_approvals};
 use super::{Actor, Api, broken, not_stored, short};
+use crate::checks;
 use crate::control::{Doc, Documents, plan_to_store, rollout_state, stored_rollout_state};
 use crate::ledger::{act, entry, now_ms, once, put, table};
 use crate::preview::{self, Preview, plan_of, short_id};
@@ -22,6 +23,17 @@ struct Start {
     /// Name and waves.
     plan: (String, PlanSpec),
     how: Option<How>,
+}
+
+/// May this revision be started at all?
+fn check_revision(revision: &store::Revision) -> Result<(), Status> {
+    if !revision.rejected.is_empty() {
+        return Err(Status::failed_precondition(format!(
+            "{} revision {} was rejected {}: apply a new revision",
+            revision.family, revision.number, revision.rejected
+        )));
+    }
+    checks::draft_refusal(revision).map_or(Ok(()), |why| Err(Status::failed_precondition(why)))
 }
 
 /// What the opening entry makes.
@@ -91,6 +103,10 @@ impl Start {
         if request.back {
             let (family, to) = (&request.family, request.revision);
             take_way_back(documents, family, to, &mut request.plan)?;
+        }
+        // Before a preview is made of what cannot be started.
+        if let Some(revision) = documents.revision(&request.family, request.revision) {
+            check_revision(&revision.value)?;
         }
         let plan = plan_of(documents, &request.plan)
             .map_err(|error| Status::not_found(error.to_string()))?;
@@ -243,6 +259,7 @@ fn needs(
         if !revision.value.rejected.is_empty() {
             needs.push(format!("it was rejected {}", revision.value.rejected));
         }
+        needs.extend(checks::draft_refusal(&revision.value));
         let missing = check_approvals(documents, &revision.value, &rollout.plan, 0).err();
         needs.extend(missing.filter(|_| !request.back).map(|m| m.to_string()));
     }
@@ -273,6 +290,15 @@ fn check(request: &api::StartRolloutRequest, bound: &Preview) -> Result<(), Stat
         return Err(Status::failed_precondition(format!(
             "family {} does not start while agents lack components: {lacking}",
             request.family
+        )));
+    }
+    if !bound.against.is_empty() && !request.back {
+        return Err(Status::failed_precondition(format!(
+            "{} revision {} is against the rules for agents that it has now: {}; apply a revision that keeps them, or \
+             make its selectors leave those agents out",
+            request.family,
+            shown.revision,
+            bound.against.join("; ")
         )));
     }
     if !shown.conflicts.is_empty() {
@@ -314,12 +340,7 @@ impl Start {
         let revision = documents
             .revision(&request.family, preview.shown.revision)
             .ok_or_else(|| Status::aborted("the revision is gone: look again"))?;
-        if !revision.value.rejected.is_empty() {
-            return Err(Status::failed_precondition(format!(
-                "{} revision {} was rejected {}: apply a new revision",
-                request.family, revision.value.number, revision.value.rejected
-            )));
-        }
+        check_revision(&revision.value)?;
         let taken_from = preview.takeovers.iter().map(|(family, _)| family);
         let approvals = taken_from.map(|family| asked_for(documents, family)).max();
         let approvals = approvals.unwrap_or(0);

@@ -12,13 +12,13 @@ use fleet::rollout::{
     State, WaveSpec, default_plan, rollback_plan, urgent_plan,
 };
 use fleet::selector::{Selector, Version};
-use fleet::validate::Policy;
+use fleet::validate::{Policy, Rule};
 use fleet::waves::{Size, WHOLE};
 use fleet::{components, drift, versions};
 use proto::store::{self, RolloutState};
 use std::collections::BTreeMap;
 
-/// What holds for a family at once, whatever its revisions say.
+/// What a family does by itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
     /// What happens to agents that somebody else claims.
@@ -112,36 +112,46 @@ pub fn role_to_store(role: &Role) -> store::Role {
 
 /// A stored rule; none when it is one of a newer version.
 pub fn policy(stored: &store::Policy) -> Option<Policy> {
-    Some(match stored.rule.clone()? {
-        store::policy::Rule::Require(rule) => Policy::RequireProcessor {
+    let only = match stored.only.as_str() {
+        "" => None,
+        only => Some(Selector::parse(only).ok()?),
+    };
+    let rule = match stored.rule.clone()? {
+        store::policy::Rule::Require(rule) => Rule::RequireProcessor {
             pipeline: rule.pipeline,
             processor: rule.processor,
         },
-        store::policy::Rule::Forbid(rule) => Policy::ForbidComponent {
+        store::policy::Rule::Forbid(rule) => Rule::ForbidComponent {
             kind: fleet::components::Kind::of_section(&format!("{}s", rule.kind))?,
             component: rule.component,
         },
-    })
+    };
+    Some(Policy { rule, only })
 }
 
 /// And back.
 pub fn policy_to_store(policy: &Policy) -> store::Policy {
-    let rule = match policy {
-        Policy::RequireProcessor {
+    let Policy { rule, only } = policy;
+    let rule = match rule {
+        Rule::RequireProcessor {
             pipeline,
             processor,
         } => store::policy::Rule::Require(store::RequireProcessor {
             pipeline: pipeline.clone(),
             processor: processor.clone(),
         }),
-        Policy::ForbidComponent { kind, component } => {
+        Rule::ForbidComponent { kind, component } => {
             store::policy::Rule::Forbid(store::ForbidComponent {
                 kind: kind.to_string(),
                 component: component.clone(),
             })
         }
     };
-    store::Policy { rule: Some(rule) }
+    let only = only.as_ref().map(Selector::to_string);
+    store::Policy {
+        rule: Some(rule),
+        only: only.unwrap_or_default(),
+    }
 }
 
 /// A family's settings; those of a family that says nothing are the defaults.
@@ -170,6 +180,12 @@ pub fn settings(stored: Option<&store::FamilySettings>) -> Settings {
             false => components::Policy::Exclude,
         },
     }
+}
+
+/// What a revision says of it; what its family has, for one from before revisions had settings.
+pub fn revision_settings(family: &store::Family, revision: &store::Revision) -> Settings {
+    let own = revision.settings.as_ref();
+    settings(own.or(family.settings.as_ref()))
 }
 
 /// And back; none for the defaults.

@@ -12,8 +12,9 @@ use tokio::sync::watch;
 
 pub use convert::{
     BUDGET_KEY, BUILT_IN_PLANS, Settings, approval, budget_to_store, built_in_plan, config_map,
-    digest, freeze, pin, plan_spec, plan_to_store, policy, policy_to_store, role, role_to_store,
-    rollout, rollout_state, scope, settings, settings_to_store, stored_rollout_state,
+    digest, freeze, pin, plan_spec, plan_to_store, policy, policy_to_store, revision_settings,
+    role, role_to_store, rollout, rollout_state, scope, settings, settings_to_store,
+    stored_rollout_state,
 };
 pub use program::build as build_program;
 

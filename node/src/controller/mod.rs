@@ -22,8 +22,8 @@ pub use verbs::{Verb, VerbError};
 
 use crate::api::governance::check_approvals;
 use crate::control::{
-    Doc, Documents, freeze as to_freeze, plan_spec, revision_key, rollout as to_domain,
-    rollout_state, stored_rollout_state,
+    Doc, Documents, freeze as to_freeze, plan_spec, revision_key, revision_settings,
+    rollout as to_domain, rollout_state, settings_to_store, stored_rollout_state,
 };
 use crate::ledger::{ProposeError, act, entry, now_ms, put, table};
 use crate::local::Node;
@@ -481,10 +481,11 @@ fn apply(
                 }
             }
             next.stable = stored.to;
-            // A precedence takes effect with the revision that carries it.
-            next.precedence = documents
-                .revision(&stored.family, stored.to)
-                .map_or(next.precedence, |r| r.value.precedence);
+            // Precedence and settings take effect with the revision that carries them: it is what was approved.
+            if let Some(revision) = documents.revision(&stored.family, stored.to) {
+                next.precedence = revision.value.precedence;
+                next.settings = settings_to_store(&revision_settings(&next, &revision.value));
+            }
             next.rollout.clear();
         }
         next.target = documents.target(&next, &stored.id);

@@ -15,7 +15,7 @@ use proto::uid::Uid;
 use super::verbs::abort;
 use super::{ended_counts, observe, set_state, window};
 use crate::api::start::supersede_with;
-use crate::control::{Doc, Documents, plan_spec, revision_key, rollout_state, settings};
+use crate::control::{Doc, Documents, plan_spec, revision_key, revision_settings, rollout_state};
 use crate::ledger::{ProposeError, act, entry, now_ms, put, table};
 use crate::local::Node;
 use crate::partition::Candidate;
@@ -62,7 +62,7 @@ pub(super) async fn prepare(
             return Ok(());
         }
     };
-    let missing = settings(family.value.settings.as_ref()).missing;
+    let missing = revision_settings(&family.value, &revision).missing;
     if missing == components::Policy::Block
         && !stored.back
         && let Some(lacking) = crate::preview::lacking(node, &candidates)
@@ -174,6 +174,11 @@ async fn is_unbound(node: &Arc<Node>, stored: &store::Rollout) -> Option<String>
         crate::preview::make_with(&shared, &family, to, plan_spec(&plan))
     });
     match made.await {
+        Ok(Ok(now)) if !now.against.is_empty() && !stored.back => Some(format!(
+            "revision {} is against the rules for agents that it has now: {}",
+            stored.to,
+            now.against.join("; ")
+        )),
         Ok(Ok(now)) => {
             let differences = crate::preview::differences(&before, &now.kept);
             (!differences.is_empty()).then(|| {

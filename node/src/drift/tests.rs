@@ -106,6 +106,35 @@ fn an_effective_config_that_contradicts_is_content_drift_once_it_is_applied() {
 }
 
 #[test]
+fn an_agent_that_runs_an_earlier_delivery_again_was_put_back_and_is_shown_as_that() {
+    let put_back = |earlier: Vec<Vec<u8>>, previous: Vec<u8>| {
+        with(|agent, delivery| {
+            reports(agent, "r1", ConfigState::Applied);
+            (delivery.earlier, delivery.previous) = (earlier, previous);
+        })
+    };
+    let row = put_back(vec![bytes("r2"), bytes("r1")], bytes("r2"));
+    assert_eq!(kinds(&row, &stable()), ["identity"]);
+    let subject = Seen::of(&row).subject(&stable());
+    let reverted = Identity::Reverted {
+        runs: hash("r1"),
+        applied: hash("r3"),
+    };
+    assert_eq!(subject.identity, Some(reverted));
+    assert!(
+        heals(&Seen::of(&row), &stable()),
+        "where the family says so"
+    );
+    // A record from before earlier deliveries were kept.
+    assert_eq!(
+        kinds(&put_back(vec![], bytes("r1")), &stable()),
+        ["identity"]
+    );
+    // It never got that.
+    assert_eq!(kinds(&put_back(vec![], vec![]), &stable()), ["assignment"]);
+}
+
+#[test]
 fn an_older_revision_is_assignment_drift_outside_of_rollouts_only() {
     let older = with(|agent, _| reports(agent, "r2", ConfigState::Applied));
     assert_eq!(kinds(&older, &stable()), ["assignment"]);

@@ -9,7 +9,9 @@ use prost::Message;
 use proto::store::{self, MemberChunk};
 use proto::uid::Uid;
 
-pub use row::{BRIDGE, Delivery, Interner, Row, is_healthy, reported, state, stored_state};
+pub use row::{
+    BRIDGE, Delivery, Interner, Row, is_healthy, reported, reverted, state, stored_state,
+};
 
 use crate::ledger::{Mirror, table};
 

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use fleet::digest::Digest;
+use fleet::drift::{self, Identity};
 use fleet::offer::{Offer, Reported, State};
 use fleet::selector::Facts;
 use proto::opamp::AgentCapabilities;
@@ -108,6 +109,8 @@ pub struct Row {
     pub refused: Box<[Digest]>,
     /// Two agents, one uid.
     pub duplicate: bool,
+    /// It runs what it had applied before its last delivery again: see [`fleet::drift::reverted`].
+    pub reverted: bool,
     /// Whom a person has resolved its owner to.
     pub granted: Option<super::Owner>,
     /// A person has ordered its collector to be stopped.
@@ -190,6 +193,7 @@ impl Row {
                 .filter_map(|r| Digest::from_slice(&r.hash))
                 .collect(),
             duplicate: agent.duplicate,
+            reverted: reverted(agent).is_some(),
             granted: owner(agent.granted.as_ref(), interner),
             stopped: agent.stopped,
             restart_pending: agent.restart_pending,
@@ -350,6 +354,20 @@ fn effective(agent: &store::Agent) -> String {
     let bodies = files.filter(|file| !file.body.is_empty());
     let addresses: Vec<String> = bodies.map(|file| hex::encode(&file.body)).collect();
     addresses.join(",")
+}
+
+/// Was its machine put back to an older snapshot, by what its record says?
+pub fn reverted(agent: &store::Agent) -> Option<Identity> {
+    let last = agent.delivery.as_ref()?;
+    // A record from before there was a list has one earlier hash.
+    let earlier = last.earlier.iter().chain([&last.previous]);
+    let earlier: Vec<Digest> = earlier
+        .filter_map(|hash| Digest::from_slice(hash))
+        .collect();
+    let state = state(last.state())?;
+    let last = Digest::from_slice(&last.hash)?;
+    let reported = agent.status.as_ref().and_then(reported);
+    drift::reverted(Some((last, state)), &earlier, reported)
 }
 
 fn delivery(d: &store::Delivery, interner: &mut Interner) -> Option<Delivery> {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use fleet::family::{self, ConfigFile, ConfigMap, Role};
 use fleet::program::OwnerChange;
 use fleet::selector::{Selector, Version};
-use fleet::validate::Policy;
+use fleet::validate::{Policy, Rule};
 use fleet::value::{Map, Value};
 use fleet::{components, drift, versions};
 
@@ -109,7 +109,7 @@ fn approvals(spec: &Map, reader: &mut Reader) -> u32 {
         })
 }
 
-/// What is in force at once.
+/// What it does by itself.
 fn settings(family: &str, spec: &Map, reader: &mut Reader) -> Settings {
     let owner_change = match reader.optional(spec, "spec", "ownerChange").as_deref() {
         None | Some("ask") => OwnerChange::Ask,
@@ -215,15 +215,7 @@ fn role(
     ];
     reader.known(map, at, &keys);
     let name = reader.text(map, at, "name");
-    let selector = reader
-        .text(map, at, "selector")
-        .and_then(|text| match Selector::parse(&text) {
-            Ok(selector) => Some(selector),
-            Err(error) => {
-                reader.mistake(format!("{} `{text}`: {error}", join(at, "selector")));
-                None
-            }
-        });
+    let selector = selector(map, at, "selector", reader);
     let after = reader
         .list(map, at, "after")
         .iter()
@@ -243,6 +235,17 @@ fn role(
         config: config?,
         baseline: baseline.unwrap_or_default(),
     })
+}
+
+fn selector(map: &Map, at: &str, key: &str, reader: &mut Reader) -> Option<Selector> {
+    let text = reader.text(map, at, key)?;
+    match Selector::parse(&text) {
+        Ok(selector) => Some(selector),
+        Err(error) => {
+            reader.mistake(format!("{} `{text}`: {error}", join(at, key)));
+            None
+        }
+    }
 }
 
 /// `config: |` text, `config: {name: text}`, or `configFile: path`.
@@ -305,7 +308,16 @@ fn body(
 
 fn policy(value: &Value, at: &str, reader: &mut Reader) -> Option<Policy> {
     let map = reader.map(value, at)?;
-    reader.known(map, at, &["require", "forbid"]);
+    reader.known(map, at, &["require", "forbid", "where"]);
+    let only = match map.contains_key("where") {
+        false => None,
+        true => Some(selector(map, at, "where", reader)?),
+    };
+    let rule = rule(map, at, reader)?;
+    Some(Policy { rule, only })
+}
+
+fn rule(map: &Map, at: &str, reader: &mut Reader) -> Option<Rule> {
     if map.contains_key("require") {
         let rule = reader.field(map, at, "require")?;
         let at = join(at, "require");
@@ -314,7 +326,7 @@ fn policy(value: &Value, at: &str, reader: &mut Reader) -> Option<Policy> {
             reader.text(rule, &at, "pipeline"),
             reader.text(rule, &at, "processor"),
         );
-        return Some(Policy::RequireProcessor {
+        return Some(Rule::RequireProcessor {
             pipeline: pipeline?,
             processor: processor?,
         });
@@ -335,7 +347,7 @@ fn policy(value: &Value, at: &str, reader: &mut Reader) -> Option<Policy> {
             ));
             return None;
         };
-        return Some(Policy::ForbidComponent { kind, component });
+        return Some(Rule::ForbidComponent { kind, component });
     }
     reader.mistake(format!(
         "{at} is no rule: use `require: {{pipeline, processor}}` or `forbid: {{kind, component}}`"
@@ -345,13 +357,17 @@ fn policy(value: &Value, at: &str, reader: &mut Reader) -> Option<Policy> {
 
 /// A rule in words; also what the revision hash covers.
 pub fn policy_text(policy: &Policy) -> String {
-    match policy {
-        Policy::RequireProcessor {
+    let rule = match &policy.rule {
+        Rule::RequireProcessor {
             pipeline,
             processor,
         } => format!("{pipeline} pipelines contain a `{processor}` processor"),
-        Policy::ForbidComponent { kind, component } => {
+        Rule::ForbidComponent { kind, component } => {
             format!("no `{component}` {kind:?}").to_lowercase()
         }
+    };
+    match &policy.only {
+        None => rule,
+        Some(only) => format!("{rule} where {only}"),
     }
 }

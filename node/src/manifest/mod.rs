@@ -5,6 +5,7 @@ mod family;
 mod plan;
 mod reader;
 mod scalar;
+mod settings;
 mod write;
 
 use std::collections::BTreeMap;
@@ -18,6 +19,9 @@ use fleet::validate::Policy;
 pub use family::policy_text;
 pub use plan::size_text;
 pub use scalar::duration_text;
+pub use settings::{
+    drift_word, missing_word, owner_change_word, settings_change, settings_text, versions_text,
+};
 pub use write::{files, patch};
 
 use crate::control::Settings;
@@ -53,18 +57,23 @@ pub struct FamilySpec {
     pub policies: Vec<Policy>,
     /// Others that have to approve a rollout of it.
     pub approvals: u32,
-    /// What is in force at once.
+    /// What it does by itself.
     pub settings: Settings,
 }
 
 // === impl FamilySpec ===
 
 impl FamilySpec {
-    /// Of everything that decides a revision's outcome. Approvals are among it: who lowers them makes a new revision.
+    /// Of everything that decides a revision's outcome. Approvals and settings are among it: who changes them makes a new
+    /// revision, and whoever approves that has seen them.
     pub fn revision_hash(&self) -> Digest {
         let mut lines: Vec<String> = self.policies.iter().map(policy_text).collect();
         if self.approvals > 0 {
             lines.push(format!("needs {} approvals", self.approvals));
+        }
+        // The defaults are not named, as in revisions from before there were settings.
+        if self.settings != Settings::default() {
+            lines.push(settings_text(&self.settings));
         }
         fleet::family::revision_hash(self.precedence, &self.roles, &lines)
     }

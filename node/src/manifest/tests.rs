@@ -119,6 +119,12 @@ const SETTINGS: &str = "
   versions: {from: '0.150', below: 0.160.0, behind: 2}
   policies:";
 
+/// A rule with a condition.
+const CONDITION: (&str, &str) = (
+    "processor: redaction}}]",
+    "processor: redaction}, where: 'env = prod'}]",
+);
+
 /// The documented family with everything that a family may say.
 fn whole() -> String {
     FAMILY.replace("\n  policies:", SETTINGS)
@@ -178,17 +184,51 @@ fn a_familys_settings_and_approvals_are_read() {
 }
 
 #[test]
-fn approvals_are_part_of_the_revision_and_settings_are_not() {
+fn approvals_and_settings_are_part_of_the_revision() {
     let plain = family(FAMILY);
     let asking = family(&FAMILY.replace("precedence: 100", "precedence: 100\n  approvals: 1"));
     let set = family(&FAMILY.replace("precedence: 100", "precedence: 100\n  drift: re-offer"));
     let none = family(&FAMILY.replace("precedence: 100", "precedence: 100\n  approvals: 0"));
     assert_ne!(plain.revision_hash(), asking.revision_hash());
-    assert_eq!(plain.revision_hash(), set.revision_hash());
+    assert_ne!(plain.revision_hash(), set.revision_hash());
     assert_eq!(plain.revision_hash(), none.revision_hash());
     let policies: Vec<String> = plain.policies.iter().map(policy_text).collect();
     let before = fleet::family::revision_hash(plain.precedence, &plain.roles, &policies);
     assert_eq!(plain.revision_hash(), before);
+}
+
+#[test]
+fn a_policy_may_be_about_some_agents_only_and_that_is_part_of_the_revision() {
+    let with = |rule: &str| {
+        let rule = format!("policies: [{rule}, ");
+        family(&FAMILY.replace("policies: [", &rule))
+    };
+    let always = with("{forbid: {kind: exporter, component: debug}}");
+    let prod = with("{forbid: {kind: exporter, component: debug}, where: 'env = prod'}");
+    assert_eq!(
+        policy_text(&prod.policies[0]),
+        "no `debug` exporter where env = prod"
+    );
+    assert_eq!(always.policies[0].only, None);
+    assert_ne!(always.revision_hash(), prod.revision_hash());
+    let stored = crate::control::policy_to_store(&prod.policies[0]);
+    assert_eq!(
+        crate::control::policy(&stored).as_ref(),
+        prod.policies.first()
+    );
+    refused(&[
+        (
+            FAMILY.replace("redaction}}", "redaction}, where: 'env =='}"),
+            "spec.policies[0].where `env ==`",
+        ),
+        (
+            FAMILY.replace(
+                "{require: {pipeline: logs, processor: redaction}}",
+                "{where: 'env = prod'}",
+            ),
+            "spec.policies[0] is no rule",
+        ),
+    ]);
 }
 
 #[test]
@@ -421,7 +461,14 @@ fn a_manifest_that_is_written_says_what_was_read() {
         "configFile: gateway.yaml",
         "config: {a.yaml: 'x: 1', b.yaml: 'y: 1'}",
     );
-    let yamls = [whole(), several, rich, budget("{size: 3, urgent: 4}")];
+    let conditional = FAMILY.replace(CONDITION.0, CONDITION.1);
+    let yamls = [
+        whole(),
+        conditional,
+        several,
+        rich,
+        budget("{size: 3, urgent: 4}"),
+    ];
     for yaml in yamls {
         for manifest in parse("f.yaml", &yaml, &files()).unwrap() {
             let mut written = super::files(&manifest);

@@ -10,7 +10,7 @@ use fleet::drift;
 use fleet::family::{ConfigMap, Role};
 use fleet::program::OwnerChange;
 use fleet::rollout::{Check, CheckSpec, Gate, OnStop, PlanSpec, WaveSpec};
-use fleet::validate::Policy;
+use fleet::validate::{Policy, Rule};
 use fleet::value::{Map, Value};
 use fleet::waves::Size;
 
@@ -171,15 +171,16 @@ fn body(
 }
 
 fn policy(policy: &Policy) -> Value {
-    let (key, rule) = match policy {
-        Policy::RequireProcessor {
+    let Policy { rule, only } = policy;
+    let (key, rule) = match rule {
+        Rule::RequireProcessor {
             pipeline,
             processor,
         } => {
             let rule = map([("pipeline", text(pipeline)), ("processor", text(processor))]);
             ("require", rule)
         }
-        Policy::ForbidComponent { kind, component } => {
+        Rule::ForbidComponent { kind, component } => {
             let kind = text(&kind.to_string());
             (
                 "forbid",
@@ -187,7 +188,8 @@ fn policy(policy: &Policy) -> Value {
             )
         }
     };
-    Value::Map(map([(key, Value::Map(rule))]))
+    let only = only.as_ref().map(|only| text(&only.to_string()));
+    given([(key, Some(Value::Map(rule))), ("where", only)])
 }
 
 fn plan(spec: &PlanSpec) -> Map {

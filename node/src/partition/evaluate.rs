@@ -17,7 +17,7 @@ use proto::uid::Uid;
 use super::body::{Redacted, Remembered};
 use super::merge::{Merged, attribute, cut, link_word, merge, transition};
 use crate::drift::{self, Last, Seen};
-use crate::inventory::{BRIDGE, is_healthy, reported, state, stored_state};
+use crate::inventory::{BRIDGE, is_healthy, reported, reverted, state, stored_state};
 use crate::ledger::{act, put, put_any, table};
 
 /// AcceptsStatus, OffersRemoteConfig, AcceptsEffectiveConfig: what is really served.
@@ -25,6 +25,9 @@ pub const SERVER_CAPABILITIES: u64 = 0x7;
 
 /// A restart within so long after an order to restart is that order's.
 const ORDERED_RESTART_MS: u64 = 120_000;
+
+/// Deliveries that an agent has applied before its last one and that are remembered: a snapshot is seldom older.
+const EARLIER_MAX: usize = 8;
 
 /// Behind what is said of an offer that repeats what the agent had applied.
 const ONCE_MORE: &str = ", once more, since it drifted";
@@ -566,7 +569,7 @@ impl<'a> Turn<'a> {
     /// What it settled on is sent once more, where it has drifted from it and its family says so.
     fn once_more(&mut self, desired: &Desired, situation: &Situation<'_>) -> Decision {
         let seen = Seen {
-            duplicate: situation.duplicate,
+            identity: drift::identity(situation.duplicate, || reverted(&self.agent)),
             healthy: is_healthy(&self.agent),
             reported: situation.reported,
             last: self.agent.delivery.as_ref().and_then(Last::stored),
@@ -651,6 +654,7 @@ impl<'a> Turn<'a> {
         let effective = same
             .as_ref()
             .map_or(Match::Unknown, store::Delivery::effective);
+        let earlier = before.as_ref().map_or_else(Vec::new, |b| earlier(b, hash));
         // What a person has resolved is done.
         if before
             .as_ref()
@@ -685,6 +689,7 @@ impl<'a> Turn<'a> {
                 Some(again) => again.previous.clone(),
                 None => before.map(|b| b.hash).unwrap_or_default(),
             },
+            earlier,
             number: self.agent.number,
             restarts: 0,
             reoffered: self.again || same.is_some_and(|b| b.reoffered),
@@ -951,6 +956,19 @@ impl Facts for RecordFacts<'_> {
                 .map(|a| a.value.as_str())
         })
     }
+}
+
+/// What the agent has applied before this hash, newest first.
+fn earlier(before: &store::Delivery, next: Digest) -> Vec<Vec<u8>> {
+    let applied = before.state() == DeliveryState::Applied;
+    let last = Some(&before.hash).filter(|_| applied);
+    let mut earlier: Vec<Vec<u8>> = Vec::new();
+    for hash in last.into_iter().chain(&before.earlier) {
+        if hash != next.as_bytes() && !earlier.contains(hash) && earlier.len() < EARLIER_MAX {
+            earlier.push(hash.clone());
+        }
+    }
+    earlier
 }
 
 #[cfg(test)]

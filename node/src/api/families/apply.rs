@@ -6,24 +6,21 @@ use std::collections::BTreeMap;
 
 use fleet::budget::Budget;
 use fleet::digest::Digest;
-use fleet::family::{Role, check_precedence};
 use fleet::rollout::PlanSpec;
 use fleet::source::{self, Object};
-use fleet::validate::{Finding, Policy, Severity, check_policies, validate};
 use proto::api::{self, apply_response};
-use proto::store::{self, RevisionState};
+use proto::store;
 use tonic::Status;
 
-use super::show::settings_text;
 use super::sources;
+use crate::checks;
 use crate::control::BUDGET_KEY;
 use crate::control::{
-    Documents, Settings, budget_to_store, plan_spec, plan_to_store, policy, policy_to_store,
-    revision_key, role, role_to_store, settings, settings_to_store,
+    Doc, Documents, Settings, budget_to_store, plan_spec, plan_to_store, policy, policy_to_store,
+    revision_key, revision_settings, role, role_to_store, settings, settings_to_store,
 };
 use crate::ledger::{act, now_ms, put, table};
-use crate::manifest::{FamilySpec, Manifest, patch};
-use crate::partition::merged_config;
+use crate::manifest::{FamilySpec, Manifest, patch, settings_change, settings_text};
 
 /// Kinds of objects, as sources know them.
 pub(super) const FAMILY: &str = "family";
@@ -43,6 +40,8 @@ pub(super) struct Order<'a> {
     pub keep_gone: bool,
     /// Of the source.
     pub commit: &'a str,
+    /// What does not pass every check is stored as a draft.
+    pub draft: bool,
 }
 
 /// What an apply will write.
@@ -53,13 +52,23 @@ pub(super) struct Change {
     pub acts: Vec<store::Act>,
 }
 
-/// What these manifests change. `owned` counts agents by the family that owns them.
+/// What was seen of the fleet before an apply.
+#[derive(Default)]
+pub(super) struct Seen {
+    /// Agents by the family that owns them.
+    pub owned: BTreeMap<String, u64>,
+    /// By family that gets a new revision: what its agents and their collectors say against it.
+    pub findings: BTreeMap<String, Vec<api::Finding>>,
+}
+
+/// What these manifests change.
 pub(super) fn change(
     documents: &Documents,
     manifests: &[Manifest],
     order: &Order<'_>,
-    owned: &BTreeMap<String, u64>,
+    seen: &Seen,
 ) -> Result<Change, Status> {
+    let owned = &seen.owned;
     let fates = match order.source {
         Some(source) => sources::fates(documents, manifests, source, order.keep_gone, owned),
         None => edits(documents, manifests),
@@ -76,10 +85,16 @@ pub(super) fn change(
             Manifest::Plan { name, spec } => change.plan(documents, name, spec, fate, order),
             Manifest::Budget(budget) => change.budget(documents, budget, fate, order),
             Manifest::Family(family) => {
-                let own = family_mistakes(documents, manifests, &gone, family);
-                match own {
-                    Ok(findings) => change.family(documents, family, fate, order, findings),
-                    Err(found) => mistakes.extend(found),
+                let mut findings = checks::by_itself(documents, manifests, &gone, family);
+                if is_fresh(documents, family) {
+                    let seen = seen.findings.get(&family.name);
+                    findings.extend(seen.ok_or_else(|| overtaken(family))?.iter().cloned());
+                }
+                match checks::errors(&family.name, &findings) {
+                    errors if errors.is_empty() || order.draft => {
+                        change.family(documents, family, fate, order, findings);
+                    }
+                    errors => mistakes.extend(errors),
                 }
             }
         }
@@ -95,6 +110,20 @@ pub(super) fn change(
         sources::applied(documents, source, order, &mut change);
     }
     Ok(change)
+}
+
+/// Does it differ from the latest revision, or has that not passed every check yet?
+pub(super) fn is_fresh(documents: &Documents, family: &FamilySpec) -> bool {
+    let latest = documents.revision(&family.name, 0);
+    latest.is_none_or(|latest| checks::is_draft(&latest.value) || !is_same(documents, family))
+}
+
+/// It was the same when its agents were looked at.
+fn overtaken(family: &FamilySpec) -> Status {
+    Status::aborted(format!(
+        "somebody else has changed family {} at the same time: look at it and apply again",
+        family.name
+    ))
 }
 
 fn pruned<'a>((object, fate): (&'a Object, &source::Change)) -> Option<&'a Object> {
@@ -122,9 +151,7 @@ pub(super) fn object(kind: &str, name: &str) -> Object {
 /// Equal for manifests that change nothing where the other one stands.
 pub(super) fn content_of(manifest: &Manifest) -> Digest {
     match manifest {
-        Manifest::Family(family) => {
-            family_content(family.revision_hash(), &family.owner, &family.settings)
-        }
+        Manifest::Family(family) => family_content(family.revision_hash(), &family.owner),
         Manifest::Plan { spec, .. } => spec.hash(),
         Manifest::Budget(budget) => {
             let text = format!("{budget:?}");
@@ -135,19 +162,35 @@ pub(super) fn content_of(manifest: &Manifest) -> Digest {
 
 /// Of a stored family at its latest revision.
 pub(super) fn stored_family_content(family: &store::Family, latest: &store::Revision) -> Digest {
-    let hash = crate::control::digest(&latest.hash);
-    let settings = settings(family.settings.as_ref());
-    family_content(hash, &family.owner, &settings)
+    family_content(whole_hash(family, latest), &family.owner)
 }
 
-fn family_content(revision: Digest, owner: &str, settings: &Settings) -> Digest {
-    let settings = settings_text(settings);
-    let parts = [
-        revision.as_bytes().as_slice(),
-        owner.as_bytes(),
-        settings.as_bytes(),
-    ];
-    Digest::of("muster.content.family.v1", &parts)
+fn family_content(revision: Digest, owner: &str) -> Digest {
+    let parts = [revision.as_bytes().as_slice(), owner.as_bytes()];
+    Digest::of("muster.content.family.v2", &parts)
+}
+
+/// The hash of a revision that covers its settings. One from before revisions had settings, whose family has some, is
+/// like no other: the next apply makes a revision of them.
+fn whole_hash(family: &store::Family, revision: &store::Revision) -> Digest {
+    let hash = crate::control::digest(&revision.hash);
+    match (&revision.settings, &family.settings) {
+        (None, Some(apart)) => {
+            let text = settings_text(&settings(Some(apart)));
+            let parts = [hash.as_bytes().as_slice(), text.as_bytes()];
+            Digest::of("muster.settings.apart.v1", &parts)
+        }
+        _ => hash,
+    }
+}
+
+/// Does a family's latest revision say the same?
+fn is_same(documents: &Documents, family: &FamilySpec) -> bool {
+    let stored = documents.families.get(&family.name);
+    let latest = documents.revision(&family.name, 0);
+    stored.zip(latest).is_some_and(|(stored, latest)| {
+        whole_hash(&stored.value, &latest.value) == family.revision_hash()
+    })
 }
 
 /// A stored object as a manifest; none: there is none, or it is one of a newer version.
@@ -156,15 +199,7 @@ fn stored_manifest(documents: &Documents, object: &Object) -> Option<Manifest> {
         FAMILY => {
             let family = &documents.families.get(&object.name)?.value;
             let latest = &documents.revision(&object.name, 0)?.value;
-            Some(Manifest::Family(FamilySpec {
-                name: family.name.clone(),
-                owner: family.owner.clone(),
-                precedence: latest.precedence,
-                roles: latest.roles.iter().filter_map(role).collect(),
-                policies: latest.policies.iter().filter_map(policy).collect(),
-                approvals: latest.approvals,
-                settings: settings(family.settings.as_ref()),
-            }))
+            Some(Manifest::Family(spec_of(family, latest)))
         }
         PLAN => {
             let spec = plan_spec(&documents.plans.get(&object.name)?.value);
@@ -172,6 +207,19 @@ fn stored_manifest(documents: &Documents, object: &Object) -> Option<Manifest> {
             Some(Manifest::Plan { name, spec })
         }
         _ => documents.budget().map(Manifest::Budget),
+    }
+}
+
+/// A family as somebody has written this revision.
+pub(super) fn spec_of(family: &store::Family, revision: &store::Revision) -> FamilySpec {
+    FamilySpec {
+        name: family.name.clone(),
+        owner: family.owner.clone(),
+        precedence: revision.precedence,
+        roles: revision.roles.iter().filter_map(role).collect(),
+        policies: revision.policies.iter().filter_map(policy).collect(),
+        approvals: revision.approvals,
+        settings: revision_settings(family, revision),
     }
 }
 
@@ -290,25 +338,31 @@ impl Change {
         let before = documents.families.get(&family.name);
         let hash = family.revision_hash();
         let latest = documents.revision(&family.name, 0);
-        let same = latest.is_some_and(|latest| latest.value.hash == hash.as_bytes());
+        let same = is_same(documents, family);
         let last = match before {
             Some(before) => before.value.latest,
             None => last_number(documents, &family.name),
         };
         let number = last + u64::from(!same);
+        // A draft that is applied again passes if its cause has gone.
+        let draft = latest.filter(|latest| same && checks::is_draft(&latest.value));
+        let stays = findings.iter().any(checks::is_error);
+        let is_draft = stays && (!same || draft.is_some());
         let word = match (fate, same) {
             (source::Change::Update, false) => "new revision",
+            (source::Change::Keep, true) if draft.is_some() && !stays => "validated",
             (fate, _) => word(fate),
         };
         if fate != source::Change::Keep {
             let stored = store::Family {
                 name: family.name.clone(),
                 owner: family.owner.clone(),
-                // A precedence takes effect with the revision that carries it; the first one is there at once.
-                precedence: before.map_or(family.precedence, |b| b.value.precedence),
+                // A precedence takes effect with the revision that carries it; where none ever did, it is there at once.
+                precedence: before
+                    .filter(|b| b.value.stable != 0 || is_open(documents, &family.name))
+                    .map_or(family.precedence, |b| b.value.precedence),
                 latest: number,
                 created_ms: before.map_or_else(now_ms, |b| b.value.created_ms),
-                settings: settings_to_store(&family.settings),
                 source: order.source.unwrap_or_default().to_owned(),
                 ..before
                     .map(|b| store::Family::clone(&b.value))
@@ -321,17 +375,12 @@ impl Change {
                 order.actor,
                 "family.apply",
                 format!("family/{name}"),
-                format!("{word}: revision {number} ({hash})"),
+                format!(
+                    "{word}: revision {number} ({hash}){}{}",
+                    draft_words(is_draft),
+                    settings_words(before, &family.settings)
+                ),
             ));
-            let settings = settings(before.and_then(|b| b.value.settings.as_ref()));
-            if settings != family.settings {
-                self.acts.push(act(
-                    order.actor,
-                    "family.settings",
-                    format!("family/{name}"),
-                    settings_text(&family.settings),
-                ));
-            }
         }
         if fate != source::Change::Keep && !same {
             let revision = store::Revision {
@@ -342,22 +391,29 @@ impl Change {
                 author: order.actor.to_owned(),
                 created_ms: now_ms(),
                 note: order.note.to_owned(),
-                state: RevisionState::Validated.into(),
                 policies: family.policies.iter().map(policy_to_store).collect(),
                 precedence: family.precedence,
                 owner: family.owner.clone(),
                 approvals: family.approvals,
                 commit: order.commit.to_owned(),
+                settings: Some(settings_to_store(&family.settings).unwrap_or_default()),
                 ..store::Revision::default()
             };
             let key = revision_key(&family.name, number);
+            let revision = checks::checked(&revision, &findings);
             self.writes.push(put(table::REVISION, key, 0, &revision));
+        }
+        if let Some(draft) = draft.filter(|_| !stays) {
+            let (write, act) = check_again(draft, &findings, order.actor);
+            self.writes.push(write);
+            self.acts.push(act);
         }
         self.results.push(apply_response::Result {
             kind: "Family".to_owned(),
             name: family.name.clone(),
             change: word.to_owned(),
             revision: number,
+            draft: is_draft,
             findings,
             ..apply_response::Result::default()
         });
@@ -372,6 +428,50 @@ impl Change {
             ..apply_response::Result::default()
         });
     }
+}
+
+/// For the audit: what will change once the revision is stable.
+fn settings_words(before: Option<&Doc<store::Family>>, after: &Settings) -> String {
+    let before = settings(before.and_then(|family| family.value.settings.as_ref()));
+    match settings_change(&before, after) {
+        none if none.is_empty() => none,
+        change => format!(", with {change}"),
+    }
+}
+
+fn draft_words(is_draft: bool) -> &'static str {
+    match is_draft {
+        true => ", a draft",
+        false => "",
+    }
+}
+
+/// A draft with what its checks have found now; it is validated if no error is among it.
+pub(super) fn check_again(
+    draft: &Doc<store::Revision>,
+    findings: &[api::Finding],
+    actor: &str,
+) -> (store::Write, store::Act) {
+    let checked = checks::checked(&draft.value, findings);
+    let store::Revision { family, number, .. } = &checked;
+    let errors = findings.iter().filter(|f| checks::is_error(f)).count();
+    let detail = match errors {
+        0 => format!("revision {number} passes every check"),
+        1 => format!("revision {number} stays a draft: 1 error"),
+        errors => format!("revision {number} stays a draft: {errors} errors"),
+    };
+    let key = revision_key(family, *number);
+    let act = act(
+        actor,
+        "revision.validate",
+        format!("family/{family}"),
+        detail,
+    );
+    (put(table::REVISION, key, draft.version, &checked), act)
+}
+
+fn is_open(documents: &Documents, family: &str) -> bool {
+    sources::open_rollout(documents, family).is_some()
 }
 
 fn word(fate: source::Change) -> &'static str {
@@ -390,107 +490,4 @@ fn last_number(documents: &Documents, family: &str) -> u64 {
     let rolled_out = before.map(|rollout| rollout.value.to).max();
     let gone = documents.gone.get(family).map(|gone| gone.value.latest);
     rolled_out.max(gone).unwrap_or(0)
-}
-
-/// What is worth a look in a family's configs; or what is wrong with the family.
-fn family_mistakes(
-    documents: &Documents,
-    all: &[Manifest],
-    gone: &[&Object],
-    family: &FamilySpec,
-) -> Result<Vec<api::Finding>, Vec<String>> {
-    let mut mistakes: Vec<String> = same_precedence(documents, all, gone, family)
-        .into_iter()
-        .collect();
-    let mut findings = Vec::new();
-    for role in &family.roles {
-        for finding in role_findings(role, &family.policies) {
-            let message = format!(
-                "family {}, role {}: {}",
-                family.name, role.name, finding.message
-            );
-            match finding.severity {
-                Severity::Error => mistakes.push(message),
-                Severity::Warning => findings.push(api::Finding {
-                    severity: "warning".to_owned(),
-                    path: finding.path.to_string(),
-                    message: finding.message,
-                    role: role.name.clone(),
-                }),
-            }
-        }
-    }
-    if mistakes.is_empty() {
-        Ok(findings)
-    } else {
-        Err(mistakes)
-    }
-}
-
-/// Against the families of this call as they are sent, and the others as they are and as their latest revision will have
-/// them.
-fn same_precedence(
-    documents: &Documents,
-    all: &[Manifest],
-    gone: &[&Object],
-    family: &FamilySpec,
-) -> Option<String> {
-    let sent = all.iter().filter_map(|manifest| match manifest {
-        Manifest::Family(other) => Some((other.name.as_str(), other.precedence)),
-        _ => None,
-    });
-    let is_out = |name: &str| {
-        sent.clone().any(|(other, _)| other == name)
-            || gone.iter().any(|o| o.kind == FAMILY && o.name == name)
-    };
-    let stored = documents.families.values().flat_map(|found| {
-        let name = found.value.name.as_str();
-        let latest = documents.revision(name, 0).map(|r| r.value.precedence);
-        let both = [Some(found.value.precedence), latest];
-        both.into_iter().flatten().map(move |number| (name, number))
-    });
-    let stored = stored.filter(|(name, _)| !is_out(name));
-    let others = stored.chain(sent.clone());
-    let checked = check_precedence(&family.name, family.precedence, others);
-    checked.err().map(|error| error.to_string())
-}
-
-fn role_findings(role: &Role, policies: &[Policy]) -> Vec<Finding> {
-    let mut findings = config_findings("config", &role.config, policies);
-    if !role.baseline.is_empty() {
-        findings.extend(config_findings("baseline", &role.baseline, &[]));
-    }
-    findings
-}
-
-fn config_findings(
-    what: &str,
-    config: &fleet::family::ConfigMap,
-    policies: &[Policy],
-) -> Vec<Finding> {
-    let error = |message: String| {
-        vec![Finding {
-            severity: Severity::Error,
-            path: fleet::value::Path::root(),
-            message,
-        }]
-    };
-    for (name, file) in config {
-        if file.body.trim().is_empty() {
-            return error(format!(
-                "{what} `{name}` is empty, which would stop the collector: give it a body"
-            ));
-        }
-        if let Err(found) = proto::yaml::parse(&file.body) {
-            return error(format!("{what} `{name}` is no YAML: {found}"));
-        }
-    }
-    let Some(config) = merged_config(config) else {
-        return error(format!(
-            "its {what} cannot be merged: each file has to be a map"
-        ));
-    };
-    let mut findings = validate(&config);
-    findings.extend(check_policies(&config, policies));
-    findings
 }

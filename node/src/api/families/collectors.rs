@@ -1,16 +1,18 @@
-//! An apply's configs, tried with the collectors that would run them.
+//! An apply as agents and their collectors see it: who matches two roles, which rules count where, and what the
+//! collectors that would run its configs say of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use fleet::digest::Digest;
 use fleet::family::{ConfigMap, Role, delivery_hash};
 use fleet::selector::{Facts, Selector};
-use proto::api::{self, apply_response};
+use proto::api;
 use tonic::Status;
 
 use super::super::Api;
+use crate::checks;
 use crate::local::Node;
-use crate::manifest::{FamilySpec, Manifest};
+use crate::manifest::FamilySpec;
 use crate::otelcol::{Binary, Verdict};
 use crate::partition::chain;
 
@@ -27,23 +29,45 @@ struct Trial<'a> {
 }
 
 impl Api {
-    /// What could not be validated, by family; or what collectors refuse. Nothing is asked where nothing is new.
-    pub(super) async fn try_configs(
+    /// What agents and their collectors say against families as they are written.
+    pub(super) async fn look(
         &self,
-        manifests: &[Manifest],
-        results: &[apply_response::Result],
+        families: Vec<FamilySpec>,
     ) -> Result<BTreeMap<String, Vec<api::Finding>>, Status> {
-        let families = new_families(manifests, results);
+        let (node, asked) = (self.node.clone(), families.clone());
+        // Scans every agent: not on a thread that answers agents.
+        let seen = tokio::task::spawn_blocking(move || {
+            let seen = asked.iter().map(|f| (f.name.clone(), agents(&node, f)));
+            seen.collect::<BTreeMap<_, _>>()
+        });
+        let mut findings = seen
+            .await
+            .map_err(|error| Status::internal(chain(&error)))?;
+        for (family, found) in self.try_configs(families).await? {
+            findings.entry(family).or_default().extend(found);
+        }
+        Ok(findings)
+    }
+
+    /// What could not be validated, and what collectors refuse, by family.
+    async fn try_configs(
+        &self,
+        mut families: Vec<FamilySpec>,
+    ) -> Result<BTreeMap<String, Vec<api::Finding>>, Status> {
+        // Nobody is asked about what is wrong by itself.
+        families.retain(|family| !checks::configs(family).iter().any(checks::is_error));
+        if self.node.otelcol.is_empty() || families.is_empty() {
+            return Ok(BTreeMap::new());
+        }
         let roles: Vec<(&FamilySpec, &Role)> = families
             .iter()
-            .flat_map(|family| family.roles.iter().map(|role| (*family, role)))
+            .flat_map(|family| family.roles.iter().map(move |role| (family, role)))
             .collect();
         let selectors: Vec<Selector> = roles
             .iter()
             .map(|(_, role)| role.selector.clone())
             .collect();
         let node = self.node.clone();
-        // Scans every agent: not on a thread that answers agents.
         let reported = tokio::task::spawn_blocking(move || distributions(&node, &selectors)).await;
         let reported = reported.map_err(|error| Status::internal(chain(&error)))?;
         let mut trials = Vec::new();
@@ -64,7 +88,7 @@ impl Api {
             }
         }
         let verdicts = self.verdicts(&trials).await;
-        judge(&trials, &verdicts)
+        Ok(judge(&trials, &verdicts))
     }
 
     /// Each config once for each binary.
@@ -78,23 +102,12 @@ impl Api {
     }
 }
 
-/// Families that get a new revision.
-fn new_families<'a>(
-    manifests: &'a [Manifest],
-    results: &[apply_response::Result],
-) -> Vec<&'a FamilySpec> {
-    let is_new = |family: &&FamilySpec| {
-        results.iter().any(|result| {
-            result.kind == "Family"
-                && result.name == family.name
-                && matches!(result.change.as_str(), "created" | "new revision")
-        })
-    };
-    let families = manifests.iter().filter_map(|manifest| match manifest {
-        Manifest::Family(family) => Some(family),
-        _ => None,
-    });
-    families.filter(is_new).collect()
+/// What is wrong with it by the agents that there are.
+fn agents(node: &Node, family: &FamilySpec) -> Vec<api::Finding> {
+    let census = checks::census(node, &family.roles, &family.policies);
+    let mut findings = checks::overlaps(&family.name, &census);
+    findings.extend(checks::conditional(&family.roles, &census));
+    findings
 }
 
 /// What agents that match say they are, by selector.
@@ -119,36 +132,30 @@ fn distributions(node: &Node, selectors: &[Selector]) -> Vec<BTreeSet<String>> {
 fn judge(
     trials: &[Trial<'_>],
     verdicts: &BTreeMap<(Binary, Digest), Verdict>,
-) -> Result<BTreeMap<String, Vec<api::Finding>>, Status> {
+) -> BTreeMap<String, Vec<api::Finding>> {
     let mut findings: BTreeMap<String, Vec<api::Finding>> = BTreeMap::new();
-    let mut refused = Vec::new();
+    let mut refused = 0;
     for trial in trials {
-        match verdicts.get(&trial.key()) {
-            None | Some(Verdict::Sound) => {}
-            Some(Verdict::Refused(words)) => refused.push(format!(
-                "family {}, role {}: {} refuses its {}: {words}",
-                trial.family, trial.role, trial.binary, trial.what
-            )),
-            Some(Verdict::NotValidated(why)) => {
-                let of_family = findings.entry(trial.family.to_owned()).or_default();
-                of_family.push(api::Finding {
-                    severity: "warning".to_owned(),
-                    message: format!("its {} was not validated: {why}", trial.what),
-                    role: trial.role.to_owned(),
-                    ..api::Finding::default()
-                });
+        let finding = match verdicts.get(&trial.key()) {
+            None | Some(Verdict::Sound) => continue,
+            Some(Verdict::Refused(words)) => {
+                refused += 1;
+                let why = match refused {
+                    ..=REFUSALS_TOLD => format!(": {words}"),
+                    _ => ", too".to_owned(),
+                };
+                let message = format!("{} refuses its {}{why}", trial.binary, trial.what);
+                checks::error(trial.role, message)
             }
-        }
+            Some(Verdict::NotValidated(why)) => {
+                let message = format!("its {} was not validated: {why}", trial.what);
+                checks::warning(trial.role, message)
+            }
+        };
+        let of_family = findings.entry(trial.family.to_owned()).or_default();
+        of_family.push(finding);
     }
-    if refused.is_empty() {
-        return Ok(findings);
-    }
-    let more = refused.len().saturating_sub(REFUSALS_TOLD);
-    refused.truncate(REFUSALS_TOLD);
-    if more > 0 {
-        refused.push(format!("and {more} more configs are refused"));
-    }
-    Err(Status::invalid_argument(refused.join("\n")))
+    findings
 }
 
 // === impl Trial ===
@@ -163,7 +170,7 @@ impl Trial<'_> {
 mod tests {
     use super::*;
 
-    fn judged(verdicts: &[Verdict]) -> Result<BTreeMap<String, Vec<api::Finding>>, Status> {
+    fn judged(verdicts: &[Verdict]) -> Vec<api::Finding> {
         let config = ConfigMap::new();
         let binaries: Vec<Binary> = (0..verdicts.len())
             .map(|n| format!("/otelcol-{n}").parse().unwrap())
@@ -177,25 +184,27 @@ mod tests {
         };
         let trials: Vec<_> = binaries.iter().map(trial).collect();
         let verdicts = trials.iter().map(Trial::key).zip(verdicts.iter().cloned());
-        judge(&trials, &verdicts.collect())
+        let mut judged = judge(&trials, &verdicts.collect());
+        judged.remove("web").unwrap_or_default()
     }
 
     #[test]
     fn a_refusal_names_family_role_and_binary() {
         let refused = judged(&[Verdict::Sound, Verdict::Refused("unknown type".to_owned())]);
         assert_eq!(
-            refused.unwrap_err().message(),
-            "family web, role agent: /otelcol-1 refuses its config: unknown type"
+            checks::errors("web", &refused),
+            ["family web, role agent: /otelcol-1 refuses its config: unknown type"]
         );
         let many = vec![Verdict::Refused("no".to_owned()); REFUSALS_TOLD + 2];
-        let many = judged(&many).unwrap_err();
-        assert!(many.message().ends_with("and 2 more configs are refused"));
+        let many = checks::errors("web", &judged(&many));
+        assert_eq!(many.len(), REFUSALS_TOLD + 2);
+        assert!(many[REFUSALS_TOLD].ends_with("refuses its config, too"));
     }
 
     #[test]
     fn what_was_not_validated_is_a_warning() {
-        let found = judged(&[Verdict::NotValidated("it is not there".to_owned())]).unwrap();
-        let finding = &found["web"][0];
+        let found = judged(&[Verdict::NotValidated("it is not there".to_owned())]);
+        let finding = &found[0];
         assert_eq!(
             (finding.severity.as_str(), finding.role.as_str()),
             ("warning", "agent")

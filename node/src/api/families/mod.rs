@@ -4,6 +4,7 @@ mod apply;
 mod collectors;
 mod show;
 mod sources;
+mod validate;
 
 use std::collections::BTreeMap;
 
@@ -17,9 +18,9 @@ use tonic::{Request, Response, Status};
 use super::start::take_way_back;
 use super::{Actor, Api, broken, not_stored};
 use crate::ledger::{ProposeError, entry, once};
-use crate::manifest::{Manifest, parse};
+use crate::manifest::{FamilySpec, Manifest, parse};
 use crate::preview;
-use apply::{Change, FAMILY, Order};
+use apply::{Change, FAMILY, Order, Seen, is_fresh};
 use sources::Due;
 
 pub(super) use show::{on_stop_word, summary};
@@ -28,12 +29,24 @@ pub(super) use show::{on_stop_word, summary};
 const TRIES: usize = 5;
 
 impl Api {
+    /// Families that get a new revision by an apply of these.
+    fn fresh(&self, manifests: &[Manifest]) -> Vec<FamilySpec> {
+        let documents = self.node.control.read();
+        let families = manifests.iter().filter_map(|manifest| match manifest {
+            Manifest::Family(family) => Some(family),
+            _ => None,
+        });
+        let fresh = families.filter(|family| is_fresh(&documents, family));
+        fresh.cloned().collect()
+    }
+
     /// What an apply means now.
     fn plan_apply(
         &self,
         manifests: &[Manifest],
         request: &api::ApplyRequest,
         actor: &str,
+        findings: &BTreeMap<String, Vec<api::Finding>>,
     ) -> Result<Change, Status> {
         let order = Order {
             actor,
@@ -41,14 +54,19 @@ impl Api {
             source: (!request.source.is_empty()).then_some(request.source.as_str()),
             keep_gone: request.keep_gone,
             commit: &request.commit,
+            draft: request.draft,
         };
         let prunes = order.source.is_some() && !order.keep_gone;
         let owned = match prunes {
             true => self.owned(),
             false => BTreeMap::new(),
         };
+        let seen = Seen {
+            owned,
+            findings: findings.clone(),
+        };
         let documents = self.node.control.read();
-        apply::change(&documents, manifests, &order, &owned)
+        apply::change(&documents, manifests, &order, &seen)
     }
 
     /// Starts what follows from an apply. A start that is refused undoes nothing: its result says why.
@@ -196,14 +214,10 @@ impl FamilyService for Api {
         }
         sources::check_request(&request)?;
         let manifests = read(&request.manifests)?;
-        let mut not_validated = BTreeMap::new();
-        if !self.node.otelcol.is_empty() {
-            let planned = self.plan_apply(&manifests, &request, &actor)?;
-            not_validated = self.try_configs(&manifests, &planned.results).await?;
-        }
+        let findings = self.look(self.fresh(&manifests)).await?;
         let key = once("apply", "", &request.idempotency_key);
         let plan = || {
-            let mut change = self.plan_apply(&manifests, &request, &actor)?;
+            let mut change = self.plan_apply(&manifests, &request, &actor, &findings)?;
             if request.dry_run {
                 change.writes.clear();
             }
@@ -211,14 +225,19 @@ impl FamilyService for Api {
             Ok((change, results))
         };
         let mut results = self.store(&key, plan).await?;
-        for result in results.iter_mut().filter(|r| r.kind == "Family") {
-            let found = not_validated.remove(&result.name);
-            result.findings.extend(found.unwrap_or_default());
-        }
         if request.activate {
             self.activate(&request, &caller, &mut results).await;
         }
         Ok(Response::new(api::ApplyResponse { results }))
+    }
+
+    async fn validate_revision(
+        &self,
+        request: Request<api::ValidateRevisionRequest>,
+    ) -> Result<Response<api::RevisionSummary>, Status> {
+        let actor = self.actor(&request, Act::Edit)?;
+        let checked = self.check_draft(request.get_ref(), &actor).await?;
+        Ok(Response::new(checked))
     }
 
     async fn list_families(
@@ -311,8 +330,10 @@ impl FamilyService for Api {
         self.keep_preview(&made.kept).await?;
         let mut shown = made.shown;
         self.complete(&request, &mut shown);
-        let blocked = made.blocked.filter(|_| !request.back);
-        shown.needs.extend(blocked);
+        if !request.back {
+            shown.needs.extend(made.against);
+            shown.needs.extend(made.blocked);
+        }
         Ok(Response::new(shown))
     }
 
@@ -359,6 +380,30 @@ impl FamilyService for Api {
         let gone = || Status::not_found(format!("there is no source `{name}` any more"));
         let source = documents.sources.get(name).ok_or_else(gone)?;
         Ok(Response::new(sources::view(&documents, &source.value)))
+    }
+
+    async fn delete_source(
+        &self,
+        request: Request<api::DeleteSourceRequest>,
+    ) -> Result<Response<api::ApplyResponse>, Status> {
+        let actor = self.actor(&request, Act::ManageTokens)?;
+        let request = request.into_inner();
+        let key = once("source.delete", &request.name, &request.idempotency_key);
+        let done = self.node.control_ledger.has_done(&key);
+        if done.map_err(|error| broken(&error))? {
+            let mut gone = Change::default();
+            gone.result("Source", &request.name, "deleted");
+            let results = gone.results;
+            return Ok(Response::new(api::ApplyResponse { results }));
+        }
+        let delete = || {
+            let documents = self.node.control.read();
+            let mut change = sources::source_deletion(&documents, &request, &actor)?;
+            let results = std::mem::take(&mut change.results);
+            Ok((change, results))
+        };
+        let results = self.store(&key, delete).await?;
+        Ok(Response::new(api::ApplyResponse { results }))
     }
 
     async fn adopt(

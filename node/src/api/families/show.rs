@@ -2,20 +2,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use fleet::components;
-use fleet::drift;
 use fleet::family::delivery_hash;
-use fleet::program::OwnerChange;
-use fleet::versions;
 use proto::api;
 use proto::store::{self, RevisionState};
 use tonic::Status;
 
 use super::super::Api;
+use crate::checks;
 use crate::control::{
-    BUILT_IN_PLANS, Documents, Settings, built_in_plan, plan_spec, policy, rollout_state, settings,
+    BUILT_IN_PLANS, Documents, built_in_plan, plan_spec, policy, rollout_state, settings,
 };
-use crate::manifest::{duration_text, policy_text};
+use crate::manifest::{
+    drift_word, duration_text, missing_word, owner_change_word, policy_text, settings_text,
+    versions_text,
+};
 use crate::partition::{merged_config, state_of};
 
 impl Api {
@@ -120,6 +120,11 @@ impl Api {
             given: stored.given.iter().map(approval).collect(),
             rejected: stored.rejected.clone(),
             commit: stored.commit.clone(),
+            findings: checks::found(stored),
+            settings: stored
+                .settings
+                .as_ref()
+                .map_or_else(String::new, |own| settings_text(&settings(Some(own)))),
         }
     }
 
@@ -193,6 +198,7 @@ pub(in crate::api) fn summary(stored: &store::Revision) -> api::RevisionSummary 
         given: stored.given.iter().map(approval).collect(),
         commit: stored.commit.clone(),
         rejected: stored.rejected.clone(),
+        findings: checks::found(stored),
     }
 }
 
@@ -216,56 +222,6 @@ fn state_word(revision: &store::Revision) -> &'static str {
         RevisionState::Superseded => "superseded",
         RevisionState::Rejected => "rejected",
     }
-}
-
-fn owner_change_word(policy: OwnerChange) -> &'static str {
-    match policy {
-        OwnerChange::Ask => "ask",
-        OwnerChange::Auto => "auto",
-    }
-}
-
-fn drift_word(policy: drift::Policy) -> &'static str {
-    match policy {
-        drift::Policy::Report => "report",
-        drift::Policy::ReOffer => "re-offer",
-    }
-}
-
-fn missing_word(policy: components::Policy) -> &'static str {
-    match policy {
-        components::Policy::Exclude => "exclude",
-        components::Policy::Block => "block",
-    }
-}
-
-/// A version policy in words; empty: every version is allowed.
-fn versions_text(policy: &versions::Policy) -> String {
-    let versions::Policy {
-        from,
-        below,
-        behind_max,
-    } = policy;
-    let parts = [
-        from.as_ref().map(|version| format!("from {version}")),
-        below.as_ref().map(|version| format!("below {version}")),
-        behind_max.map(|max| format!("at most {max} releases behind the newest")),
-    ];
-    parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
-}
-
-/// Settings in words; equal for equal settings only.
-pub(super) fn settings_text(settings: &Settings) -> String {
-    let versions = match versions_text(&settings.versions) {
-        any if any.is_empty() => "any".to_owned(),
-        some => some,
-    };
-    format!(
-        "owner change {}, drift {}, missing components {}, versions {versions}",
-        owner_change_word(settings.owner_change),
-        drift_word(settings.drift),
-        missing_word(settings.missing)
-    )
 }
 
 /// The plans that are always there, then those that were applied.

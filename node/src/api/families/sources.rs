@@ -25,7 +25,12 @@ const COMMIT_CHARS_MAX: usize = 200;
 /// Is a call as it has to be for a source, or for none?
 pub(super) fn check_request(request: &api::ApplyRequest) -> Result<(), Status> {
     let source = request.source.as_str();
-    let mistake = if source.is_empty() {
+    let mistake = if request.draft && request.activate {
+        Some(
+            "a draft is not started: leave out what starts it, or what lets it be a draft"
+                .to_owned(),
+        )
+    } else if source.is_empty() {
         match (request.keep_gone, request.commit.is_empty()) {
             (true, _) => Some("only a source has something that is gone: name it with --source, or leave out what keeps it".to_owned()),
             (_, false) => Some(format!("commit {} is of no source: name it with --source", request.commit)),
@@ -479,6 +484,50 @@ pub(super) fn leave(
     let write = put(table::SOURCE, name, version, &stored);
     let act = act(actor, "source.set", format!("source/{name}"), detail);
     Ok(Some((write, act)))
+}
+
+/// Deletes a source. What it owns is that of API and console then, if the caller says so.
+pub(super) fn source_deletion(
+    documents: &Documents,
+    request: &api::DeleteSourceRequest,
+    actor: &str,
+) -> Result<Change, Status> {
+    let name = request.name.as_str();
+    let source = documents.sources.get(name).ok_or_else(|| {
+        Status::not_found(format!(
+            "there is no source `{name}`: list them with `muster sources list`"
+        ))
+    })?;
+    let stored = objects(documents, &BTreeMap::new());
+    let owned = source::orphaned(name, &stored, request.orphan)
+        .map_err(|refused| Status::failed_precondition(refused.to_string()))?;
+    let of_kind = |kind: &str| {
+        let owned = owned.iter().filter(|object| object.kind == kind);
+        owned.map(|object| object.name.clone()).collect()
+    };
+    let back = api::AdoptRequest {
+        families: of_kind(FAMILY),
+        plans: of_kind(PLAN),
+        budget: owned.iter().any(|object| object.kind == BUDGET),
+        ..api::AdoptRequest::default()
+    };
+    let mut change = match owned.as_slice() {
+        [] => Change::default(),
+        _ => adoption(documents, &back, actor)?,
+    };
+    change
+        .writes
+        .push(delete(table::SOURCE, name, source.version));
+    let detail = match owned.len() {
+        0 => "it owned nothing".to_owned(),
+        owned => format!("{owned} of its objects are those of API and console now"),
+    };
+    let object = format!("source/{name}");
+    change
+        .acts
+        .push(act(actor, "source.delete", object, detail));
+    change.result("Source", name, "deleted");
+    Ok(change)
 }
 
 /// A source with what it owns.

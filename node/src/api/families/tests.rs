@@ -1,5 +1,7 @@
 //! Applies against documents in memory.
 
+mod drafts;
+
 use std::collections::BTreeMap;
 
 use prost::Message;
@@ -7,7 +9,7 @@ use proto::api;
 use proto::store::{self, RolloutState};
 use tonic::{Code, Status};
 
-use super::apply::{Change, Order, change};
+use super::apply::{Change, Order, Seen, change};
 use super::show;
 use super::sources::{self, Due};
 use crate::control::BUDGET_KEY;
@@ -21,6 +23,8 @@ struct Fleet {
     control: Control,
     version: u64,
     owned: BTreeMap<String, u64>,
+    /// What agents and collectors say, by family.
+    findings: BTreeMap<String, Vec<api::Finding>>,
 }
 
 fn family_of(name: &str, precedence: i64, marker: &str) -> String {
@@ -92,7 +96,19 @@ fn acts(change: &Change) -> Vec<String> {
 
 impl Fleet {
     fn plan(&self, yamls: &[String], order: Order<'_>) -> Result<Change, Status> {
-        change(&self.control.read(), &read(yamls), &order, &self.owned)
+        let manifests = read(yamls);
+        let families = manifests.iter().filter_map(|manifest| match manifest {
+            Manifest::Family(family) => Some(family.name.clone()),
+            _ => None,
+        });
+        let mut seen = Seen {
+            owned: self.owned.clone(),
+            findings: families.map(|name| (name, vec![])).collect(),
+        };
+        for (family, found) in &self.findings {
+            seen.findings.insert(family.clone(), found.clone());
+        }
+        change(&self.control.read(), &manifests, &order, &seen)
     }
 
     fn store(&mut self, change: &Change) {
@@ -195,23 +211,64 @@ fn an_apply_creates_changes_and_leaves_alone() {
 }
 
 #[test]
-fn settings_are_in_force_at_once_and_make_no_revision() {
+fn settings_are_part_of_a_revision_and_not_in_force_before_it_is_stable() {
     let mut fleet = Fleet::default();
     fleet.apply(&[family("web", "a")], api_order());
     let set = family("web", "a") + "  ownerChange: auto\n  versions: {from: 0.150.0, behind: 2}\n";
     let change = fleet.apply(std::slice::from_ref(&set), api_order());
-    assert_eq!(words(&change), ["Family web changed"]);
-    let settings = "family.settings family/web owner change auto, drift report, missing components exclude, versions from 0.150.0, at most 2 releases behind the newest";
-    assert_eq!(acts(&change).last().unwrap(), settings);
-    assert_eq!(fleet.family("web").latest, 1);
-    assert!(fleet.family("web").settings.unwrap().owner_change_auto);
-    let program = crate::control::build_program(&fleet.control.read());
-    let auto = fleet::program::OwnerChange::Auto;
-    assert_eq!(program.families[0].owner_change, auto);
-    // What is left out is the default again.
-    let change = fleet.apply(&[family("web", "a")], api_order());
-    assert_eq!(words(&change), ["Family web changed"]);
+    assert_eq!(words(&change), ["Family web new revision"]);
+    let said = acts(&change);
+    assert!(
+        said[0].ends_with("), with owner change auto instead of ask, versions from 0.150.0, at most 2 releases behind the newest instead of any"),
+        "{said:?}"
+    );
     assert_eq!(fleet.family("web").settings, None);
+    let program = crate::control::build_program(&fleet.control.read());
+    let ask = fleet::program::OwnerChange::Ask;
+    assert_eq!(program.families[0].owner_change, ask);
+    {
+        let documents = fleet.control.read();
+        let revision = &documents.revision("web", 2).unwrap().value;
+        assert!(revision.settings.as_ref().unwrap().owner_change_auto);
+    }
+    let again = fleet.apply(std::slice::from_ref(&set), api_order());
+    assert_eq!(words(&again), ["Family web unchanged"]);
+    // A team is the family's, whatever it runs.
+    let renamed = set.replace("owner: ops", "owner: sre");
+    assert_eq!(
+        words(&fleet.apply(&[renamed], api_order())),
+        ["Family web changed"]
+    );
+    assert_eq!(fleet.family("web").latest, 2);
+}
+
+#[test]
+fn a_family_from_before_revisions_had_settings_keeps_its_own_until_a_revision_says_otherwise() {
+    let mut fleet = Fleet::default();
+    fleet.apply(&[family("web", "a")], api_order());
+    let mut revision = {
+        let documents = fleet.control.read();
+        store::Revision::clone(&documents.revision("web", 1).unwrap().value)
+    };
+    revision.settings = None;
+    let key = revision_key("web", 1);
+    let write = crate::ledger::put_any(table::REVISION, key, &revision);
+    fleet.store(&Change {
+        writes: vec![write],
+        ..Change::default()
+    });
+    let mut stored = fleet.family("web");
+    stored.settings = Some(store::FamilySettings {
+        drift_re_offer: true,
+        ..store::FamilySettings::default()
+    });
+    fleet.put(table::FAMILY, "web", &stored);
+    let set = family("web", "a") + "  drift: re-offer\n";
+    for yaml in [set, family("web", "a")] {
+        let change = fleet.plan(&[yaml], api_order()).unwrap();
+        assert_eq!(words(&change), ["Family web new revision"]);
+    }
+    assert!(fleet.family("web").settings.unwrap().drift_re_offer);
 }
 
 #[test]
@@ -754,4 +811,37 @@ fn a_family_is_not_deleted_under_a_rollout_or_a_source_or_twice() {
         refused.message().contains("muster adopt db --to-api"),
         "{refused}"
     );
+}
+
+#[test]
+fn a_source_goes_when_it_owns_nothing_or_what_it_owns_is_handed_over() {
+    let mut fleet = Fleet::default();
+    fleet.apply(&everything(), git("c1"));
+    let request = |orphan| api::DeleteSourceRequest {
+        name: "git".to_owned(),
+        orphan,
+        ..api::DeleteSourceRequest::default()
+    };
+    let deletion = |fleet: &Fleet, orphan| {
+        sources::source_deletion(&fleet.control.read(), &request(orphan), "root")
+    };
+    let refused = deletion(&fleet, false).err().unwrap();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    assert!(
+        refused
+            .message()
+            .contains("while it owns budget/fleet, web, plan/careful"),
+        "{refused}"
+    );
+    let change = deletion(&fleet, true).unwrap();
+    fleet.store(&change);
+    assert_eq!(words(&change).last().unwrap(), "Source git deleted");
+    assert_eq!(
+        acts(&change).last().unwrap(),
+        "source.delete source/git 3 of its objects are those of API and console now"
+    );
+    assert_eq!(fleet.family("web").source, "");
+    assert!(fleet.control.read().sources.is_empty());
+    let gone = deletion(&fleet, true).err().unwrap();
+    assert_eq!(gone.code(), Code::NotFound);
 }

@@ -272,6 +272,53 @@ fn an_agent_that_answers_applied_and_runs_something_else_is_not_asked_for_ever()
 }
 
 #[test]
+fn what_an_agent_had_applied_before_is_remembered_newest_first_and_not_without_end() {
+    let hash = |n: u8| Digest::of("test", &[&[n]]);
+    let bytes = |n: u8| hash(n).as_bytes().to_vec();
+    let mut last = store::Delivery {
+        hash: bytes(0),
+        state: DeliveryState::Applied.into(),
+        ..store::Delivery::default()
+    };
+    for n in 1..12 {
+        let earlier = earlier(&last, hash(n));
+        last = store::Delivery {
+            hash: bytes(n),
+            // What it never ran cannot come back.
+            state: match n {
+                9 => DeliveryState::Failed,
+                _ => DeliveryState::Applied,
+            }
+            .into(),
+            earlier,
+            ..store::Delivery::default()
+        };
+    }
+    let newest: Vec<_> = [10, 8, 7, 6, 5, 4, 3, 2].map(bytes).to_vec();
+    assert_eq!(last.earlier, newest);
+    // Back to one of them: it is the last again, and no earlier one.
+    assert_eq!(earlier(&last, hash(7)).len(), EARLIER_MAX);
+    assert!(!earlier(&last, hash(7)).contains(&bytes(7)));
+}
+
+#[test]
+fn an_agent_that_was_put_back_is_offered_the_last_once_more_where_its_family_says_so() {
+    for re_offers in [false, true] {
+        let mut world = World::offered(re_offers);
+        world.says(healthy(true));
+        world.says(applied());
+        let old = Digest::of("test", &[b"an older config"]);
+        let (_, agent) = world.stored.as_mut().unwrap();
+        agent.delivery.as_mut().unwrap().earlier = vec![old.as_bytes().to_vec()];
+        let mut put_back = applied();
+        let status = put_back.remote_config_status.as_mut().unwrap();
+        status.last_remote_config_hash = old.as_bytes().to_vec();
+        assert_eq!(world.says(put_back).offers, re_offers);
+        assert_eq!(world.delivery().reoffered, re_offers);
+    }
+}
+
+#[test]
 fn without_a_lease_the_second_offer_waits() {
     let mut world = World::offered(true);
     world.says(healthy(true));
