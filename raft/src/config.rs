@@ -109,6 +109,9 @@ pub struct GroupConfig {
     pub propose_timeout: Duration,
     /// Time after which a linearizable read gives up. Default 5 s.
     pub read_timeout: Duration,
+    /// Time after which a change of members or of the leader gives up. Default 10 s: a handover
+    /// to a voter that dies meanwhile takes two election timeouts.
+    pub change_timeout: Duration,
     /// Time `start` waits for recovery, and of a lone voter for leadership. Default 30 s.
     pub start_timeout: Duration,
 }
@@ -136,6 +139,7 @@ impl Default for GroupConfig {
             apply_bytes_max: 4 << 20,
             propose_timeout: Duration::from_secs(10),
             read_timeout: Duration::from_secs(5),
+            change_timeout: Duration::from_secs(10),
             start_timeout: Duration::from_secs(30),
         }
     }

@@ -195,6 +195,80 @@ pub enum ReadError {
     Fatal(String),
 }
 
+/// Why the members of a group were not changed. Where nothing else is said, nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum ChangeError {
+    /// Ask the leader, or later if none is known.
+    #[error("not the leader")]
+    NotLeader {
+        /// The leader, if one is known.
+        leader: Option<NodeId>,
+    },
+    /// Too few voters answered to be sure of leadership.
+    #[error("no quorum answered")]
+    NoQuorum,
+    /// An earlier change was not committed in time; try later.
+    #[error("another change of members is not committed yet")]
+    InProgress,
+    /// A change of voters was cut off between its two steps.
+    #[error("a change of voters to {} is unfinished: change the voters first", names(.voters))]
+    Unfinished {
+        /// The voters it was a change to, ascending.
+        voters: Vec<NodeId>,
+    },
+    /// Who is to vote has to be a learner first.
+    #[error("{0} is not a member: add it as a learner first")]
+    NotMember(NodeId),
+    /// Only learners can be removed.
+    #[error("{0} votes: take its vote first")]
+    Voter(NodeId),
+    /// A group without voters never decides anything again.
+    #[error("no voter would be left")]
+    NoVoters,
+    /// It was begun, and whether or how far it was or will be done is not known. The same call,
+    /// to whoever leads, completes it.
+    #[error("outcome unknown")]
+    Unknown,
+    /// The group stopped. The outcome is not known either.
+    #[error("the group stopped: {0}")]
+    Fatal(String),
+}
+
+/// Why nobody else leads. But for `Timeout` and `Fatal`, nothing was tried.
+#[derive(Debug, thiserror::Error)]
+pub enum TransferError {
+    /// Only the leader can hand over.
+    #[error("not the leader")]
+    NotLeader {
+        /// The leader, if one is known.
+        leader: Option<NodeId>,
+    },
+    /// Only a voter can lead.
+    #[error("{0} is not a voter")]
+    NotVoter(NodeId),
+    /// It would have to catch up first, and nobody could propose meanwhile.
+    #[error("{node} is {entries} entries behind")]
+    Behind {
+        /// The node asked for.
+        node: NodeId,
+        /// How many entries it does not have.
+        entries: u64,
+    },
+    /// It did not answer the last heartbeats.
+    #[error("{0} was not heard of lately")]
+    Silent(NodeId),
+    /// The members are being changed; try later.
+    #[error("the members are being changed")]
+    InProgress,
+    /// Nobody else came to lead in time. Until somebody does, which is a matter of an election
+    /// timeout once a quorum can be reached, this node takes no proposals.
+    #[error("nobody else leads in time")]
+    Timeout,
+    /// The group stopped.
+    #[error("the group stopped: {0}")]
+    Fatal(String),
+}
+
 /// Why no snapshot was taken.
 #[derive(Debug, thiserror::Error)]
 pub enum SnapshotError {
@@ -229,6 +303,11 @@ pub enum ReceiveError {
     /// The group stopped.
     #[error("the group stopped: {0}")]
     Fatal(String),
+}
+
+fn names(nodes: &[NodeId]) -> String {
+    let names: Vec<_> = nodes.iter().map(NodeId::to_string).collect();
+    names.join(", ")
 }
 
 /// An error and everything below it, in one line.

@@ -35,13 +35,14 @@ pub use batch::Batch;
 pub use config::{Bootstrap, GroupConfig, StoreConfig};
 pub use disk::{Disk, SystemDisk};
 pub use error::{
-    Fatal, OpenError, ProposeError, ReadError, ReceiveError, SnapshotError, StartError,
+    ChangeError, Fatal, OpenError, ProposeError, ReadError, ReceiveError, SnapshotError,
+    StartError, TransferError,
 };
-pub use group::{Group, GroupStatus, Leadership, Role};
-pub use ids::{GroupId, NodeId};
+pub use group::{Digest, Group, GroupStatus, Leadership, Progress, Role};
+pub use ids::{GroupId, NodeId, StoreId};
 pub use machine::StateMachine;
 pub use peers::{Incoming, NoPeers, PeerError, Peers, SnapshotFile};
-pub use store::Store;
+pub use store::{ScratchFile, Store};
 pub use view::{Row, Rows, View};
 
 /// The longest entry that can be proposed, in bytes. A longer one is [`ProposeError::TooLarge`].

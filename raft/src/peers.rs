@@ -51,7 +51,8 @@ pub trait Incoming: Send + Sync + 'static {
 
     /// Verifies and installs a snapshot that was received completely.
     ///
-    /// The file may lie anywhere and may be deleted once this returns.
+    /// The file may lie anywhere and may be deleted once this returns; a
+    /// [`crate::Store::scratch_file`] is one to receive it into.
     fn receive_snapshot(
         &self,
         message: Bytes,

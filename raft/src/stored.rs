@@ -138,13 +138,16 @@ pub(crate) struct SnapshotMarker {
     pub file: String,
 }
 
-/// What the directory is: layout version, and the node it belongs to, 0 before the first group.
+/// What the directory is: layout version, the node it belongs to, none before the first group,
+/// and its id, empty where it was written before there were ids.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct StoreHeader {
     #[prost(uint32, tag = "1")]
     pub version: u32,
     #[prost(uint64, optional, tag = "2")]
     pub node: Option<u64>,
+    #[prost(bytes = "vec", tag = "3")]
+    pub id: Vec<u8>,
 }
 
 /// What a group had durable when the mark was written.
@@ -506,6 +509,25 @@ mod tests {
             Applied::decode(&Applied::default().encode()).unwrap(),
             Applied::default()
         );
+    }
+
+    #[test]
+    fn store_header_bytes_of_version_1_are_frozen() {
+        let before_ids = StoreHeader {
+            version: VERSION,
+            node: Some(7),
+            id: Vec::new(),
+        };
+        assert_eq!(before_ids.encode_to_vec(), [8, 1, 16, 7]);
+        let header = StoreHeader {
+            id: (1..=16).collect(),
+            ..before_ids
+        };
+        let bytes = [
+            8, 1, 16, 7, 26, 16, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16,
+        ];
+        assert_eq!(header.encode_to_vec(), bytes);
+        assert_eq!(StoreHeader::decode(bytes.as_slice()).unwrap(), header);
     }
 
     #[test]

@@ -67,6 +67,9 @@ pub(crate) struct Transfer {
     pub from: Option<Vote>,
     #[prost(message, optional, tag = "2")]
     pub last: Option<Position>,
+    /// Who is to lead. Every voter is told, so that the others do not hold on to who led.
+    #[prost(uint64, tag = "3")]
+    pub to: u64,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -241,22 +244,18 @@ impl From<&TransferLeaderRequest<TypeConfig>> for Transfer {
     fn from(request: &TransferLeaderRequest<TypeConfig>) -> Self {
         Self {
             from: Some(request.from_leader().into()),
-            last: position(&request.last_log_id().copied()),
+            last: request.last_log_id().map(Into::into),
+            to: *request.to_node_id(),
         }
     }
 }
 
-impl Transfer {
-    pub(crate) fn into_request(
-        self,
-        to: NodeId,
-    ) -> Result<TransferLeaderRequest<TypeConfig>, Fatal> {
-        let Self { from, last } = self;
-        Ok(TransferLeaderRequest::new(
-            vote(&from)?,
-            to.0,
-            log_id(&last),
-        ))
+impl TryFrom<Transfer> for TransferLeaderRequest<TypeConfig> {
+    type Error = Fatal;
+
+    fn try_from(transfer: Transfer) -> Result<Self, Fatal> {
+        let Transfer { from, last, to } = transfer;
+        Ok(Self::new(vote(&from)?, to, log_id(&last)))
     }
 }
 

@@ -4,236 +4,51 @@
 
 mod common;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::future::Future;
-use std::pin::Pin;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use common::cluster::*;
 use common::*;
 use raft::*;
-use tempfile::TempDir;
-
-type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
-
-/// Who can be reached, and through what.
-#[derive(Default)]
-struct Wires {
-    nodes: Mutex<BTreeMap<NodeId, Arc<dyn Incoming>>>,
-    cut: Mutex<BTreeSet<NodeId>>,
-    snapshots: Mutex<usize>,
-    /// Flips a byte of the next snapshot sent.
-    damage: Mutex<bool>,
-}
-
-/// The network as one node has it.
-struct Port {
-    node: NodeId,
-    wires: Arc<Wires>,
-}
-
-impl Port {
-    fn target(&self, to: NodeId) -> Result<Arc<dyn Incoming>, PeerError> {
-        let cut = self.wires.cut.lock().unwrap();
-        let nodes = self.wires.nodes.lock().unwrap();
-        match nodes.get(&to) {
-            Some(target) if !cut.contains(&to) && !cut.contains(&self.node) => {
-                Ok(Arc::clone(target))
-            }
-            _ => Err(PeerError::Unreachable(to)),
-        }
-    }
-}
-
-fn network(node: NodeId) -> impl Fn(ReceiveError) -> PeerError {
-    move |error| PeerError::Network {
-        node,
-        reason: error.to_string(),
-    }
-}
-
-impl Peers for Port {
-    fn call(
-        &self,
-        to: NodeId,
-        _: GroupId,
-        message: Bytes,
-        _: Duration,
-    ) -> BoxFuture<Result<Bytes, PeerError>> {
-        let target = self.target(to);
-        Box::pin(async move { target?.receive(message).await.map_err(network(to)) })
-    }
-
-    fn send_snapshot(
-        &self,
-        to: NodeId,
-        _: GroupId,
-        message: Bytes,
-        snapshot: SnapshotFile,
-        _: Duration,
-    ) -> BoxFuture<Result<Bytes, PeerError>> {
-        let target = self.target(to);
-        *self.wires.snapshots.lock().unwrap() += 1;
-        let damage = std::mem::take(&mut *self.wires.damage.lock().unwrap());
-        Box::pin(async move {
-            let mut bytes = vec![0; usize::try_from(snapshot.bytes()).unwrap()];
-            snapshot.read_at(&mut bytes, 0).unwrap();
-            if damage {
-                let middle = bytes.len() / 2;
-                bytes[middle] ^= 1;
-            }
-            let received = tempfile::NamedTempFile::new().unwrap();
-            std::fs::write(received.path(), bytes).unwrap();
-            let received = SnapshotFile::open(received.path()).unwrap();
-            target?
-                .receive_snapshot(message, received)
-                .await
-                .map_err(network(to))
-        })
-    }
-}
-
-struct Node {
-    _store: Store,
-    _dir: TempDir,
-    group: Group<Kv>,
-    published: Published,
-}
-
-fn voters() -> BTreeSet<NodeId> {
-    [1, 2, 3].map(NodeId).into()
-}
-
-async fn node(id: NodeId, wires: &Arc<Wires>) -> Node {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(dir.path());
-    let config = GroupConfig {
-        bootstrap: Bootstrap::Voters(voters()),
-        peers: Arc::new(Port {
-            node: id,
-            wires: Arc::clone(wires),
-        }),
-        heartbeat: Duration::from_millis(50),
-        election_min: Duration::from_millis(300),
-        election_max: Duration::from_millis(600),
-        log_keep_entries: 5,
-        purge_entries_min: 1,
-        snapshot_entries: 100,
-        propose_timeout: Duration::from_secs(3),
-        ..GroupConfig::default()
-    };
-    let machine = Kv::default();
-    let published = Arc::clone(&machine.published);
-    let group = Group::start(&store, GroupId(1), id, machine, config)
-        .await
-        .unwrap();
-    wires
-        .nodes
-        .lock()
-        .unwrap()
-        .insert(id, Arc::new(group.clone()));
-    Node {
-        _store: store,
-        _dir: dir,
-        group,
-        published,
-    }
-}
-
-async fn cluster() -> (Arc<Wires>, Vec<Node>) {
-    let wires = Arc::new(Wires::default());
-    let mut nodes = Vec::new();
-    for id in voters() {
-        nodes.push(node(id, &wires).await);
-    }
-    (wires, nodes)
-}
-
-/// Index in `nodes` of the leader that a majority not in `without` follows.
-async fn leader(nodes: &[Node], without: Option<usize>) -> usize {
-    let mut found = None;
-    eventually("a leader", || {
-        let reached = || {
-            nodes
-                .iter()
-                .enumerate()
-                .filter(|(n, _)| Some(*n) != without)
-        };
-        found = reached()
-            .find(|(_, node)| node.group.status().leadership.role == Role::Leader)
-            .map(|(n, _)| n);
-        found.is_some_and(|n| {
-            let leader = Some(nodes[n].group.status().node);
-            reached().all(|(_, node)| node.group.status().leadership.leader == leader)
-        })
-    })
-    .await;
-    found.unwrap()
-}
-
-async fn propose(group: &Group<Kv>, entry: Bytes) {
-    for _ in 0..50 {
-        match group.propose(entry.clone()).await {
-            Ok(_) => return,
-            // The lease of a fresh leader is not confirmed yet.
-            Err(ProposeError::NotLeader { .. }) => {
-                tokio::time::sleep(Duration::from_millis(50)).await
-            }
-            Err(error) => panic!("{error}"),
-        }
-    }
-    panic!("never accepted");
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_replica_applies_the_same_and_followers_name_the_leader() {
-    let (_wires, nodes) = cluster().await;
-    let leads = leader(&nodes, None).await;
+    let cluster = Cluster::of(1..=3).await;
+    let leads = cluster.leader(1..=3).await;
     for n in 0..50 {
-        propose(&nodes[leads].group, entry("k", n)).await;
+        cluster.propose(1..=3, entry("k", n)).await;
     }
-    for node in &nodes {
+    for (id, node) in &cluster.nodes {
         eventually("replicated", || {
-            node.published
-                .lock()
-                .unwrap()
-                .get("k")
-                .is_some_and(|value| value == "49")
+            read(&node.group, "k").as_deref() == Some("49")
         })
         .await;
-        assert_eq!(
-            node.group.status().voters,
-            voters().into_iter().collect::<Vec<_>>()
-        );
+        let voters = ids(1..=3).into_iter().collect::<Vec<_>>();
+        assert_eq!(node.group.status().voters, voters, "of {id}");
     }
-    let follower = &nodes[(leads + 1) % 3].group;
-    let leader = Some(nodes[leads].group.status().node);
+    let follower = cluster.group(leads % 3 + 1);
     let refused = follower.propose(entry("k", 0)).await;
     assert!(
-        matches!(refused, Err(ProposeError::NotLeader { leader: named }) if named == leader),
+        matches!(refused, Err(ProposeError::NotLeader { leader: Some(named) }) if named == NodeId(leads)),
         "{refused:?}"
     );
     assert!(matches!(
         follower.linearize().await,
         Err(ReadError::NotLeader { .. })
     ));
-    assert!(nodes[leads].group.linearize().await.is_ok());
+    assert!(cluster.group(leads).linearize().await.is_ok());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_answered_survives_the_loss_of_the_leader() {
-    let (wires, nodes) = cluster().await;
-    let old = leader(&nodes, None).await;
+    let cluster = Cluster::of(1..=3).await;
+    let old = cluster.leader(1..=3).await;
+    let rest = || (1..=3).filter(|id| *id != old);
     for n in 0..20 {
-        propose(&nodes[old].group, entry(n, "before")).await;
+        cluster.propose(1..=3, entry(n, "before")).await;
     }
-    wires
-        .cut
-        .lock()
-        .unwrap()
-        .insert(nodes[old].group.status().node);
-    let lost = nodes[old].group.propose(entry("lost", 1)).await;
+    cluster.wires.cut(old);
+    let lost = cluster.group(old).propose(entry("lost", 1)).await;
     assert!(
         matches!(
             lost,
@@ -241,77 +56,68 @@ async fn what_was_answered_survives_the_loss_of_the_leader() {
         ),
         "{lost:?}"
     );
-    let new = leader(&nodes, Some(old)).await;
-    propose(&nodes[new].group, entry("after", 1)).await;
+    let new = cluster.leader(rest()).await;
+    cluster.propose(rest(), entry("after", 1)).await;
     for n in 0..20 {
         assert_eq!(
-            read(&nodes[new].group, &n.to_string()).as_deref(),
+            read(cluster.group(new), &n.to_string()).as_deref(),
             Some("before")
         );
     }
-    wires.cut.lock().unwrap().clear();
-    eventually("the old leader follows", || {
-        nodes[old].published.lock().unwrap().contains_key("after")
-    })
-    .await;
-    assert_eq!(leader(&nodes, None).await, new, "pre-vote keeps the leader");
+    cluster.wires.heal(old);
+    eventually("the old leader follows", || cluster.has(old, "after")).await;
+    assert_eq!(
+        cluster.leader(1..=3).await,
+        new,
+        "pre-vote keeps the leader"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_follower_left_behind_gets_a_snapshot_and_a_damaged_one_is_refused() {
-    let (wires, nodes) = cluster().await;
-    let leads = leader(&nodes, None).await;
-    let behind = (leads + 1) % 3;
-    propose(&nodes[leads].group, entry("old", 1)).await;
-    eventually("replicated", || {
-        nodes[behind].published.lock().unwrap().contains_key("old")
-    })
-    .await;
-    wires
-        .cut
-        .lock()
-        .unwrap()
-        .insert(nodes[behind].group.status().node);
+    let cluster = Cluster::of(1..=3).await;
+    let leads = cluster.leader(1..=3).await;
+    let behind = leads % 3 + 1;
+    let rest = || (1..=3).filter(|id| *id != behind);
+    cluster.propose(1..=3, entry("old", 1)).await;
+    eventually("replicated", || cluster.has(behind, "old")).await;
+    cluster.wires.cut(behind);
     for n in 0..300 {
-        propose(&nodes[leads].group, entry(n, n)).await;
+        cluster.propose(rest(), entry(n, n)).await;
     }
-    nodes[leads].group.snapshot_now().await.unwrap();
+    cluster.group(leads).snapshot_now().await.unwrap();
     eventually("log purged", || {
-        nodes[leads]
-            .group
-            .status()
-            .purged
-            .is_some_and(|index| index > 200)
+        let purged = cluster.group(leads).status().purged;
+        purged.is_some_and(|index| index > 200)
     })
     .await;
-    *wires.damage.lock().unwrap() = true;
-    wires.cut.lock().unwrap().clear();
-    eventually("caught up", || {
-        nodes[behind].published.lock().unwrap().len() == 301
-    })
-    .await;
+    cluster.wires.damage_next_snapshot();
+    cluster.wires.heal(behind);
+    eventually("caught up", || cluster.has(behind, "299")).await;
+    assert_eq!(
+        cluster.nodes[&behind].published.lock().unwrap().len(),
+        301,
+        "all that was applied before the snapshot, too"
+    );
     assert!(
-        *wires.snapshots.lock().unwrap() >= 2,
+        cluster.wires.snapshots_to(behind) >= 2,
         "the damaged one and a whole one"
     );
     eventually("it is known to be installed", || {
-        nodes[behind].group.status().snapshot.is_some()
+        cluster.group(behind).status().snapshot.is_some()
     })
     .await;
-    assert_eq!(read(&nodes[behind].group, "299").as_deref(), Some("299"));
-    assert_eq!(nodes[behind].group.status().stopped, None);
-    propose(&nodes[leads].group, entry("on", 1)).await;
-    eventually("replicates again", || {
-        nodes[behind].published.lock().unwrap().contains_key("on")
-    })
-    .await;
+    assert_eq!(read(cluster.group(behind), "299").as_deref(), Some("299"));
+    assert_eq!(cluster.group(behind).status().stopped, None);
+    cluster.propose(1..=3, entry("on", 1)).await;
+    eventually("replicates again", || cluster.has(behind, "on")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_for_another_node_is_refused() {
-    let (_wires, nodes) = cluster().await;
-    let error = nodes[0]
-        .group
+    let cluster = Cluster::of(1..=3).await;
+    let error = cluster
+        .group(1)
         .receive(Bytes::from_static(&[8, 1, 16, 2, 34, 0]))
         .await
         .unwrap_err();
@@ -325,10 +131,70 @@ async fn a_message_for_another_node_is_refused() {
         ),
         "{error}"
     );
-    let error = nodes[0]
-        .group
+    let error = cluster
+        .group(1)
         .receive(Bytes::from_static(&[8, 9]))
         .await
         .unwrap_err();
     assert!(matches!(error, ReceiveError::Malformed(_)), "{error}");
+}
+
+// === digests ===
+
+/// The digests of all nodes at one applied index.
+async fn digests(cluster: &Cluster) -> Vec<Digest> {
+    for _ in 0..500 {
+        let mut digests = Vec::new();
+        for group in cluster.groups() {
+            digests.push(group.digest().await.unwrap());
+        }
+        if digests.iter().all(|one| one.applied == digests[0].applied) {
+            return digests;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("never at one index");
+}
+
+/// Changes the first row of any state by hand.
+fn alter_a_row(dir: &std::path::Path) {
+    let families = ["default", "raft_log", "raft_meta", "state", "sm_meta"];
+    let options = rocksdb::Options::default();
+    let database = rocksdb::DB::open_cf(&options, dir.join("db"), families).unwrap();
+    let state = database.cf_handle("state").unwrap();
+    let row = database
+        .iterator_cf(state, rocksdb::IteratorMode::Start)
+        .next();
+    let (key, value) = row.unwrap().unwrap();
+    database
+        .put_cf(state, key, [&value, b"!".as_slice()].concat())
+        .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_that_applied_the_same_have_one_digest_until_a_row_differs() {
+    let mut cluster = Cluster::of(1..=3).await;
+    for n in 0..30 {
+        cluster.propose(1..=3, entry(n % 7, n)).await;
+    }
+    let same = digests(&cluster).await;
+    assert!(same[0].applied >= Some(30));
+    assert_eq!(same, [same[0]; 3]);
+    cluster.propose(1..=3, entry(3, "another")).await;
+    let later = digests(&cluster).await;
+    assert_eq!(later, [later[0]; 3]);
+    assert_ne!(later[0].hash, same[0].hash);
+
+    let dir = cluster.kill(2).await;
+    reopen(dir.path(), StoreConfig::default())
+        .await
+        .unwrap()
+        .close();
+    alter_a_row(dir.path());
+    let store = open(dir.path());
+    cluster.run(2, store, dir, Bootstrap::Join).await;
+    let altered = digests(&cluster).await;
+    assert_eq!(altered[0], altered[2]);
+    assert_eq!(altered[0].applied, altered[1].applied);
+    assert_ne!(altered[0].hash, altered[1].hash);
 }

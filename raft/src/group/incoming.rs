@@ -51,7 +51,7 @@ impl<M: StateMachine> Group<M> {
                 Tell::Vote((&raft.pre_vote(request).await.map_err(stopped)?).into())
             }
             Ask::Transfer(transfer) => {
-                let request = transfer.into_request(self.shared.node).map_err(malformed)?;
+                let request = transfer.try_into().map_err(malformed)?;
                 let done = raft.handle_transfer_leader(request).await;
                 Tell::Transfer((&done.map_err(|error| ReceiveError::Fatal(chain(&error)))?).into())
             }

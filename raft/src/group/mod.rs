@@ -3,9 +3,12 @@
 //! Not the consensus core, which it drives. Invariants: an answered proposal is committed and
 //! applied here; what is answered `NotLeader` or `TooLarge` was appended nowhere.
 
+mod digest;
 mod incoming;
+mod members;
 mod start;
 mod status;
+mod transfer;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -13,12 +16,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
+use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{
     ClientWriteError, Fatal as Stopped, ForwardToLeader, LinearizableReadError, RaftError,
 };
 use openraft::{Raft, ReadPolicy};
 use tokio::sync::watch;
 
+pub use digest::Digest;
+pub use members::Progress;
 pub use status::{GroupStatus, Leadership, Role};
 
 use crate::log::Log;
@@ -53,6 +59,13 @@ struct Running<M: StateMachine> {
     propose_timeout: Duration,
     read_timeout: Duration,
     snapshot_timeout: Duration,
+    change_timeout: Duration,
+    /// Entries that a voter may lack and still be handed leadership.
+    transfer_behind_max: u64,
+    /// Time without an answer after which a node counts as away.
+    silence: Duration,
+    /// Held by who changes members or leader.
+    changes: tokio::sync::Mutex<()>,
     leadership: watch::Receiver<Leadership>,
     /// Tasks that follow the core; they end with it, or with the last handle.
     tasks: Vec<tokio::task::AbortHandle>,
@@ -178,12 +191,24 @@ impl<M: StateMachine> Group<M> {
         }
     }
 
+    /// Waits until this node has applied the entry at `index`. False: not within `timeout`, or the group stopped.
+    pub async fn wait_applied(&self, index: u64, timeout: Duration) -> bool {
+        let wait = self.shared.raft.wait(Some(timeout));
+        let reached = wait.applied_index_at_least(Some(index), "catch up").await;
+        reached.is_ok()
+    }
+
     /// A consistent view of what is applied here. May be behind the leader. Blocks briefly.
     ///
     /// # Errors
     /// The database failed or stored bytes are damaged.
     pub fn view(&self) -> Result<View, Fatal> {
         View::new(Arc::clone(&self.shared.store.db), self.shared.group)
+    }
+
+    /// Which group this is.
+    pub fn id(&self) -> GroupId {
+        self.shared.group
     }
 
     /// Changes of leadership; the newest value only.
@@ -276,6 +301,13 @@ fn propose_error(error: ClientWriteError<TypeConfig>) -> ProposeError {
         error @ (ClientWriteError::ChangeMembershipError(_)
         | ClientWriteError::PreconditionFailed(_)) => ProposeError::Fatal(error.to_string()),
     }
+}
+
+/// Where the core stands, cloned at once: it waits while a watched value is borrowed.
+fn current<M: StateMachine>(
+    raft: &Raft<TypeConfig, Worker<M>>,
+) -> openraft::RaftMetrics<TypeConfig> {
+    raft.metrics().borrow_watched().clone()
 }
 
 fn stopped(error: &Stopped<TypeConfig>) -> String {

@@ -12,7 +12,7 @@ use openraft::metrics::WaitError;
 use openraft::{Config, EmptyNode, Raft, SnapshotPolicy};
 use tokio::sync::watch;
 
-use super::{Group, Leadership, Parts, Running};
+use super::{Group, Leadership, Parts, Running, current};
 use crate::log::{self, Log, LogStore};
 use crate::network::Network;
 use crate::store::{self, Shared};
@@ -87,6 +87,11 @@ async fn run<M: StateMachine>(
         propose_timeout: config.propose_timeout,
         read_timeout: config.read_timeout,
         snapshot_timeout: config.snapshot_timeout,
+        change_timeout: config.change_timeout,
+        // What fits into one message arrives before the voter is asked to stand.
+        transfer_behind_max: config.replicate_entries_max,
+        silence: config.election_min,
+        changes: tokio::sync::Mutex::new(()),
         leadership,
         tasks,
     };
@@ -205,12 +210,6 @@ impl<M: StateMachine> Group<M> {
 }
 
 // === tasks ===
-
-fn current<M: StateMachine>(
-    raft: &Raft<TypeConfig, Worker<M>>,
-) -> openraft::RaftMetrics<TypeConfig> {
-    raft.metrics().borrow_watched().clone()
-}
 
 /// Passes changes of leadership on, until the core stops.
 async fn follow<M: StateMachine>(

@@ -1,6 +1,5 @@
 //! Where a group stands, in values of this crate.
 
-use openraft::async_runtime::WatchReceiver;
 use openraft::{RaftMetrics, ServerState};
 
 use super::Group;
@@ -54,6 +53,8 @@ pub struct GroupStatus {
     pub purged: Option<u64>,
     /// Voters, ascending; of both halves while the configuration is joint.
     pub voters: Vec<NodeId>,
+    /// A change of voters is under way, or was cut off between its two steps.
+    pub joint: bool,
     /// Learners, ascending.
     pub learners: Vec<NodeId>,
     /// Why the group stopped, if it did.
@@ -85,8 +86,7 @@ impl Leadership {
 impl<M: StateMachine> Group<M> {
     /// Where the group stands. Cheap; of a moment ago.
     pub fn status(&self) -> GroupStatus {
-        // Cloned at once: the core waits while a watched value is borrowed.
-        let metrics = self.shared.raft.metrics().borrow_watched().clone();
+        let metrics = super::current(&self.shared.raft);
         let index = |id: &Option<crate::types::LogId>| id.as_ref().map(|id| id.index);
         let members = metrics.membership_config.membership();
         GroupStatus {
@@ -99,6 +99,7 @@ impl<M: StateMachine> Group<M> {
             snapshot: index(&metrics.snapshot),
             purged: index(&metrics.purged),
             voters: members.voter_ids().map(NodeId).collect(),
+            joint: members.get_joint_config().len() > 1,
             learners: members.learner_ids().map(NodeId).collect(),
             stopped: metrics.running_state.as_ref().err().map(super::stopped),
         }

@@ -9,6 +9,7 @@ mod io;
 pub(crate) mod keys;
 pub(crate) mod mark;
 mod recover;
+mod scratch;
 pub(crate) mod stop;
 
 use std::collections::BTreeSet;
@@ -20,14 +21,18 @@ use std::thread::JoinHandle;
 pub(crate) use db::Db;
 pub(crate) use io::{Queue, Work};
 pub(crate) use recover::{owner, records};
+pub use scratch::ScratchFile;
 
-use crate::{GroupId, OpenError, StoreConfig};
+use crate::{GroupId, OpenError, StoreConfig, StoreId};
 use io::Io;
 use mark::Marks;
+use scratch::Scratch;
 use stop::FailStop;
 
 /// Directory of snapshots in the store's directory.
 const SNAPSHOTS: &str = "snapshots";
+/// Directory of files being received in the store's directory.
+const INCOMING: &str = "incoming";
 /// Directory of the database in the store's directory.
 const DATABASE: &str = "db";
 /// Locked while a store is open.
@@ -58,6 +63,8 @@ pub(crate) struct Shared {
     pub queue: Arc<Queue>,
     pub stop: Arc<FailStop>,
     pub snapshots: PathBuf,
+    id: StoreId,
+    incoming: Scratch,
     /// Groups that run, so that none does twice.
     running: Mutex<BTreeSet<GroupId>>,
     marks: Arc<Marks>,
@@ -81,9 +88,15 @@ impl Store {
         let snapshots = dir.join(SNAPSHOTS);
         std::fs::create_dir_all(&snapshots).map_err(in_file(&snapshots))?;
         let lock = lock(dir)?;
+        let incoming = dir.join(INCOMING);
+        let incoming = Scratch::open(incoming.clone()).map_err(in_file(&incoming))?;
         let marks = Arc::new(Marks::read(dir)?);
         let db = Arc::new(recover::open(dir, &dir.join(DATABASE), &config)?);
         recover::check(&db, dir, &marks)?;
+        let id = recover::identity(&db).map_err(|source| OpenError::Database {
+            path: dir.to_owned(),
+            source,
+        })?;
 
         let stop = Arc::new(FailStop::new(
             Arc::clone(&config.disk),
@@ -111,6 +124,8 @@ impl Store {
             queue,
             stop,
             snapshots,
+            id,
+            incoming,
             running: Mutex::new(BTreeSet::new()),
             marks,
             threads: Mutex::new(threads),
@@ -121,6 +136,24 @@ impl Store {
             _owner: Arc::new(Owner(Arc::clone(&shared))),
             shared,
         })
+    }
+
+    /// The id this store was given when it was first opened.
+    pub fn id(&self) -> StoreId {
+        self.shared.id
+    }
+
+    /// Directory of files being received, within the store's own; emptied at open.
+    pub fn incoming_dir(&self) -> &Path {
+        self.shared.incoming.dir()
+    }
+
+    /// A new empty file in [`Store::incoming_dir`], to receive a snapshot into. Blocks briefly.
+    ///
+    /// # Errors
+    /// Those of creating a file. A full disk here harms nothing but the transfer.
+    pub fn scratch_file(&self) -> std::io::Result<ScratchFile> {
+        self.shared.incoming.create()
     }
 
     /// Writes and syncs what is queued, writes the mark, and takes no more. Blocks.

@@ -12,7 +12,7 @@ use super::keys::{self, Kind};
 use super::mark::{Durable, Marks};
 use crate::stored::{self, StoreHeader};
 use crate::types::{LogId, Vote};
-use crate::{Fatal, GroupId, NodeId, OpenError, StoreConfig};
+use crate::{Fatal, GroupId, NodeId, OpenError, StoreConfig, StoreId};
 
 /// Key of the [`StoreHeader`] in the default column family.
 const HEADER: &[u8] = b"store";
@@ -64,27 +64,55 @@ pub(crate) fn check(db: &Db, dir: &Path, marks: &Marks) -> Result<(), OpenError>
     Ok(())
 }
 
+/// The store's id, made when it has none.
+pub(crate) fn identity(db: &Db) -> Result<StoreId, Fatal> {
+    let header = header(db)?;
+    if header.id.is_empty() {
+        let id = *uuid::Uuid::new_v4().as_bytes();
+        let named = StoreHeader {
+            id: id.to_vec(),
+            ..header
+        };
+        write_header(db, &named)?;
+        return Ok(StoreId(id));
+    }
+    let id = <[u8; 16]>::try_from(header.id);
+    id.map(StoreId)
+        .map_err(|id| Fatal::new(format!("store id of {} bytes", id.len())))
+}
+
 /// Binds the store to a node the first time; afterwards returns whose it is.
 pub(crate) fn owner(db: &Db, node: NodeId) -> Result<NodeId, Fatal> {
-    if let Some(bytes) = db.get("default", HEADER)? {
-        let header: StoreHeader =
-            stored::decode("store header", bytes.as_slice(), |m: &StoreHeader| {
-                m.version
-            })?;
-        if let Some(owner) = header.node {
-            return Ok(NodeId(owner));
-        }
+    let header = header(db)?;
+    if let Some(owner) = header.node {
+        return Ok(NodeId(owner));
     }
-    let header = StoreHeader {
-        version: stored::VERSION,
+    let bound = StoreHeader {
         node: Some(node.0),
+        ..header
+    };
+    write_header(db, &bound)?;
+    Ok(node)
+}
+
+/// What the database says it is; a new one says nothing.
+fn header(db: &Db) -> Result<StoreHeader, Fatal> {
+    match db.get("default", HEADER)? {
+        Some(bytes) => stored::decode("store header", bytes.as_slice(), |m: &StoreHeader| {
+            m.version
+        }),
+        None => Ok(StoreHeader {
+            version: stored::VERSION,
+            ..StoreHeader::default()
+        }),
     }
-    .encode_to_vec();
+}
+
+fn write_header(db: &Db, header: &StoreHeader) -> Result<(), Fatal> {
     let mut sync = rocksdb::WriteOptions::default();
     sync.set_sync(true);
-    let put = db.engine.put_opt(HEADER, header, &sync);
-    put.map_err(|error| Fatal::because("bind the store to its node", error))?;
-    Ok(node)
+    let put = db.engine.put_opt(HEADER, header.encode_to_vec(), &sync);
+    put.map_err(|error| Fatal::because("write the store header", error))
 }
 
 /// What the database has of a group.
@@ -176,4 +204,44 @@ fn last_entry(db: &Db, group: GroupId) -> Result<Option<LogId>, Fatal> {
     }
     let entry = stored::decode_entry(bytes::Bytes::copy_from_slice(value))?;
     Ok(Some(entry.log_id))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Store;
+
+    fn stored_header(dir: &Path, bytes: &[u8]) {
+        let store = Store::open(dir, StoreConfig::default()).unwrap();
+        store.shared.db.engine.put(HEADER, bytes).unwrap();
+    }
+
+    #[test]
+    fn a_store_from_before_there_were_ids_gets_one_and_stays_its_nodes() {
+        let dir = tempfile::tempdir().unwrap();
+        stored_header(dir.path(), &[8, 1, 16, 7]);
+        let open = || Store::open(dir.path(), StoreConfig::default()).unwrap();
+        let id = open().id();
+        assert_eq!(open().id(), id);
+        assert_eq!(owner(&open().shared.db, NodeId(9)).unwrap(), NodeId(7));
+        assert_eq!(open().id(), id);
+    }
+
+    #[test]
+    fn a_store_that_is_bound_to_its_node_keeps_its_id() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = || Store::open(dir.path(), StoreConfig::default()).unwrap();
+        let id = open().id();
+        assert_eq!(owner(&open().shared.db, NodeId(7)).unwrap(), NodeId(7));
+        assert_eq!(open().id(), id);
+    }
+
+    #[test]
+    fn a_store_id_of_another_length_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        stored_header(dir.path(), &[8, 1, 26, 2, 1, 2]);
+        let error = Store::open(dir.path(), StoreConfig::default());
+        let error = error.err().unwrap();
+        assert!(matches!(error, OpenError::Database { .. }), "{error}");
+    }
 }
