@@ -2,7 +2,6 @@
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
 
 use crate::limits::Limits;
 
@@ -30,20 +29,11 @@ pub struct Listener {
     /// Address; port 0 takes a free one.
     pub address: SocketAddr,
     /// Certificate and key; none: plain text.
-    pub tls: Option<TlsFiles>,
+    pub tls: Option<tls::Files>,
     /// Allows a public address without TLS or tokens. `--insecure-public` on the command line.
     pub insecure_public: bool,
     /// Browser origins that are let in besides loopback ones, as `https://console.example`.
     pub origins: Vec<String>,
-}
-
-/// PEM files; both are read again when they change.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TlsFiles {
-    /// Certificate chain, the server's own first.
-    pub certificate: PathBuf,
-    /// Private key of the first certificate.
-    pub key: PathBuf,
 }
 
 /// Why a listener did not start.
@@ -186,7 +176,7 @@ mod tests {
             "{said}"
         );
         assert!(listener.check(true).is_err());
-        listener.tls = Some(TlsFiles {
+        listener.tls = Some(tls::Files {
             certificate: "c".into(),
             key: "k".into(),
         });

@@ -4,6 +4,7 @@
 //! (`Link`), and never evaluates what an agent should run. Losing a gateway loses nothing but time.
 
 pub mod api;
+pub mod cluster;
 pub mod config;
 pub mod limits;
 pub mod link;
@@ -21,7 +22,8 @@ mod tls;
 #[doc(hidden)]
 pub mod fuzzing;
 
-pub use config::{Config, Listener, StartError, TlsFiles};
+pub use ::tls::Files as TlsFiles;
+pub use config::{Config, Listener, StartError};
 pub use gateway::{Bound, Gateway};
 pub use limits::{Described, LimitError, Limits};
 pub use link::{Access, Denied, Link, LinkError, Operator, Role};

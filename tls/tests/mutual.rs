@@ -1,0 +1,154 @@
+//! Who is believed, over real sockets.
+
+#![allow(clippy::unwrap_used)] // helpers of tests are not marked as tests
+
+use std::path::Path;
+use std::time::Duration;
+
+use tls::{Accepted, Authority, Files, Mutual, MutualFiles, Name, Peer};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio_stream::StreamExt;
+use tower::Service;
+
+const LIFE: Duration = Duration::from_secs(3600);
+
+/// Certificate and key of this name in a directory of their own.
+fn issue(authority: &Authority, dir: &Path, name: Name, life: Duration) -> MutualFiles {
+    let dir = dir.join(name.to_string());
+    std::fs::create_dir_all(&dir).unwrap();
+    let issued = authority.issue(name, life).unwrap();
+    let (certificate, key) = issued.write(&dir, name).unwrap();
+    MutualFiles {
+        own: Files { certificate, key },
+        authority: dir.join("ca.pem"),
+    }
+}
+
+fn load(files: &MutualFiles) -> Mutual {
+    Mutual::load("prod", files.clone()).unwrap()
+}
+
+/// Serves one connection: who the other end says it is.
+async fn listen(server: &Mutual) -> (String, tokio::task::JoinHandle<Option<Peer>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let mut accepted = server.accept(listener);
+    let peer = tokio::spawn(async move {
+        let next = tokio::time::timeout(Duration::from_secs(2), accepted.next()).await;
+        let mut stream: Accepted = next.ok()??.unwrap();
+        let peer = Peer::of(stream.get_ref().1.peer_certificates());
+        let mut byte = [0];
+        stream.read_exact(&mut byte).await.ok()?;
+        stream.write_all(&byte).await.ok()?;
+        Some(peer)
+    });
+    (address, peer)
+}
+
+/// Connects to whoever shows this name, and says one byte.
+async fn connect(client: &Mutual, address: &str, name: Name) -> std::io::Result<()> {
+    let uri: http::Uri = format!("http://{address}").parse().unwrap();
+    let mut connector = client.connector(name).unwrap();
+    let mut stream = connector.call(uri).await?.into_inner();
+    stream.write_all(b"x").await?;
+    let mut byte = [0];
+    stream.read_exact(&mut byte).await.map(|_| ())
+}
+
+#[tokio::test]
+async fn both_ends_are_who_their_certificates_say_and_nobody_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let authority = Authority::new("prod", LIFE).unwrap();
+    let node = load(&issue(&authority, dir.path(), Name::Node(3), LIFE));
+    let gateway = load(&issue(&authority, dir.path(), Name::Gateway, LIFE));
+
+    let (address, peer) = listen(&node).await;
+    connect(&gateway, &address, Name::Node(3)).await.unwrap();
+    let peer = peer.await.unwrap().unwrap();
+    assert!(peer.is(Name::Gateway, "prod"));
+    assert!(!peer.is(Name::AnyNode, "prod"), "a gateway is no node");
+    assert!(
+        !peer.is(Name::Gateway, "test"),
+        "nor one of another cluster"
+    );
+
+    let (address, peer) = listen(&node).await;
+    connect(&node, &address, Name::AnyNode).await.unwrap();
+    let peer = peer.await.unwrap().unwrap();
+    assert!(peer.is(Name::Node(3), "prod") && !peer.is(Name::Node(4), "prod"));
+    assert!(!peer.is(Name::Gateway, "prod"), "a node is no gateway");
+
+    let (address, _) = listen(&node).await;
+    let other = connect(&gateway, &address, Name::Node(4)).await;
+    assert!(other.is_err(), "an address that has gone to another node");
+}
+
+#[tokio::test]
+async fn strangers_and_those_whose_time_is_over_are_not_heard() {
+    let dir = tempfile::tempdir().unwrap();
+    let authority = Authority::new("prod", LIFE).unwrap();
+    let node = load(&issue(&authority, dir.path(), Name::Node(1), LIFE));
+
+    let elsewhere = dir.path().join("elsewhere");
+    let stranger = Authority::new("prod", LIFE).unwrap();
+    let stranger = load(&issue(&stranger, &elsewhere, Name::Gateway, LIFE));
+    let (address, peer) = listen(&node).await;
+    assert!(connect(&stranger, &address, Name::Node(1)).await.is_err());
+    assert!(
+        peer.await.unwrap().is_none(),
+        "another authority of the same name"
+    );
+
+    // Valid for no time at all; what clocks may differ by is only given at the beginning.
+    let over = load(&issue(
+        &authority,
+        dir.path(),
+        Name::Gateway,
+        Duration::ZERO,
+    ));
+    tokio::time::sleep(Duration::from_millis(1100)).await; // certificates count seconds
+    let (address, peer) = listen(&node).await;
+    assert!(connect(&over, &address, Name::Node(1)).await.is_err());
+    assert!(peer.await.unwrap().is_none());
+
+    let (address, peer) = listen(&node).await;
+    let mut plain = tokio::net::TcpStream::connect(address).await.unwrap();
+    plain.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+    assert!(peer.await.unwrap().is_none(), "who shows nothing");
+}
+
+#[test]
+fn an_authority_is_made_once_and_read_again() {
+    let dir = tempfile::tempdir().unwrap();
+    assert!(Authority::read(dir.path(), "prod").is_err());
+    let authority = Authority::new("prod", LIFE).unwrap();
+    authority.write(dir.path()).unwrap();
+    let again = authority.write(dir.path()).unwrap_err().to_string();
+    assert!(again.contains("is there already"), "{again}");
+    use std::os::unix::fs::PermissionsExt;
+    let mode = std::fs::metadata(dir.path().join("ca.key"))
+        .unwrap()
+        .permissions()
+        .mode();
+    assert_eq!(
+        mode & 0o077,
+        0,
+        "whoever has the key is the cluster's owner"
+    );
+    let read = Authority::read(dir.path(), "prod").unwrap();
+    let issued = read.issue(Name::Node(1), LIFE).unwrap();
+    assert!(issued.certificate.contains("BEGIN CERTIFICATE"));
+    assert!(Authority::new("Not A Name", LIFE).is_err());
+    let other = Authority::read(dir.path(), "test")
+        .err()
+        .unwrap()
+        .to_string();
+    assert!(other.contains("not of cluster `test`"), "{other}");
+    std::fs::write(dir.path().join("ca.pem"), "nothing").unwrap();
+    let damaged = Authority::read(dir.path(), "prod")
+        .err()
+        .unwrap()
+        .to_string();
+    assert!(damaged.contains("ca.pem"), "{damaged}");
+}
