@@ -53,6 +53,6 @@ fuzz: ## fuzz what strangers can reach, SECONDS=20 for each target
 	@scripts/setup fuzz
 	@scripts/fuzz "$(SECONDS_EACH)"
 
-bench: target ## check-ins and registrations per second, memory per agent, rollouts and previews of large fleets; writes bench-results.json
+bench: target ## check-ins, registrations, memory, large fleets, clusters that lose a process; writes bench-results.json
 	@scripts/setup bench
 	@scripts/bench

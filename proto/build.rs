@@ -2,15 +2,17 @@
 
 use prost::Message;
 
-const FILES: [&str; 8] = [
+const FILES: [&str; 10] = [
     "opamp/v1/opamp.proto",
     "muster/edge/v1/edge.proto",
+    "muster/cluster/v1/cluster.proto",
     "muster/store/v1/store.proto",
     "muster/v1/agents.proto",
     "muster/v1/families.proto",
     "muster/v1/rollouts.proto",
     "muster/v1/governance.proto",
     "muster/v1/admin.proto",
+    "muster/v1/cluster.proto",
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -24,6 +26,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         // Sorted maps, so that equal messages have equal bytes.
         .btree_map(".")
         .bytes(".muster.edge.v1")
+        .bytes(".muster.cluster.v1")
         .bytes(".opamp.proto.v1.AgentToServer.instance_uid")
         // The console and `-o json` print what the API answers.
         .type_attribute(".muster.v1", "#[derive(serde::Serialize)]")

@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::exit;
 use crate::operator::Operator;
 use crate::operator::output::Format;
-use crate::{exit, serve};
+use crate::server::{gateway, local_cluster, node, serve};
 
 const EXAMPLES: &str = "\
 A first change, from file to fleet:
@@ -69,8 +70,14 @@ pub struct Connection {
 /// What can be done.
 #[derive(Subcommand)]
 pub enum Command {
-    /// Run the control plane
+    /// Run the control plane in one process
     Serve(Box<serve::ServeArgs>),
+    /// Run a node of a state cluster
+    Node(Box<node::NodeArgs>),
+    /// Run a gateway in front of a state cluster
+    Gateway(Box<gateway::GatewayArgs>),
+    /// Run a whole cluster on this machine, to try it
+    LocalCluster(Box<local_cluster::LocalClusterArgs>),
     #[command(flatten)]
     Operator(Operator),
 }

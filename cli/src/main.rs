@@ -7,7 +7,7 @@ mod exit;
 mod observe;
 mod operator;
 mod render;
-mod serve;
+mod server;
 
 use std::process::ExitCode;
 
@@ -15,6 +15,7 @@ use clap::Parser;
 
 use args::{Cli, Command};
 use exit::{Code, Failure};
+use server::{gateway, local_cluster, node, serve};
 
 /// Gives memory back to the system, which glibc's does not after a storm of registrations.
 #[global_allocator]
@@ -26,8 +27,10 @@ fn main() -> ExitCode {
         command,
     } = Cli::parse();
     let ended = match command {
-        Command::Serve(args) => runtime(true)
-            .and_then(|runtime| runtime.block_on(serve::run(*args)).map_err(Failure::from)),
+        Command::Serve(args) => run_server(serve::run(*args)),
+        Command::Node(args) => run_server(node::run(*args)),
+        Command::Gateway(args) => run_server(gateway::run(*args)),
+        Command::LocalCluster(args) => run_server(local_cluster::run(*args)),
         Command::Operator(command) => {
             runtime(false).and_then(|runtime| runtime.block_on(operator::run(command, &connection)))
         }
@@ -36,6 +39,10 @@ fn main() -> ExitCode {
         Ok(()) => Code::Ok.into(),
         Err(failure) => failure.report().into(),
     }
+}
+
+fn run_server(server: impl Future<Output = anyhow::Result<()>>) -> Result<(), Failure> {
+    runtime(true).and_then(|runtime| runtime.block_on(server).map_err(Failure::from))
 }
 
 /// Many threads for the server; one is enough for a command.

@@ -37,7 +37,7 @@ pub struct Domain {
 pub type Partition = u32;
 
 /// May only be sent when there is room? A rollback, a pin and the stop that a person ordered need none.
-pub fn needs_room(reason: &Reason) -> bool {
+pub fn needs_room<S>(reason: &Reason<S>) -> bool {
     matches!(reason, Reason::Wave { .. } | Reason::Stable)
 }
 
@@ -177,7 +177,7 @@ mod tests {
     fn going_back_needs_no_room() {
         let rollout = || "ro-1".to_owned();
         assert!(needs_room(&Reason::Wave { rollout: rollout() }));
-        assert!(needs_room(&Reason::Stable));
+        assert!(needs_room(&Reason::<String>::Stable));
         assert!(!needs_room(&Reason::RolledBack { rollout: rollout() }));
     }
 

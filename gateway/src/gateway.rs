@@ -139,8 +139,13 @@ async fn presence<L: Link, A: Access>(edge: Arc<Edge<L, A>>, stop: CancellationT
 async fn notices<L: Link, A: Access>(edge: Arc<Edge<L, A>>) {
     let mut batches = pin!(edge.exchange.link.notices());
     while let Some(batch) = batches.next().await {
-        for notice in &batch {
-            edge.exchange.sessions.notice(notice);
+        let sessions = &edge.exchange.sessions;
+        let stood: Vec<_> = batch
+            .iter()
+            .filter_map(|notice| sessions.notice(notice))
+            .collect();
+        if !stood.is_empty() {
+            edge.exchange.link.presence(stood).await;
         }
     }
     tracing::warn!("the stream of notices has ended: nothing is pushed any more");

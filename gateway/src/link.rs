@@ -94,3 +94,25 @@ pub enum Role {
 #[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
 #[error("a valid token is needed")]
 pub struct Denied;
+
+impl Role {
+    /// As tokens and calls name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Role::Viewer => "viewer",
+            Role::Editor => "editor",
+            Role::Approver => "approver",
+            Role::Admin => "admin",
+        }
+    }
+
+    /// The role of this name; an unknown one may only read.
+    pub fn named(name: &str) -> Role {
+        match name {
+            "admin" => Role::Admin,
+            "approver" => Role::Approver,
+            "editor" => Role::Editor,
+            _ => Role::Viewer,
+        }
+    }
+}

@@ -47,7 +47,7 @@ pub struct Shared {
     pub metrics: Metrics,
     /// One place for each connection, served or refused by answer.
     places: Arc<Semaphore>,
-    /// Connection numbers; unique while the gateway runs.
+    /// Connection numbers; unique over all gateways, as far as chance goes.
     pub numbers: Arc<AtomicU64>,
     pub tasks: TaskTracker,
     /// Stop taking work, finish what is under way.
@@ -147,7 +147,8 @@ impl Shared {
             limits,
             metrics,
             places: Arc::new(Semaphore::new(places)),
-            numbers: Arc::default(),
+            // Behind a number of this process, since leaders see connections of many gateways.
+            numbers: Arc::new(AtomicU64::new(u64::from(rand::random::<u32>()) << 32)),
             tasks: TaskTracker::new(),
             drain: CancellationToken::new(),
             kill: CancellationToken::new(),

@@ -4,6 +4,8 @@
 //! agents; `controller` moves rollouts; `api` answers operators. It never speaks OpAMP to a socket: that is `gateway`.
 
 mod clock;
+pub mod cluster;
+pub mod edge;
 pub mod ledger;
 mod rising;
 
@@ -29,4 +31,4 @@ pub mod metrics;
 
 mod local;
 
-pub use local::{Config, Node, StartError};
+pub use local::{Config, Node, StartError, open};

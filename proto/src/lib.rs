@@ -16,6 +16,11 @@ mod generated {
         pub mod v1 {
             tonic::include_proto!("muster.v1");
         }
+        pub mod cluster {
+            pub mod v1 {
+                tonic::include_proto!("muster.cluster.v1");
+            }
+        }
         pub mod edge {
             pub mod v1 {
                 tonic::include_proto!("muster.edge.v1");
@@ -29,8 +34,19 @@ mod generated {
     }
 }
 
-/// Gateway ↔ partition leader.
-pub use generated::muster::edge::v1 as edge;
+/// Node ↔ node.
+pub use generated::muster::cluster::v1 as cluster;
+/// Gateway ↔ node.
+pub mod edge {
+    pub use super::generated::muster::edge::v1::*;
+
+    /// Of a call that a gateway passes on: the operator's name.
+    pub const ACTOR_HEADER: &str = "muster-actor";
+    /// Of such a call: the operator's role.
+    pub const ROLE_HEADER: &str = "muster-role";
+    /// Of an answer: the node does not lead the control group, and nothing has happened.
+    pub const NOT_LEADER_HEADER: &str = "muster-not-leader";
+}
 /// Stored forms.
 pub use generated::muster::store::v1 as store;
 /// The public API, `muster.v1`.
@@ -39,6 +55,7 @@ pub use generated::muster::v1 as api;
 pub use generated::opamp::proto::v1 as opamp;
 
 pub mod sequence;
+pub mod token;
 pub mod uid;
 pub mod yaml;
 

@@ -73,13 +73,14 @@ impl Api {
 
     /// A rollout by id, or a family's newest.
     pub async fn rollout(&self, id: &str) -> Rollout {
+        self.try_rollout(id).await.unwrap()
+    }
+
+    /// As [`Api::rollout`], where it may not be answered.
+    pub async fn try_rollout(&self, id: &str) -> Result<Rollout, Status> {
         let request = GetRolloutRequest { id: id.to_owned() };
-        self.rollouts
-            .clone()
-            .get_rollout(request)
-            .await
-            .unwrap()
-            .into_inner()
+        let answer = self.rollouts.clone().get_rollout(request).await;
+        answer.map(tonic::Response::into_inner)
     }
 
     /// Opens a rollout of the latest revision under `plan`, with the preview made now and the reach that it shows.

@@ -5,6 +5,7 @@
 
 pub mod api;
 pub mod cli;
+pub mod cluster;
 pub mod manifest;
 pub mod process;
 pub mod raw;

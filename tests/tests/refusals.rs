@@ -366,7 +366,8 @@ async fn every_refusal_names_the_object_and_the_way_out() {
         role("agent", "role = agent", &body),
         role("also", "role in (agent, other)", &body),
     ];
-    let other = role("agent", "role = nobody", &config("other"));
+    let elsewhere = config("other");
+    let other = role("agent", "role = nobody", &elsewhere);
     scene.apply(&family("other", 3, &[other]));
     let file = scene
         .server

@@ -58,6 +58,15 @@ fn kinds(server: &Server, name: &str) -> Vec<String> {
         .collect()
 }
 
+/// Waits until the family's rollout has completed.
+async fn completed(server: &Server) {
+    eventually(SOON, "the rollout to complete", async || {
+        let rollout = server.cli().json(&["rollout", "get", "edge"]);
+        holds(rollout["state"] == "completed", rollout["state"].clone())
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn content_drift_is_told_by_key_with_its_origin_and_never_healed_in_secret() {
     let server = server_with("").await;
@@ -100,6 +109,8 @@ async fn where_a_family_says_so_a_drifted_config_is_offered_once_more_and_only_o
         .ok(&["rollout", "start", "edge", "--plan", "swift", "--yes"]);
     let edited = config("one").replace("127.0.0.1:4318", "0.0.0.0:4318");
     let first = takes(&mut http, &mut agent, None).await.unwrap();
+    // A revision's settings are in force once it is stable.
+    completed(&server).await;
     let mut drifted = agent.bare();
     drifted.effective_config = Some(effective(&edited));
     let reply = http.ask(&drifted).await;
@@ -134,11 +145,7 @@ async fn a_machine_that_was_put_back_to_a_snapshot_is_shown_as_that_and_not_heal
     };
     start(&server);
     let first = takes(&mut http, &mut agent, None).await.unwrap();
-    eventually(SOON, "the first rollout to end", async || {
-        let rollout = server.cli().json(&["rollout", "get", "edge"]);
-        holds(rollout["state"] == "completed", rollout["state"].clone())
-    })
-    .await;
+    completed(&server).await;
     apply(&server, "two", "");
     start(&server);
     let second = takes(&mut http, &mut agent, None).await.unwrap();
@@ -190,6 +197,7 @@ async fn versions_outside_of_the_policy_are_named_in_family_preview_and_agent() 
     for taken in futures::future::join_all(taken).await {
         taken.unwrap();
     }
+    completed(&server).await;
     assert_eq!(kinds(&server, "old"), ["version"]);
     assert_eq!(kinds(&server, "odd"), ["version"]);
     assert_eq!(kinds(&server, "new"), Vec::<String>::new());

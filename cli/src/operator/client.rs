@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use proto::api::{
     admin_service_client::AdminServiceClient, agent_service_client::AgentServiceClient,
-    family_service_client::FamilyServiceClient, governance_service_client::GovernanceServiceClient,
+    cluster_service_client::ClusterServiceClient, family_service_client::FamilyServiceClient,
+    governance_service_client::GovernanceServiceClient,
     rollout_service_client::RolloutServiceClient,
 };
 use tonic::codec::CompressionEncoding;
@@ -107,6 +108,12 @@ impl Client {
 
     pub fn governance(&self) -> GovernanceServiceClient<Service> {
         GovernanceServiceClient::with_interceptor(self.channel.clone(), self.credentials.clone())
+            .max_decoding_message_size(ANSWER_BYTES_MAX)
+            .accept_compressed(CompressionEncoding::Gzip)
+    }
+
+    pub fn cluster(&self) -> ClusterServiceClient<Service> {
+        ClusterServiceClient::with_interceptor(self.channel.clone(), self.credentials.clone())
             .max_decoding_message_size(ANSWER_BYTES_MAX)
             .accept_compressed(CompressionEncoding::Gzip)
     }

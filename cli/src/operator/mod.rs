@@ -7,7 +7,9 @@ pub mod agents;
 pub mod apply;
 pub mod approve;
 pub mod audit;
+pub mod certs;
 pub mod client;
+pub mod cluster;
 pub mod families;
 pub mod freeze;
 pub mod judge;
@@ -108,6 +110,15 @@ pub enum Operator {
         after_help = "Examples:\n  muster audit list --since 2h\n  muster audit verify\n  muster audit export > audit.jsonl && muster audit check audit.jsonl"
     )]
     Audit(audit::Command),
+    /// Look at the cluster: nodes, groups, what it waits for
+    #[command(subcommand, after_help = "Example:\n  muster cluster status")]
+    Cluster(cluster::Command),
+    /// Make certificates for nodes and gateways (offline)
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  muster certs init --cluster prod --dir ./authority\n  muster certs issue --cluster prod --dir ./authority --node 1 --out ./node-1"
+    )]
+    Certs(certs::Command),
     /// Print a Supervisor config that is right for its version (offline)
     SupervisorConfig(supervisor::SupervisorArgs),
     /// Print a completion script for a shell
@@ -126,6 +137,7 @@ pub async fn run(command: Operator, connection: &Connection) -> Result<(), Failu
     match command {
         Operator::SupervisorConfig(args) => out.text(&supervisor::config(&args)),
         Operator::Completion { shell } => completion(shell, out),
+        Operator::Certs(command) => certs::run(command, out),
         Operator::Agents(command) => {
             agents::run(command, &Client::connect(connection).await?, out).await
         }
@@ -166,6 +178,9 @@ pub async fn run(command: Operator, connection: &Connection) -> Result<(), Failu
         Operator::Tokens(command) => {
             tokens::run(command, &Client::connect(connection).await?, out).await
         }
+        Operator::Cluster(command) => {
+            cluster::run(command, &Client::connect(connection).await?, out).await
+        }
         Operator::Audit(audit::Command::Check { file }) => audit::check::run(&file, out),
         Operator::Audit(command) => {
             audit::run(command, &Client::connect(connection).await?, out).await
@@ -197,7 +212,8 @@ mod tests {
     #[test]
     fn help_of_every_operator_command_has_an_example_of_it() {
         for command in Cli::command().get_subcommands() {
-            if command.get_name() != "serve" {
+            let server = ["serve", "node", "gateway", "local-cluster"];
+            if !server.contains(&command.get_name()) {
                 check(&format!("muster {}", command.get_name()), command);
             }
         }

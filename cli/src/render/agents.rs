@@ -58,7 +58,7 @@ pub fn list_note(answer: &api::ListAgentsResponse) -> Option<String> {
     if answer.unreadable_partitions > 0 {
         let partitions = plural(answer.unreadable_partitions, "partition");
         notes.push(format!(
-            "warning: {partitions} could not be asked; their agents are missing here"
+            "warning: {partitions} could not be asked; what is shown of their agents may be old"
         ));
     }
     (!notes.is_empty()).then(|| notes.join("\n"))

@@ -7,6 +7,7 @@ pub mod applied;
 pub mod at;
 pub mod audit;
 pub mod beside;
+pub mod cluster;
 pub mod counts;
 pub mod families;
 pub mod family;

@@ -187,3 +187,13 @@ fn old_evidence_does_not_converge() {
         Bucket::Soaking
     );
 }
+
+#[test]
+fn every_bucket_is_counted_at_its_place_in_the_list_of_all() {
+    for (at, bucket) in ALL.iter().enumerate() {
+        let mut counts = Counts::default();
+        counts.add(*bucket);
+        let expected: Vec<u64> = (0..ALL.len()).map(|i| u64::from(i == at)).collect();
+        assert_eq!(counts.by_bucket(), expected, "{}", bucket.name());
+    }
+}

@@ -39,6 +39,8 @@ pub enum Act {
     BreakGlass,
     /// Tokens of agents and operators.
     ManageTokens,
+    /// Nodes of the cluster, and what is kept where.
+    ManageCluster,
 }
 
 /// Not allowed. Names who has asked, what, and who may.
@@ -108,6 +110,7 @@ impl Act {
             Act::Freeze => "set a freeze",
             Act::BreakGlass => "start a rollout without its approvals",
             Act::ManageTokens => "manage tokens",
+            Act::ManageCluster => "change the cluster",
         }
     }
 }
@@ -156,6 +159,7 @@ mod tests {
             (Act::Freeze, "approver admin"),
             (Act::BreakGlass, "admin"),
             (Act::ManageTokens, "admin"),
+            (Act::ManageCluster, "admin"),
         ];
         for (act, expected) in acts {
             let who: Vec<_> = Role::ALL.into_iter().filter(|role| role.may(act)).collect();

@@ -1,8 +1,8 @@
 //! Desired state: one pure function from what an agent is and the published program to what it should run.
 
 use super::{
-    Claim, Condition, Desired, OwnerChange, PinTarget, Place, Program, ProgramFamily, ProgramRole,
-    ProgramRollout, Reason, RevisionNumber, Subject,
+    Claim, Condition, Desired, OwnerChange, PinTarget, Place, Placed, Program, ProgramFamily,
+    ProgramRole, ProgramRollout, Reason, RevisionNumber, Subject,
 };
 use crate::digest::Digest;
 use crate::family::stop_delivery;
@@ -16,10 +16,24 @@ pub fn desired<F: Facts>(subject: &Subject<'_, F>, program: &Program) -> Desired
     desired_borrowed(subject, program).named()
 }
 
-/// As [`desired`], with names that are borrowed: for who asks it of every member of a large rollout.
+/// As [`desired`], with names that are borrowed.
 pub fn desired_borrowed<'a, F: Facts>(
     subject: &Subject<'a, F>,
     program: &'a Program,
+) -> Desired<&'a str> {
+    let placed = subject.place.and_then(|place| Placed::of(program, &place));
+    desired_placed(subject, placed.as_ref(), program, |role| {
+        role.selector.matches(subject.facts)
+    })
+}
+
+/// As [`desired_borrowed`], for who asks it of every member of a large rollout: with the subject's place looked up before,
+/// and with what its role's selector says of the subject, which is only asked for where it counts.
+pub fn desired_placed<'a, F: Facts>(
+    subject: &Subject<'a, F>,
+    placed: Option<&Placed<'a>>,
+    program: &'a Program,
+    matches: impl FnOnce(&ProgramRole) -> bool,
 ) -> Desired<&'a str> {
     if subject.stopped {
         return Desired {
@@ -28,14 +42,10 @@ pub fn desired_borrowed<'a, F: Facts>(
             ..kept(subject, Reason::Stopped, vec![])
         };
     }
+    // A person's word goes before the list of the family that it leaves.
     let listed = || {
-        let place = subject.place.as_ref()?;
-        // A person's word goes before the list of the family that it leaves.
-        if is_let_go(subject, program) {
-            return None;
-        }
-        let (family, rollout) = program.rollout(place.rollout)?;
-        desired_as_member(subject, place, program, family, rollout)
+        let placed = placed.filter(|_| !is_let_go(subject, program))?;
+        desired_as_member(subject, subject.place.as_ref()?, placed, program, matches)
     };
     match desired_by_pin(subject, program) {
         None => listed().unwrap_or_else(|| desired_at_stable(subject, program)),
@@ -51,21 +61,26 @@ pub fn desired_borrowed<'a, F: Facts>(
 fn desired_as_member<'a, F: Facts>(
     subject: &Subject<'a, F>,
     place: &Place<'a>,
+    placed: &Placed<'a>,
     program: &'a Program,
-    family: &'a ProgramFamily,
-    rollout: &'a ProgramRollout,
+    matches: impl FnOnce(&ProgramRole) -> bool,
 ) -> Option<Desired<&'a str>> {
+    let Placed {
+        family,
+        rollout,
+        target,
+        ..
+    } = placed;
     let foreign = subject.owner.filter(|(owner, _)| *owner != family.name);
     if foreign.is_some() && foreign != place.taken_from {
         return None;
     }
-    let target = family.role(rollout.to, place.role)?;
     // Who was taken over and then stopped by order has still come here by this list only.
     let stopped = subject.delivery == Some(stop_delivery()) && foreign.is_none();
     let touched = subject.delivered_in == rollout.id || stopped && place.taken_from.is_some();
     let owner = Some((family.name.as_str(), place.role));
     let id = || rollout.id.as_str();
-    if touched && rollout.takes_back(place) {
+    if touched && placed.taken_back {
         let (owner, revision, delivery) = before(program, family, rollout, place, target);
         return Some(Desired {
             owner: Some(owner),
@@ -77,14 +92,15 @@ fn desired_as_member<'a, F: Facts>(
         });
     }
     let has_target = subject.delivery == Some(target.delivery);
-    if has_target || rollout.gives(place) {
-        if !touched && !has_target && !target.selector.matches(subject.facts) {
+    let gives = rollout.running && placed.open && !placed.covered;
+    if has_target || gives {
+        if !touched && !has_target && !matches(target) {
             let conditions = vec![Condition::Relabelled {
                 rollout: id().to_owned(),
             }];
             return Some(kept(subject, Reason::Kept, conditions));
         }
-        let offerable = rollout.running && rollout.is_open(place);
+        let offerable = rollout.running && placed.open;
         return Some(Desired {
             owner,
             revision: Some(rollout.to),
@@ -95,15 +111,11 @@ fn desired_as_member<'a, F: Facts>(
         });
     }
     // Its wave has not begun: what it would have without this rollout.
-    let delivery = rollout
-        .from
-        .and_then(|from| family.role(from, place.role))
-        .filter(|_| {
-            subject
-                .owner
-                .is_some_and(|(owner, role)| owner == family.name && role == place.role)
-        })
-        .map(|role| role.delivery);
+    let delivery = placed.before.filter(|_| {
+        subject
+            .owner
+            .is_some_and(|(owner, role)| owner == family.name && role == place.role)
+    });
     // Delivered outside of any rollout: at stable, by a pin, or an order to stop that was taken back.
     let outside = subject.delivered_in.is_empty();
     // Who was not touched by a rollout that goes back, or has gone back, is governed by it no more. What another rollout
@@ -300,11 +312,30 @@ fn kept<'a, F>(
     }
 }
 
+// === impl Placed ===
+
+impl<'a> Placed<'a> {
+    /// Looks a place up; none: the program does not name its rollout, or the rollout's target has no such role.
+    pub fn of(program: &'a Program, place: &Place<'_>) -> Option<Self> {
+        let (family, rollout) = program.rollout(place.rollout)?;
+        let role = |revision| family.role(revision, place.role);
+        Some(Placed {
+            target: role(rollout.to)?,
+            before: rollout.from.and_then(role).map(|role| role.delivery),
+            open: rollout.is_open(place),
+            covered: rollout.covers(place),
+            taken_back: rollout.takes_back(place),
+            family,
+            rollout,
+        })
+    }
+}
+
 // === impl Desired ===
 
 impl Desired<&str> {
     /// With names of its own.
-    fn named(self) -> Desired {
+    pub fn named(&self) -> Desired {
         let Desired {
             owner,
             revision,
@@ -312,7 +343,7 @@ impl Desired<&str> {
             offerable,
             reason,
             conditions,
-        } = self;
+        } = self.clone();
         let reason = match reason {
             Reason::Unassigned => Reason::Unassigned,
             Reason::Stable => Reason::Stable,

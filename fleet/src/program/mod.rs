@@ -7,7 +7,7 @@ mod desired;
 
 use std::collections::BTreeMap;
 
-pub use desired::{desired, desired_borrowed};
+pub use desired::{desired, desired_borrowed, desired_placed};
 
 use crate::digest::Digest;
 use crate::selector::{Facts, Selector};
@@ -149,6 +149,25 @@ pub struct Place<'a> {
     pub wave: u32,
     /// Family and role that the rollout takes it over from.
     pub taken_from: Option<(&'a str, &'a str)>,
+}
+
+/// A place, looked up in the program: what is the same for all members of a role's wave.
+#[derive(Clone, Copy, Debug)]
+pub struct Placed<'a> {
+    /// Family of the rollout.
+    pub family: &'a ProgramFamily,
+    /// The rollout.
+    pub rollout: &'a ProgramRollout,
+    /// The role at the rollout's target.
+    pub target: &'a ProgramRole,
+    /// What the role gets at the revision before; none: there was no such role.
+    pub before: Option<Digest>,
+    /// Its wave is open.
+    pub open: bool,
+    /// A rollback covers it.
+    pub covered: bool,
+    /// A rollback covers it, and its turn has come.
+    pub taken_back: bool,
 }
 
 /// What is known of the agent that a decision is about.

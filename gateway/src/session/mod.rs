@@ -136,11 +136,10 @@ impl Sessions {
         }
     }
 
-    /// A leader's word on one agent. A connection that cannot hear now has the pending bit all the same.
-    pub fn notice(&self, notice: &edge::Notice) {
-        let Ok(uid) = Uid::from_wire(&notice.instance_uid) else {
-            return;
-        };
+    /// A leader's word on one agent. A connection that cannot hear now has the pending bit all the same. Answers what
+    /// the leader wants to know in turn: where a conversation stood that another gateway has now.
+    pub fn notice(&self, notice: &edge::Notice) -> Option<edge::Presence> {
+        let uid = Uid::from_wire(&notice.instance_uid).ok()?;
         let mut shard = self.shard(&uid);
         let order = match notice.kind() {
             edge::notice::Kind::Pending => {
@@ -161,13 +160,20 @@ impl Sessions {
             edge::notice::Kind::Recall => {
                 shard.table.recall(&uid);
                 shard.turns.notice(&uid, |noticed| noticed.recalled = true);
-                return;
+                return None;
             }
-            edge::notice::Kind::Unspecified => return,
+            edge::notice::Kind::Moved => {
+                let now = self.now();
+                let stood = shard.table.stood(&uid, now);
+                shard.table.forget(&uid);
+                return stood;
+            }
+            edge::notice::Kind::Unspecified => return None,
         };
         if let Some(holder) = shard.holders.get(&uid) {
             let _full_or_gone = holder.orders.try_send(order);
         }
+        None
     }
 
     /// Who spoke since the last call; counts on the way.

@@ -221,15 +221,16 @@ impl Table {
                 continue;
             };
             if std::mem::take(&mut session.spoke) {
-                batch.push(edge::Presence {
-                    instance_uid: uid.as_bytes().to_vec().into(),
-                    number: session.number,
-                    digest: session.digest.to_vec().into(),
-                    age_ms: u32::try_from(now.saturating_sub(session.seen)).unwrap_or(u32::MAX),
-                    connection: session.connection,
-                });
+                batch.push(session.presence(&uid, now));
             }
         }
+    }
+
+    /// Where the conversation with an agent stands.
+    pub fn stood(&self, uid: &Uid, now: Millis) -> Option<edge::Presence> {
+        self.sessions
+            .get(uid)
+            .map(|session| session.presence(uid, now))
     }
 
     /// Drops what was not used since `before`.
@@ -271,6 +272,16 @@ impl Table {
 // === impl Session ===
 
 impl Session {
+    fn presence(&self, uid: &Uid, now: Millis) -> edge::Presence {
+        edge::Presence {
+            instance_uid: uid.as_bytes().to_vec().into(),
+            number: self.number,
+            digest: self.digest.to_vec().into(),
+            age_ms: u32::try_from(now.saturating_sub(self.seen)).unwrap_or(u32::MAX),
+            connection: self.connection,
+        }
+    }
+
     fn known(&self) -> edge::Session {
         edge::Session {
             number: self.number,

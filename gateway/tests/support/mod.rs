@@ -68,6 +68,7 @@ impl TestLink {
         let notice = edge::Notice {
             instance_uid: uid.to_vec().into(),
             kind: kind.into(),
+            ..edge::Notice::default()
         };
         self.notify.send(vec![notice]).unwrap();
     }

@@ -29,7 +29,8 @@ pub async fn start(dir: &std::path::Path) -> Arc<Node> {
         ..partition::Config::default()
     };
     let config = Config {
-        data_dir: dir.to_owned(),
+        store: node::open(dir).await.expect("a store"),
+        cluster: None,
         partition,
         group: raft::GroupConfig::default(),
         ask: node::controller::ask::Config::default(),

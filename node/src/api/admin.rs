@@ -20,11 +20,6 @@ const AUDIT_MAX: usize = 10_000;
 /// Entries of an export that wait for its reader.
 const EXPORTED: usize = 256;
 
-/// Hash under which a token's secret is kept. The secret has 256 random bits: no slow hash is needed.
-pub fn secret_hash(secret: &str) -> [u8; 32] {
-    *fleet::digest::Digest::of("muster.token.v1", &[secret.as_bytes()]).as_bytes()
-}
-
 /// A new secret: 256 random bits behind a prefix that scanners for leaked secrets can know.
 pub fn new_secret() -> String {
     let mut bytes = [0u8; 32];
@@ -213,7 +208,7 @@ impl AdminService for Api {
         let secret = new_secret();
         let token = store::Token {
             name: request.name.clone(),
-            secret_hash: secret_hash(&secret).to_vec(),
+            secret_hash: proto::token::secret_hash(&secret).to_vec(),
             labels: request.labels,
             kind: request.kind,
             role: role.to_owned(),

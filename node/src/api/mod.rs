@@ -3,6 +3,7 @@
 pub mod admin;
 mod agents;
 mod answers;
+mod cluster;
 mod families;
 pub mod governance;
 mod rollouts;
@@ -14,6 +15,7 @@ use fleet::governance::actor;
 pub use fleet::governance::actor::Role;
 use proto::api::admin_service_server::AdminServiceServer;
 use proto::api::agent_service_server::AgentServiceServer;
+use proto::api::cluster_service_server::ClusterServiceServer;
 use proto::api::family_service_server::FamilyServiceServer;
 use proto::api::governance_service_server::GovernanceServiceServer;
 use proto::api::rollout_service_server::RolloutServiceServer;
@@ -40,12 +42,13 @@ pub struct Api {
 }
 
 /// Full names of the services, for health checks.
-pub const SERVICES: [&str; 5] = [
+pub const SERVICES: [&str; 6] = [
     "muster.v1.AgentService",
     "muster.v1.FamilyService",
     "muster.v1.RolloutService",
     "muster.v1.GovernanceService",
     "muster.v1.AdminService",
+    "muster.v1.ClusterService",
 ];
 
 /// Bytes of a request: manifests with their files.
@@ -67,7 +70,8 @@ impl Api {
             )
             .add_service(RolloutServiceServer::new(self.clone()))
             .add_service(GovernanceServiceServer::new(self.clone()))
-            .add_service(AdminServiceServer::new(self.clone()));
+            .add_service(AdminServiceServer::new(self.clone()))
+            .add_service(ClusterServiceServer::new(self.clone()));
         routes.routes()
     }
 

@@ -443,6 +443,11 @@ impl RolloutService for Api {
         tokio::spawn(async move {
             let mut last = None;
             loop {
+                if !api.node.leads() {
+                    let moved = "another node leads the control group now: watch again";
+                    let _ = send.send(Err(Status::unavailable(moved))).await;
+                    return;
+                }
                 let view = api
                     .stored_rollout(&id)
                     .map(|stored| (rollout_state(stored.state()), api.rollout_view(&stored)));

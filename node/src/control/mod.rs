@@ -54,6 +54,8 @@ pub struct Documents {
     pub sources: BTreeMap<String, Doc<store::Source>>,
     /// Families that were deleted or pruned, by name.
     pub gone: BTreeMap<String, Doc<store::GoneFamily>>,
+    /// Of the cluster, by id.
+    pub nodes: BTreeMap<u64, Doc<store::ClusterNode>>,
     /// Version of the newest change of families, rollouts, pins or sources: the counter of the program's epoch. A family
     /// that goes leaves no version behind, and the document that it is gone does.
     pub program_version: u64,
@@ -121,6 +123,7 @@ impl Mirror for ControlMirror {
         table::BUDGET,
         table::SOURCE,
         table::GONE,
+        table::NODE,
     ];
 
     fn reset(&mut self) {
@@ -160,6 +163,12 @@ impl Mirror for ControlMirror {
 
 impl Documents {
     fn take(&mut self, table: u8, key: &[u8], document: Option<(u64, Vec<u8>)>) {
+        if table == table::NODE {
+            if let Ok(id) = key.try_into() {
+                set(&mut self.nodes, u64::from_be_bytes(id), document);
+            }
+            return;
+        }
         let Ok(name) = std::str::from_utf8(key).map(str::to_owned) else {
             return self.take_revision(key, document);
         };

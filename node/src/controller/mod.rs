@@ -43,6 +43,7 @@ pub struct Board(Arc<Mutex<HashMap<String, Vec<Waiting>>>>);
 pub struct Controller {
     node: Arc<Node>,
     memory: HashMap<String, Memory>,
+    given: quotas::Given,
 }
 
 /// Between two writes.
@@ -93,6 +94,7 @@ impl Controller {
         Controller {
             node,
             memory: HashMap::new(),
+            given: quotas::Given::nothing(),
         }
     }
 
@@ -104,12 +106,19 @@ impl Controller {
             .await
             .is_some()
         {
+            // Also who has just been elected: it may not have everything yet that was decided before.
+            if !self.node.leads() || self.node.control_ledger.sync().await.is_err() {
+                // Whoever moves them next has it from the documents, and so has this node when it is its turn again.
+                (self.memory, self.given) = (HashMap::new(), quotas::Given::nothing());
+                pause = LOOK;
+                continue;
+            }
             let began = Instant::now();
             if let Err(error) = expire_pins(&self.node).await {
                 tracing::warn!(error = %chain(&error), "a pin that has expired was not ended; it is tried again");
             }
-            let node = self.node.clone();
-            aside(move || quotas::divide(&node)).await;
+            self.node.look().await;
+            quotas::divide(&self.node, &mut self.given).await;
             for id in self.open() {
                 if let Err(error) = self.step(&id).await {
                     tracing::warn!(rollout = id, error = %chain(&error), "the rollout was not moved; it is tried again");
@@ -264,7 +273,11 @@ impl Controller {
             .steps
             .iter()
             .any(|step| matches!(step, Step::Stop { .. } | Step::Pause { .. }));
-        let change = apply(&self.node, stored, version, &next.steps, &observed);
+        let node = self.node.clone();
+        let change = aside(move || apply(&node, stored, version, &next.steps, &observed));
+        let Some(change) = change.await else {
+            return Ok(()); // the node stops
+        };
         self.node.control_ledger.propose(change).await?;
         self.memory.remove(id);
         if fences {
@@ -427,7 +440,7 @@ pub fn observe(node: &Node, stored: &store::Rollout) -> Observed {
     }
 }
 
-/// The entry that performs these steps.
+/// The entry that performs these steps. A step that ends something looks at every member once more.
 fn apply(
     node: &Node,
     mut stored: store::Rollout,

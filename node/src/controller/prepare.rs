@@ -6,14 +6,14 @@ use std::sync::Arc;
 
 use fleet::components;
 use fleet::governance::supersede::{self, How};
-use fleet::rollout::{PlanSpec, State};
+use fleet::rollout::{PlanSpec, State, Waiting};
 use fleet::selector::Facts;
 use fleet::waves::{self, Assigned};
 use proto::store::{self, Member};
 use proto::uid::Uid;
 
 use super::verbs::abort;
-use super::{ended_counts, observe, set_state, window};
+use super::{aside, ended_counts, observe, set_state, window};
 use crate::api::start::supersede_with;
 use crate::control::{Doc, Documents, plan_spec, revision_key, revision_settings, rollout_state};
 use crate::ledger::{ProposeError, act, entry, now_ms, put, table};
@@ -49,60 +49,46 @@ pub(super) async fn prepare(
     if is_going_back(node, &stored) {
         return Ok(()); // what it replaces is rolling back: afterwards
     }
-    let precedence = family.value.precedence;
-    let mut candidates = match crate::preview::candidates(
-        node,
-        &stored.family,
-        precedence,
-        &revision,
-    ) {
-        Ok((candidates, _)) => candidates,
-        Err(error) => {
+    let unreadable = node.look().await;
+    if !unreadable.is_empty() {
+        let what = format!("{} cannot be read at the moment", unreadable.join(", "));
+        node.waiting
+            .write(&stored.id, vec![Waiting::Evidence { why: what }]);
+        return Ok(()); // its members would be missing from the list
+    }
+    let drawn = aside({
+        let (node, stored) = (node.clone(), stored.clone());
+        let (family, revision) = (family.value.clone(), revision.clone());
+        move || draw(&node, &stored, &family, &revision)
+    });
+    let drawn = match drawn.await {
+        Some(Ok(drawn)) => drawn,
+        Some(Err(NotDrawn::Unfit(why))) => {
+            return abort(node, version, stored, "controller", &why, "").await;
+        }
+        Some(Err(NotDrawn::Unreadable(error))) => {
             tracing::warn!(rollout = stored.id, error = %crate::partition::chain(&error), "the inventory cannot be read; tried again");
             return Ok(());
         }
+        None => return Ok(()), // the node stops
     };
-    let missing = revision_settings(&family.value, &revision).missing;
-    if missing == components::Policy::Block
-        && !stored.back
-        && let Some(lacking) = crate::preview::lacking(node, &candidates)
-    {
-        return abort(node, version, stored, "controller", &lacking, "").await;
-    }
-    let passed = match stored.continues {
-        true => passed(node, &stored.supersedes),
-        false => BTreeSet::new(),
-    };
-    follow_replaced(node, &stored.supersedes, &passed, &mut candidates);
-    let plan = stored
-        .plan
-        .as_ref()
-        .map_or_else(fleet::rollout::default_plan, plan_spec);
-    let assignment = match assign(node, &candidates, &revision, &plan) {
-        Ok(assignment) => assignment,
-        // The fleet is not what it was when the plan was checked. Nothing was offered: a person looks again.
-        Err((role, error)) => {
-            let whom = if role.is_empty() { "the fleet" } else { &role };
-            let why = format!("the plan does not fit {whom} any more: {error}");
-            return abort(node, version, stored, "controller", &why, "").await;
-        }
-    };
-    for (partition, candidates) in node.partitions.iter().zip(&candidates) {
-        let members = candidates
-            .iter()
-            .filter_map(|c| member(c, &assignment))
-            .collect();
+    for (partition, members) in node.partitions.iter().zip(drawn.lists) {
         partition.drop_list(&stored.id).await?;
         partition.store_list(&stored.id, members).await?;
     }
-    enter(&mut stored, &revision, &candidates, &assignment);
+    enter(&mut stored, &revision, &drawn.roles);
     if stored.continues {
         take_over(node, &mut stored);
     }
     // What it replaces may have been completed while this one waited for its approvals.
     stored.from = family.value.stable;
-    let versions = versions(node, &candidates);
-    let figures = last_figures(node, &stored.supersedes);
+    let figures = {
+        let (node, replaced) = (node.clone(), stored.supersedes.clone());
+        aside(move || last_figures(&node, &replaced)).await
+    };
+    let Some(figures) = figures else {
+        return Ok(()); // the node stops
+    };
     let (writes, mut acts) = {
         let documents = node.control.read();
         stored.opening_epoch = documents.program_version;
@@ -115,7 +101,7 @@ pub(super) async fn prepare(
             put(table::ROLLOUT, stored.id.as_str(), version, &stored),
             put(table::FAMILY, stored.family.as_str(), family.version, &next),
         ];
-        writes.extend(validated(&documents, &stored, versions));
+        writes.extend(validated(&documents, &stored, drawn.versions));
         // What it replaces has gone on until now, and its lists go with this: where its members stand is kept.
         let replaced = documents.rollouts.get(&stored.supersedes);
         let replaced = replaced.filter(|r| !rollout_state(r.value.state()).is_final());
@@ -150,6 +136,69 @@ pub(super) async fn prepare(
         node.fence().await?;
     }
     drop_old_lists(node, &stored).await
+}
+
+/// A rollout's lists, before they are stored.
+struct Drawn {
+    /// By partition, in uid order.
+    lists: Vec<Vec<Member>>,
+    /// By role of the revision: its waves, and how many members it has.
+    roles: Vec<(Assigned, u64)>,
+    /// Versions of the collectors that the config was held against.
+    versions: BTreeSet<String>,
+}
+
+/// Why no lists were drawn.
+enum NotDrawn {
+    /// A body cannot be read.
+    Unreadable(raft::Fatal),
+    /// The fleet is not what it was when the start was checked. Nothing was offered: a person looks again.
+    Unfit(String),
+}
+
+/// Who is a member, and in which wave. Looks at every agent.
+fn draw(
+    node: &Node,
+    stored: &store::Rollout,
+    family: &store::Family,
+    revision: &store::Revision,
+) -> Result<Drawn, NotDrawn> {
+    let found = crate::preview::candidates(node, &stored.family, family.precedence, revision);
+    let (mut candidates, _) = found.map_err(NotDrawn::Unreadable)?;
+    let missing = revision_settings(family, revision).missing;
+    if missing == components::Policy::Block
+        && !stored.back
+        && let Some(lacking) = crate::preview::lacking(node, &candidates)
+    {
+        return Err(NotDrawn::Unfit(lacking));
+    }
+    let passed = match stored.continues {
+        true => passed(node, &stored.supersedes),
+        false => BTreeSet::new(),
+    };
+    follow_replaced(node, &stored.supersedes, &passed, &mut candidates);
+    let plan = stored
+        .plan
+        .as_ref()
+        .map_or_else(fleet::rollout::default_plan, plan_spec);
+    let assignment = assign(node, &candidates, revision, &plan).map_err(|(role, error)| {
+        let whom = if role.is_empty() { "the fleet" } else { &role };
+        NotDrawn::Unfit(format!("the plan does not fit {whom} any more: {error}"))
+    })?;
+    let versions = versions(node, &candidates);
+    let list = |of: Vec<Candidate>| of.iter().filter_map(|c| member(c, &assignment)).collect();
+    let lists: Vec<Vec<Member>> = candidates.into_iter().map(list).collect();
+    let mut sizes = vec![0; assignment.roles.len()];
+    for member in lists.iter().flatten() {
+        if let Some(size) = sizes.get_mut(member.role as usize) {
+            *size += 1;
+        }
+    }
+    Ok(Drawn {
+        lists,
+        roles: assignment.roles.into_iter().zip(sizes).collect(),
+        versions,
+    })
 }
 
 /// Is the rollout that this one replaces on its way back?
@@ -196,24 +245,15 @@ async fn is_unbound(node: &Arc<Node>, stored: &store::Rollout) -> Option<String>
 }
 
 /// Sets the state and the waves of each role.
-fn enter(
-    stored: &mut store::Rollout,
-    revision: &store::Revision,
-    candidates: &[Vec<Candidate>],
-    assignment: &Assignment,
-) {
+fn enter(stored: &mut store::Rollout, revision: &store::Revision, roles: &[(Assigned, u64)]) {
     for role in &mut stored.roles {
-        let index = revision
-            .roles
-            .iter()
-            .position(|r| r.name == role.role)
-            .unwrap_or(usize::MAX);
-        if let Some(assigned) = assignment.roles.get(index) {
+        let index = revision.roles.iter().position(|r| r.name == role.role);
+        let drawn = index.and_then(|index| roles.get(index));
+        role.members = drawn.map_or(0, |(_, members)| *members);
+        if let Some((assigned, _)) = drawn {
             role.wave_ends.clone_from(&assigned.ends);
             role.wave_specs.clone_from(&assigned.specs);
         }
-        let belongs = |c: &&Candidate| c.role.is_some_and(|r| r as usize == index);
-        role.members = candidates.iter().flatten().filter(belongs).count() as u64;
     }
     stored.prepared = true;
     stored.started_ms = now_ms();

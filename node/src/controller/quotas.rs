@@ -3,6 +3,8 @@
 //! The limits are [`fleet::budget`]'s; a partition keeps to its part by [`crate::partition::room`].
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
 
 use fleet::budget::{Budget, Domain, Partition as Number, split};
 use proto::store;
@@ -10,7 +12,7 @@ use proto::store;
 use crate::control::rollout_state;
 use crate::local::Node;
 use crate::partition::Occupancy;
-use crate::partition::room::Lane;
+use crate::partition::room::{Lane, QUOTA_LIFE};
 
 /// By rollout and role: how many may be in flight in its open waves.
 type WaveLimits = BTreeMap<(String, String), u64>;
@@ -22,8 +24,34 @@ struct Rules {
     urgent: std::collections::BTreeSet<String>,
 }
 
+/// What this controller has given, for partitions that cannot be asked.
+pub struct Given {
+    /// Since when this controller divides: what another one gave before may still hold.
+    since: Instant,
+    last: Vec<Option<(Instant, BTreeMap<Lane, u64>)>>,
+}
+
+impl Given {
+    /// Nothing yet.
+    pub fn nothing() -> Self {
+        Given {
+            since: Instant::now(),
+            last: vec![],
+        }
+    }
+
+    /// What a partition that does not answer may have in flight beyond what is stored. None: that is not known.
+    fn to(&self, partition: usize) -> Option<BTreeMap<Lane, u64>> {
+        match self.last.get(partition).and_then(Option::as_ref) {
+            Some((at, quotas)) if at.elapsed() < QUOTA_LIFE => Some(quotas.clone()),
+            Some(_) => Some(BTreeMap::new()),
+            None => (self.since.elapsed() >= QUOTA_LIFE).then(BTreeMap::new),
+        }
+    }
+}
+
 /// Counts, divides, and lets go.
-pub fn divide(node: &Node) {
+pub async fn divide(node: &Arc<Node>, given: &mut Given) {
     let limited = node
         .partitions
         .iter()
@@ -32,23 +60,30 @@ pub fn divide(node: &Node) {
         return;
     }
     let rules = rules(node);
-    let occupied: Vec<Occupancy> = node.partitions.iter().map(|p| p.occupancy()).collect();
-    // From here to the new quotas nothing is granted: microseconds.
-    let bounds: Vec<BTreeMap<Lane, u64>> =
-        node.partitions.iter().map(|p| p.rooms().hold()).collect();
-    let quotas = quotas(&rules, &occupied, &bounds);
-    for ((partition, quotas), (occupied, bounds)) in node
-        .partitions
-        .iter()
-        .zip(&quotas)
-        .zip(occupied.iter().zip(&bounds))
-    {
-        partition.rooms().open(quotas);
-        partition.name_waiting(occupied, |lane| {
-            let quota = quotas.get(lane).copied().unwrap_or(0);
-            quota.saturating_sub(bounds.get(lane).copied().unwrap_or(0))
+    given.last.resize(node.partitions.len(), None);
+    // From here to the new quotas nothing is granted.
+    let counting = node.partitions.iter().map(|p| node.hold_rooms(p));
+    let counted = futures::future::join_all(counting).await;
+    let mut seen = Vec::with_capacity(counted.len());
+    for (at, counted) in counted.into_iter().enumerate() {
+        // Of a partition that does not answer: what is stored here, and at most what it was given. It asks for nothing.
+        seen.push(match counted {
+            Some(counted) => counted,
+            None => match given.to(at) {
+                None => return,
+                Some(quotas) => node.partitions[at].seen_here(&quotas),
+            },
         });
     }
+    let (occupied, bounds): (Vec<_>, Vec<_>) =
+        seen.into_iter().map(|c| (c.occupancy, c.bounds)).unzip();
+    let quotas = quotas(&rules, &occupied, &bounds);
+    let opening = node.partitions.iter().zip(&quotas);
+    for (last, quotas) in given.last.iter_mut().zip(&quotas) {
+        // Before it is sent: an answer that is lost may have arrived.
+        *last = Some((Instant::now(), quotas.clone()));
+    }
+    futures::future::join_all(opening.map(|(p, quotas)| node.open_rooms(p, quotas))).await;
 }
 
 fn rules(node: &Node) -> Rules {

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use fleet::rollout::State;
+use fleet::rollout::{Observed, State};
 use proto::store::{self, Entry};
 
-use super::{observe, set_state};
+use super::{aside, observe, set_state};
 use crate::control::rollout_state;
 use crate::ledger::{ProposeError, act, entry, once, put, table};
 use crate::local::Node;
@@ -120,7 +120,15 @@ pub async fn order(
                 verb: verb.past(),
             });
         }
-        change(node, &mut stored, verb, actor, reason);
+        let observed = match verb {
+            Verb::Resume => {
+                let (node, stored) = (node.clone(), stored.clone());
+                let seen = aside(move || observe(&node, &stored)).await;
+                seen.unwrap_or_default() // the node stops: nothing will be stored
+            }
+            _ => Observed::default(),
+        };
+        change(node, &mut stored, verb, &observed, actor, reason);
         let detail = if reason.is_empty() {
             stored.cause.clone()
         } else {
@@ -201,7 +209,15 @@ pub(super) async fn abort(
     node.control_ledger.propose(change).await.map(|_| ())
 }
 
-fn change(node: &Arc<Node>, stored: &mut store::Rollout, verb: Verb, actor: &str, reason: &str) {
+/// What the order makes of the rollout. Observed is for a resumption, which forgives the failures seen so far.
+fn change(
+    node: &Node,
+    stored: &mut store::Rollout,
+    verb: Verb,
+    observed: &Observed,
+    actor: &str,
+    reason: &str,
+) {
     let mut cause = format!("{} by {actor}", verb.past());
     if !reason.is_empty() {
         cause = format!("{cause}: {reason}");
@@ -210,7 +226,6 @@ fn change(node: &Arc<Node>, stored: &mut store::Rollout, verb: Verb, actor: &str
         Verb::Pause | Verb::Halt => {}
         Verb::Resume => {
             node.asker.forget(&stored.id);
-            let observed = observe(node, stored);
             for role in &mut stored.roles {
                 let waves = observed
                     .roles

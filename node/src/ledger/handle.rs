@@ -1,21 +1,70 @@
 //! A group as the rest of the node uses it: propose entries, read documents, verify the audit chain.
+//!
+//! Wherever the leader is: an entry goes there, and what was stored there is waited for here, so that whoever has changed
+//! something reads it.
 
 use std::ops::ControlFlow;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use fleet::audit;
 use fleet::digest::Digest;
 use prost::Message;
 use proto::store::{ActRecord, Conflict, Entry, Outcome, StaleEpoch, outcome};
-use raft::{Fatal, Group};
+use raft::{Fatal, Group, GroupId, NodeId, ReadError};
 
 use super::machine::{Machine, Mirror, head_of, record, versioned};
 use super::table;
+
+type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// Without a leader a change waits for one for so long.
+const HOLD: Duration = Duration::from_secs(5);
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// A replica that has a leader is behind it by less.
+const CATCH_UP: Duration = Duration::from_secs(5);
+
+/// The way to leaders on other nodes.
+pub trait Leaders: Send + Sync + 'static {
+    /// Proposes there. Only `NotLeader` says that nothing has happened.
+    fn propose(
+        &self,
+        leader: NodeId,
+        group: GroupId,
+        entry: Bytes,
+    ) -> BoxFuture<Result<Proposed, raft::ProposeError>>;
+
+    /// Where a linearizable read stands.
+    fn read_index(&self, leader: NodeId, group: GroupId) -> BoxFuture<Result<ReadMark, ReadError>>;
+}
+
+/// A leader's answer to an entry.
+#[derive(Clone, Debug)]
+pub struct Proposed {
+    /// Of the state machine.
+    pub answer: Vec<u8>,
+    /// What the leader had applied by then.
+    pub applied: u64,
+}
+
+/// Where a linearizable read stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReadMark {
+    /// Whoever has applied it reads everything that was answered before.
+    pub index: u64,
+    /// How long ago a partition's leader looked at its agents; 0 for the control group.
+    pub looked_ms: u64,
+}
 
 /// One group.
 pub struct Ledger<M: Mirror> {
     name: String,
     group: Group<Machine<M>>,
+    /// None: there is no other node.
+    leaders: Option<Arc<dyn Leaders>>,
 }
 
 /// Why an entry was not stored.
@@ -44,6 +93,19 @@ pub enum ProposeError {
 /// Documents at one applied position.
 pub struct View(raft::View);
 
+impl ProposeError {
+    /// Was there no leader, so that nothing has happened?
+    pub fn is_leaderless(&self) -> bool {
+        matches!(
+            self,
+            ProposeError::Group {
+                source: raft::ProposeError::NotLeader { .. },
+                ..
+            }
+        )
+    }
+}
+
 // === impl Ledger ===
 
 impl<M: Mirror> Clone for Ledger<M> {
@@ -51,16 +113,22 @@ impl<M: Mirror> Clone for Ledger<M> {
         Ledger {
             name: self.name.clone(),
             group: self.group.clone(),
+            leaders: self.leaders.clone(),
         }
     }
 }
 
 impl<M: Mirror> Ledger<M> {
-    /// A started group under its name.
-    pub fn new(name: impl Into<String>, group: Group<Machine<M>>) -> Self {
+    /// A started group under its name, and the way to its other replicas where there are any.
+    pub fn new(
+        name: impl Into<String>,
+        group: Group<Machine<M>>,
+        leaders: Option<Arc<dyn Leaders>>,
+    ) -> Self {
         Ledger {
             name: name.into(),
             group,
+            leaders,
         }
     }
 
@@ -74,24 +142,74 @@ impl<M: Mirror> Ledger<M> {
         &self.group
     }
 
-    /// Stores an entry: answered after commit and apply, with the version its documents got.
+    /// Does this node lead it?
+    pub fn leads(&self) -> bool {
+        self.group.leadership().borrow().role == raft::Role::Leader
+    }
+
+    /// Stores an entry, wherever the leader is: answered after commit and apply, also here, with the version its
+    /// documents got.
     pub async fn propose(&self, entry: Entry) -> Result<u64, ProposeError> {
+        let entry = Bytes::from(entry.encode_to_vec());
+        let begun = Instant::now();
+        loop {
+            let leader = match self.group.propose(entry.clone()).await {
+                Err(raft::ProposeError::NotLeader { leader }) => leader,
+                answer => return self.outcome(answer),
+            };
+            let (Some(leaders), true) = (&self.leaders, begun.elapsed() < HOLD) else {
+                return self.outcome(Err(raft::ProposeError::NotLeader { leader }));
+            };
+            if let Some(leader) = leader {
+                let there = leaders.propose(leader, self.group.id(), entry.clone());
+                match there.await {
+                    Err(raft::ProposeError::NotLeader { .. }) => {}
+                    Err(error) => return self.outcome(Err(error)),
+                    Ok(Proposed { answer, applied }) => {
+                        // A conflict is decided anew by what made it one, so that has to be here, too. If it does not
+                        // come in time, it is stored all the same.
+                        self.group.wait_applied(applied, CATCH_UP).await;
+                        return self.outcome(Ok(answer));
+                    }
+                }
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// Stores an entry if this node leads the group.
+    pub async fn propose_here(&self, entry: Entry) -> Result<u64, ProposeError> {
         let answer = self.group.propose(Bytes::from(entry.encode_to_vec())).await;
         self.outcome(answer)
     }
 
-    /// Stores many entries, each by itself; the answers in the same order.
+    /// Stores many entries, each by itself, if this node leads the group; the answers in the same order.
     pub async fn propose_many(&self, entries: &[Entry]) -> Vec<Result<u64, ProposeError>> {
-        let entries = entries
-            .iter()
-            .map(|entry| Bytes::from(entry.encode_to_vec()))
-            .collect();
-        self.group
-            .propose_many(entries)
-            .await
-            .into_iter()
-            .map(|answer| self.outcome(answer))
-            .collect()
+        let entries = entries.iter().map(|e| Bytes::from(e.encode_to_vec()));
+        let answers = self.group.propose_many(entries.collect()).await;
+        answers.into_iter().map(|a| self.outcome(a)).collect()
+    }
+
+    /// Waits until this replica has everything that was answered before the call, wherever the leader is.
+    pub async fn sync(&self) -> Result<ReadMark, ReadError> {
+        let leader = match self.group.linearize().await {
+            Ok(index) => {
+                return Ok(ReadMark {
+                    index,
+                    ..ReadMark::default()
+                });
+            }
+            Err(ReadError::NotLeader { leader }) => leader,
+            Err(error) => return Err(error),
+        };
+        let (Some(leaders), Some(at)) = (&self.leaders, leader) else {
+            return Err(ReadError::NotLeader { leader });
+        };
+        let mark = leaders.read_index(at, self.group.id()).await?;
+        match self.group.wait_applied(mark.index, CATCH_UP).await {
+            true => Ok(mark),
+            false => Err(ReadError::Timeout),
+        }
     }
 
     /// Was a change with this idempotency key stored lately?

@@ -8,7 +8,7 @@ mod machine;
 
 pub use crate::clock::now_ms;
 pub use fleet::{audit, digest};
-pub use handle::{Ledger, ProposeError, View};
+pub use handle::{Leaders, Ledger, ProposeError, Proposed, ReadMark, View};
 pub use machine::{Machine, Mirror};
 
 use proto::store::{Act, Entry, Write};
@@ -55,6 +55,8 @@ pub mod table {
     pub const SOURCE: u8 = 29;
     /// `store::GoneFamily` by name.
     pub const GONE: u8 = 30;
+    /// `store::ClusterNode` by node id, big endian.
+    pub const NODE: u8 = 31;
 }
 
 /// A table and key.

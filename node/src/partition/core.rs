@@ -2,6 +2,7 @@
 //! who has something pending. `step`-like: every method takes the time and returns what is to be done.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use proto::edge::Presence;
 use proto::sequence::Digest;
@@ -20,12 +21,22 @@ struct Live {
     /// Monotonic.
     seen_ms: u64,
     connection: u64,
+    /// That served it last.
+    gateway: u32,
     /// The connection has not been told to have ended.
     open: bool,
     full_asked_ms: Option<u64>,
     /// Backward jumps from another connection, and when the first was.
     backs: u8,
     back_ms: u64,
+}
+
+/// What was said, and where it came in.
+struct Said {
+    number: u64,
+    digest: Digest,
+    connection: u64,
+    gateway: u32,
 }
 
 /// An agent may change its record so often in a row, and once in [`WRITE_EVERY_MS`] in the long run.
@@ -61,6 +72,8 @@ pub struct Core {
     budgets: HashMap<Uid, Budget>,
     /// Since then everybody known has a right to be heard again.
     grace_from_ms: u64,
+    /// Names of the gateways that were heard; an agent's is an index into it.
+    gateways: Vec<Arc<str>>,
 }
 
 // === impl Core ===
@@ -73,37 +86,80 @@ impl Core {
             live: BTreeMap::new(),
             budgets: HashMap::new(),
             grace_from_ms: now_ms,
+            gateways: Vec::new(),
         }
+    }
+
+    /// Begins to lead: who is not known gets a whole grace period. What gateways have told until now holds.
+    pub fn begin(&mut self, now_ms: u64) {
+        self.grace_from_ms = now_ms;
+    }
+
+    /// The gateway that holds the agent's session, if it is another one.
+    pub fn holder(&self, uid: Uid, gateway: &str) -> Option<Arc<str>> {
+        let live = self.live.get(&uid)?;
+        let holder = self.gateways.get(live.gateway as usize)?;
+        (!holder.is_empty() && &**holder != gateway).then(|| holder.clone())
+    }
+
+    /// One text for all agents of a gateway; there are few.
+    fn gateway(&mut self, name: &str) -> u32 {
+        let known = self.gateways.iter().position(|known| &**known == name);
+        let at = known.unwrap_or_else(|| {
+            self.gateways.push(name.into());
+            self.gateways.len() - 1
+        });
+        u32::try_from(at).unwrap_or(u32::MAX)
     }
 
     /// Agents spoke without saying anything new. Answers whom nothing later is known of: what was said before a goodbye
     /// may arrive after it.
-    pub fn heard(&mut self, batch: &[Presence], now_ms: u64) -> Vec<Uid> {
+    pub fn heard(&mut self, gateway: &str, batch: &[Presence], now_ms: u64) -> Vec<Uid> {
+        let gateway = self.gateway(gateway);
         let mut uids = Vec::with_capacity(batch.len());
         for presence in batch {
             let Ok(uid) = Uid::from_wire(&presence.instance_uid) else {
                 continue;
             };
+            // What a gateway says of an agent that another one serves by now is news only if it goes further. How long ago
+            // it was cannot be told exactly enough, as it has been under way.
+            let elsewhere =
+                |live: &&Live| live.gateway != gateway && live.number >= presence.number;
+            if self.live.get(&uid).filter(elsewhere).is_some() {
+                continue;
+            }
             let digest = presence.digest.as_ref().try_into().unwrap_or_default();
             let seen_ms = now_ms.saturating_sub(presence.age_ms.into());
-            if self.note(uid, presence.number, digest, presence.connection, seen_ms) {
+            let said = Said {
+                number: presence.number,
+                digest,
+                connection: presence.connection,
+                gateway,
+            };
+            if self.note(uid, said, seen_ms) {
                 uids.push(uid);
             }
         }
         uids
     }
 
-    /// A message with something new was handled.
+    /// A message with something new was handled, by this gateway and connection.
     pub fn handled(
         &mut self,
         uid: Uid,
         number: u64,
         digest: Digest,
-        connection: u64,
+        by: (&str, u64),
         asked_full: bool,
         now_ms: u64,
     ) {
-        self.note(uid, number, digest, connection, now_ms);
+        let said = Said {
+            number,
+            digest,
+            connection: by.1,
+            gateway: self.gateway(by.0),
+        };
+        self.note(uid, said, now_ms);
         if asked_full && let Some(live) = self.live.get_mut(&uid) {
             live.full_asked_ms = Some(now_ms);
         }
@@ -111,20 +167,20 @@ impl Core {
 
     /// Whether this is the latest that is known, and news: gateways name an agent for each message, also for the goodbye
     /// that was handled already.
-    fn note(
-        &mut self,
-        uid: Uid,
-        number: u64,
-        digest: Digest,
-        connection: u64,
-        seen_ms: u64,
-    ) -> bool {
+    fn note(&mut self, uid: Uid, said: Said, seen_ms: u64) -> bool {
+        let Said {
+            number,
+            digest,
+            connection,
+            gateway,
+        } = said;
         let before = self.last(uid);
         let live = self.live.entry(uid).or_insert(Live {
             number,
             digest,
             seen_ms,
             connection,
+            gateway,
             open: true,
             full_asked_ms: None,
             backs: 0,
@@ -132,8 +188,8 @@ impl Core {
         });
         let latest = seen_ms >= live.seen_ms;
         if latest {
-            (live.number, live.digest, live.seen_ms, live.connection) =
-                (number, digest, seen_ms, connection);
+            (live.number, live.digest, live.seen_ms) = (number, digest, seen_ms);
+            (live.connection, live.gateway) = (connection, gateway);
             live.open = true;
         }
         latest && before != Some((number, digest))
@@ -174,6 +230,18 @@ impl Core {
             .live
             .get_mut(&uid)
             .filter(|live| live.connection == connection)
+        {
+            live.open = false;
+        }
+    }
+
+    /// A gateway is gone, and its connections with it.
+    pub fn gateway_gone(&mut self, gateway: &str) {
+        let gateway = self.gateway(gateway);
+        for live in self
+            .live
+            .values_mut()
+            .filter(|live| live.gateway == gateway)
         {
             live.open = false;
         }
@@ -327,9 +395,44 @@ mod tests {
     }
 
     #[test]
+    fn what_a_gateway_says_late_of_an_agent_that_has_moved_on_is_no_news() {
+        let mut core = Core::new(TIMING, 0);
+        core.handled(uid(1), 5, [5; 16], ("b", 2), false, 1_000);
+        let said = |number: u8, age_ms| Presence {
+            instance_uid: vec![1; 16].into(),
+            number: number.into(),
+            digest: vec![number; 16].into(),
+            age_ms,
+            connection: 1,
+        };
+        // Said before, and so long under way that it looks later.
+        core.heard("a", &[said(4, 0)], 1_200);
+        assert_eq!(core.last(uid(1)), Some((5, [5; 16])));
+        assert_eq!(core.holder(uid(1), "b"), None);
+        core.heard("a", &[said(6, 0)], 1_300);
+        assert_eq!(core.last(uid(1)), Some((6, [6; 16])), "it has come back");
+        assert_eq!(core.holder(uid(1), "b").as_deref(), Some("a"));
+    }
+
+    #[test]
+    fn connections_of_a_gateway_that_is_gone_are_closed_and_those_of_others_are_not() {
+        let mut core = Core::new(TIMING, 0);
+        core.handled(uid(1), 1, [0; 16], ("a", 1), false, 0);
+        core.handled(uid(2), 1, [0; 16], ("b", 1), false, 0);
+        assert_eq!(core.holder(uid(1), "b").as_deref(), Some("a"));
+        assert_eq!(core.holder(uid(1), "a"), None);
+        core.gateway_gone("a");
+        assert!(!core.is_open(uid(1)));
+        assert!(core.is_open(uid(2)));
+        core.handled(uid(1), 2, [0; 16], ("b", 2), false, 1_000);
+        assert!(core.is_open(uid(1)), "it has come elsewhere");
+        assert_eq!(core.holder(uid(1), "b"), None);
+    }
+
+    #[test]
     fn late_news_do_not_undo_newer_ones() {
         let mut core = Core::new(TIMING, 0);
-        core.handled(uid(1), 8, [8; 16], 1, false, 5_000);
+        core.handled(uid(1), 8, [8; 16], ("g", 1), false, 5_000);
         let old = Presence {
             instance_uid: vec![1; 16].into(),
             number: 7,
@@ -338,7 +441,7 @@ mod tests {
             connection: 1,
         };
         assert_eq!(
-            core.heard(&[old], 6_000),
+            core.heard("g", &[old], 6_000),
             [],
             "an agent that has left since is not back"
         );
@@ -349,29 +452,29 @@ mod tests {
             age_ms: 0,
             connection: 1,
         };
-        assert_eq!(core.heard(&[goodbye], 6_000), [], "nor by its goodbye");
+        assert_eq!(core.heard("g", &[goodbye], 6_000), [], "nor by its goodbye");
         assert_eq!(core.last(uid(1)), Some((8, [8; 16])));
     }
 
     #[test]
     fn two_streams_with_one_uid_are_seen_at_their_second_step_back() {
         let mut core = Core::new(TIMING, 0);
-        core.handled(uid(1), 50, [0; 16], 1, false, 0);
+        core.handled(uid(1), 50, [0; 16], ("g", 1), false, 0);
         assert!(!core.sees_double(uid(1), 3, 2, false, 1_000));
-        core.handled(uid(1), 3, [1; 16], 2, false, 1_000);
+        core.handled(uid(1), 3, [1; 16], ("g", 2), false, 1_000);
         assert!(!core.sees_double(uid(1), 51, 1, false, 2_000));
-        core.handled(uid(1), 51, [2; 16], 1, false, 2_000);
+        core.handled(uid(1), 51, [2; 16], ("g", 1), false, 2_000);
         assert!(core.sees_double(uid(1), 4, 2, false, 3_000));
     }
 
     #[test]
     fn one_agent_that_starts_anew_is_not_double() {
         let mut core = Core::new(TIMING, 0);
-        core.handled(uid(1), 50, [0; 16], 1, false, 0);
+        core.handled(uid(1), 50, [0; 16], ("g", 1), false, 0);
         for at in 1..5 {
             assert!(!core.sees_double(uid(1), 0, 2 + at, true, at * 1_000));
-            core.handled(uid(1), 0, [1; 16], 2 + at, false, at * 1_000);
-            core.handled(uid(1), 40, [1; 16], 2 + at, false, at * 1_000);
+            core.handled(uid(1), 0, [1; 16], ("g", 2 + at), false, at * 1_000);
+            core.handled(uid(1), 40, [1; 16], ("g", 2 + at), false, at * 1_000);
         }
     }
 }

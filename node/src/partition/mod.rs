@@ -31,7 +31,7 @@ use tokio::sync::broadcast;
 
 pub use evaluate::{SERVER_CAPABILITIES, history_key, merged_config, state_word};
 pub use members::{Candidate, MemberView};
-pub use occupancy::Occupancy;
+pub use occupancy::{Counted, Occupancy};
 pub use stand::excluded_text;
 
 use self::core::{Core, Timing};
@@ -45,6 +45,12 @@ pub const GRANT_LIFE: Duration = Duration::from_secs(2);
 
 /// A program confirmed with the control group may authorise offers for so long.
 pub const LEASE: Duration = Duration::from_secs(3);
+
+/// After so long no leader has a lease that it had before: the lease, and a tenth for clocks that run apart.
+pub const LEASE_OVER: Duration = Duration::from_millis(3_300);
+
+/// A gateway that has lost an agent to another one has so long to say where the conversation stood.
+const RECALL: Duration = Duration::from_millis(500);
 
 /// The refusals of a forgotten agent are kept for so long.
 const TOMBSTONE_LIFE: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -109,6 +115,12 @@ pub enum Error {
         #[source]
         source: raft::Fatal,
     },
+    /// This node does not lead the partition.
+    #[error("agent {uid}: its partition is not led here")]
+    NotLeader {
+        /// Whose.
+        uid: Uid,
+    },
     /// Another token speaks for this uid.
     #[error(
         "agent {uid} enrolled with token `{enrolled}`, not with `{token}`: forget the agent first if it is to enrol anew"
@@ -124,18 +136,13 @@ pub enum Error {
 }
 
 impl Error {
-    /// Was there no leader, so that nothing has happened and a moment later it may work?
+    /// Was there no leader here, so that nothing has happened and a moment later, or elsewhere, it may work?
     pub fn is_leaderless(&self) -> bool {
-        matches!(
-            self,
-            Error::Store {
-                source: ProposeError::Group {
-                    source: raft::ProposeError::NotLeader { .. },
-                    ..
-                },
-                ..
-            }
-        )
+        match self {
+            Error::NotLeader { .. } => true,
+            Error::Store { source, .. } => source.is_leaderless(),
+            _ => false,
+        }
     }
 }
 
@@ -164,15 +171,25 @@ pub struct Partition {
     re_offering: ArcSwap<BTreeSet<String>>,
     /// Held while a newer program is taken, so that it never goes backwards.
     taking: std::sync::Mutex<()>,
-    /// When the program was last confirmed with the control group; in milliseconds since `started`, 0 = never.
+    /// The term in which this node leads and is ready to; 0: it does not.
+    leads_in: std::sync::atomic::AtomicU64,
+    /// When the program, and this node's lead, were last confirmed; in milliseconds since `started`, 0 = never.
     confirmed_ms: std::sync::atomic::AtomicU64,
     last_grant_ms: std::sync::atomic::AtomicU64,
     /// When silence and overdue offers were last looked for.
     looked_ms: std::sync::atomic::AtomicU64,
     bodies: body::Remembered,
     rooms: room::Rooms,
+    /// Until when the quotas hold, in milliseconds since `started`.
+    quotas_until_ms: std::sync::atomic::AtomicU64,
+    /// Who waited when rooms were counted last; none: they were not, since this node leads.
+    waiting: std::sync::Mutex<Option<BTreeMap<room::Lane, Vec<Uid>>>>,
     notices: broadcast::Sender<Arc<Vec<Notice>>>,
+    /// Are there other nodes that may have led it before?
+    others: bool,
     turns: Box<[tokio::sync::Mutex<()>]>,
+    /// Wakes whoever waits for a gateway's word.
+    told: tokio::sync::Notify,
 }
 
 // === impl Partition ===
@@ -185,6 +202,7 @@ impl Partition {
         control: Control,
         config: Config,
         notices: broadcast::Sender<Arc<Vec<Notice>>>,
+        others: bool,
     ) -> Self {
         let interval_ms = millis(config.agent_interval);
         let timing = Timing {
@@ -201,13 +219,18 @@ impl Partition {
             program: ArcSwap::from_pointee(Program::default()),
             re_offering: ArcSwap::default(),
             taking: std::sync::Mutex::default(),
+            leads_in: 0.into(),
             confirmed_ms: 0.into(),
             last_grant_ms: 0.into(),
             looked_ms: 0.into(),
             bodies: body::Remembered::default(),
             rooms: room::Rooms::default(),
+            quotas_until_ms: 0.into(),
+            waiting: std::sync::Mutex::default(),
             notices,
+            others,
             turns: (0..TURNS).map(|_| tokio::sync::Mutex::new(())).collect(),
+            told: tokio::sync::Notify::new(),
         }
     }
 
@@ -259,13 +282,96 @@ impl Partition {
         &self.turns[usize::from(u16::from_be_bytes([bytes[12], bytes[13]])) % TURNS]
     }
 
+    // ---- the lead ----
+
+    /// Does this node lead the partition, and is it ready to?
+    pub fn leads(&self) -> bool {
+        let leadership = *self.ledger.group().leadership().borrow();
+        let term = self.leads_in.load(std::sync::atomic::Ordering::SeqCst);
+        leadership.role == raft::Role::Leader && leadership.term == term
+    }
+
+    /// Begins to lead in this term: what was committed before is applied, agents have a right to be heard again, and
+    /// what an earlier leader has granted is waited for like grants of its own.
+    ///
+    /// # Errors
+    /// The lead was lost again, or is not sure yet.
+    pub async fn take_lead(&self, term: u64) -> Result<(), raft::ReadError> {
+        self.ledger.group().linearize().await?;
+        let now = self.monotonic_ms();
+        self.core().begin(now);
+        // It may still have its lease, and then repeats what it has granted.
+        let earlier = if self.others {
+            now + millis(LEASE_OVER)
+        } else {
+            0
+        };
+        self.last_grant_ms
+            .fetch_max(earlier, std::sync::atomic::Ordering::SeqCst);
+        self.rooms.hold();
+        *self.waiting() = None;
+        self.take_program();
+        self.leads_in
+            .store(term, std::sync::atomic::Ordering::SeqCst);
+        if let Err(error) = self.read_numbers().await {
+            tracing::warn!(partition = self.ledger.name(), error = %chain(&error), "written-down conversations cannot be read: agents will be asked for full state");
+        }
+        self.name_pending(&self.program());
+        Ok(())
+    }
+
+    /// An agent that another gateway has served until now: what that one knows counts, and it lets go. It is waited for
+    /// only where what is known would make this message look as if one had been lost; then all of them are asked, since
+    /// a leader that has just begun may not know who served the agent last.
+    async fn take_over(&self, uid: Uid, report: &mut Report) {
+        let before = self.core().holder(uid, &report.gateway);
+        if before.is_some() {
+            report.session = None;
+        }
+        let here = report.session.as_ref().map(|session| session.number);
+        let message = report.message.as_ref().filter(|m| !is_fresh(m));
+        let number = message.map(|message| message.sequence_num);
+        let follows = |core: &Core| {
+            let last = core.last(uid).map(|(number, _)| number).max(here);
+            last.zip(number)
+                .is_none_or(|(last, number)| last + 1 >= number)
+        };
+        if before.is_none() && (!self.others || follows(&self.core())) {
+            return;
+        }
+        self.notify(vec![Notice {
+            instance_uid: uid.as_bytes().to_vec().into(),
+            kind: notice::Kind::Moved.into(),
+            holder: report.gateway.clone(),
+        }]);
+        let until = tokio::time::Instant::now() + RECALL;
+        loop {
+            let told = self.told.notified();
+            if follows(&self.core()) {
+                break;
+            }
+            if tokio::time::timeout_at(until, told).await.is_err() {
+                tracing::debug!(%uid, "no gateway knows of the messages before this one");
+                return;
+            }
+        }
+        let heard = self.core().last(uid).map(|(number, _)| number);
+        if heard > here {
+            report.session = None;
+        }
+    }
+
     // ---- reports ----
 
     /// Answers a report, after what it changed is stored.
     #[tracing::instrument(name = "report", skip_all, fields(uid = %hex::encode(&report.instance_uid), partition = self.ledger.name()))]
-    pub async fn report(&self, report: Report) -> Result<Answer, Error> {
+    pub async fn report(&self, mut report: Report) -> Result<Answer, Error> {
         let uid = Uid::from_wire(&report.instance_uid)?;
         let _turn = self.turn(uid).lock().await;
+        if !self.leads() {
+            return Err(Error::NotLeader { uid });
+        }
+        self.take_over(uid, &mut report).await;
         if let Some(unsent) = &report.unsent {
             self.take_back(uid, unsent).await?;
             return Ok(Answer::default());
@@ -299,7 +405,7 @@ impl Partition {
                 uid,
                 message.sequence_num,
                 digest,
-                report.connection,
+                (&report.gateway, report.connection),
                 evaluation.asks_full,
                 now,
             );
@@ -370,6 +476,7 @@ impl Partition {
             };
             let place = place_of(&self.index.read(), &program, uid);
             let taken = RefCell::new(None);
+            self.expire_rooms();
             let mut evaluation = {
                 let has_room = |desired: &Desired, facts: &dyn Facts| {
                     match self.rooms.take(desired, facts) {
@@ -399,7 +506,8 @@ impl Partition {
                     lease: may_offer && self.has_lease(),
                     replies: may_offer,
                     token_labels: &token_labels,
-                    heard: known.heard,
+                    // Of an agent that was forgotten, what it said before counts no more.
+                    heard: known.heard.filter(|_| stored.is_some()),
                     skipped: known.skipped,
                     full_asked_ms_ago: known.asked_ago,
                     config: &config,
@@ -445,7 +553,7 @@ impl Partition {
                 return Ok(evaluation);
             };
             let bodies: Vec<_> = body::kept_by(&entry.writes).collect();
-            let stored = self.ledger.propose(entry).await;
+            let stored = self.ledger.propose_here(entry).await;
             if stored.is_ok() {
                 self.bodies.stored(bodies, &evaluation.learned);
                 taken.stored();
@@ -525,8 +633,12 @@ impl Partition {
     // ---- liveness ----
 
     /// Agents spoke without saying anything new.
-    pub async fn heard(&self, batch: &[Presence]) {
-        let uids = self.core().heard(batch, self.monotonic_ms());
+    pub async fn heard(&self, gateway: &str, batch: &[Presence]) {
+        let uids = self.core().heard(gateway, batch, self.monotonic_ms());
+        self.told.notify_waiters();
+        if !self.leads() {
+            return;
+        }
         let back: Vec<Uid> = {
             let columns = self.index.read();
             uids.into_iter()
@@ -549,10 +661,15 @@ impl Partition {
             core.closed(uid, connection);
             core.connection(uid).is_none_or(|owner| owner == connection)
         };
-        if clean && owns {
+        if clean && owns && self.leads() {
             self.link(uid, Link::Left, "connection closed by the agent")
                 .await;
         }
+    }
+
+    /// A gateway has been gone for a while: whoever it held is silent from now on if it does not come elsewhere.
+    pub fn gateway_gone(&self, gateway: &str) {
+        self.core().gateway_gone(gateway);
     }
 
     /// Many at a time, so that they share their fsyncs.
@@ -624,6 +741,15 @@ impl Partition {
             }
         }
         Ok(false)
+    }
+
+    /// Those of another node's: its leader looked so long before the question, which was sent at `sent`, was answered.
+    pub fn has_looked(&self, sent: Instant, looked_ms: u64) {
+        let sent = millis(sent.saturating_duration_since(self.started));
+        self.looked_ms.fetch_max(
+            sent.saturating_sub(looked_ms),
+            std::sync::atomic::Ordering::SeqCst,
+        );
     }
 
     /// How long ago this partition looked at its agents last: what it says of them is no younger.
@@ -720,7 +846,7 @@ impl Partition {
             (before, program, policy == re_offering)
         };
         let same = (&before.families, &before.pins) == (&program.families, &program.pins);
-        if !(same && same_policy) {
+        if !(same && same_policy) && self.leads() {
             self.name_pending(&program);
         }
     }
@@ -738,6 +864,7 @@ impl Partition {
             due.map(|row| Notice {
                 instance_uid: row.uid.as_bytes().to_vec().into(),
                 kind,
+                ..Notice::default()
             })
             .collect()
         };
@@ -749,6 +876,7 @@ impl Partition {
         self.notify(vec![Notice {
             instance_uid: uid.as_bytes().to_vec().into(),
             kind: kind.into(),
+            ..Notice::default()
         }]);
     }
 
@@ -779,7 +907,7 @@ impl Partition {
             raise_floor: epoch,
             ..entry(vec![], vec![])
         };
-        self.ledger.propose(entry).await?;
+        self.ledger.propose_here(entry).await?;
         let last = self.last_grant_ms.load(std::sync::atomic::Ordering::SeqCst);
         let over = last + millis(GRANT_LIFE);
         let now = self.monotonic_ms();
@@ -835,7 +963,7 @@ impl Partition {
                 number.digest.as_slice().try_into(),
             ) {
                 self.core()
-                    .handled(uid, number.number, digest, 0, false, now);
+                    .handled(uid, number.number, digest, ("", 0), false, now);
             }
         }
         let writes: Vec<_> = found

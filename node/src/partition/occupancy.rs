@@ -1,6 +1,8 @@
 //! A partition as budgets see it: how many agents each failure domain has, what is in flight, and who waits.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+use std::sync::{MutexGuard, PoisonError};
 
 use fleet::budget::Domain;
 use fleet::offer::{Decision, State};
@@ -9,8 +11,8 @@ use proto::edge::notice;
 use proto::store::Link;
 use proto::uid::Uid;
 
-use super::room::{Lane, Rooms};
-use super::{Partition, desired_of, next_for, place_of};
+use super::room::{Lane, QUOTA_LIFE, Rooms};
+use super::{Partition, desired_of, millis, next_for, place_of};
 
 /// Agents that are named when there is room again. Whoever is not named asks at its next message.
 const NAMED: usize = 1_000;
@@ -31,7 +33,70 @@ impl Occupancy {
     }
 }
 
+/// A count, and the upper bound of what is in flight since it was made.
+#[derive(Debug, Default)]
+pub struct Counted {
+    /// What was seen.
+    pub occupancy: Occupancy,
+    /// By lane.
+    pub bounds: BTreeMap<Lane, u64>,
+}
+
 impl Partition {
+    /// Counts, and grants nothing more in any lane until [`Partition::open_rooms`]. Whom it would name is kept here.
+    pub fn hold_rooms(&self) -> Counted {
+        let mut occupancy = self.occupancy();
+        let bounds = self.rooms.hold();
+        let named =
+            |(lane, (_, uids)): (&Lane, &mut (u64, Vec<Uid>))| (lane.clone(), std::mem::take(uids));
+        let waiting = occupancy.waiting.iter_mut().map(named).collect();
+        *self.waiting() = Some(waiting);
+        Counted { occupancy, bounds }
+    }
+
+    /// What this replica has of a partition that is led elsewhere and does not answer; its leader may have granted up
+    /// to these quotas meanwhile. Nobody in it waits for anything.
+    pub fn seen_here(&self, quotas: &BTreeMap<Lane, u64>) -> Counted {
+        let mut occupancy = self.occupancy();
+        occupancy.waiting.clear();
+        let mut bounds = self.rooms.hold();
+        for (lane, quota) in quotas {
+            let bound = bounds.entry(lane.clone()).or_default();
+            *bound = (*bound).max(*quota);
+        }
+        Counted { occupancy, bounds }
+    }
+
+    /// New quotas, good for [`super::room::QUOTA_LIFE`]; whoever waits for what is new in them is asked again. A leader
+    /// that has not counted since it began to lead takes none: it would not know what is in flight.
+    pub fn open_rooms(&self, quotas: &BTreeMap<Lane, u64>) {
+        let Some(waiting) = self.waiting().take() else {
+            return;
+        };
+        let bounds = self.rooms.open(quotas);
+        let until = self.monotonic_ms() + millis(QUOTA_LIFE);
+        self.quotas_until_ms.store(until, Ordering::SeqCst);
+        for (lane, waiting) in waiting {
+            let quota = quotas.get(&lane).copied().unwrap_or(0);
+            let room = quota.saturating_sub(bounds.get(&lane).copied().unwrap_or(0));
+            let room = usize::try_from(room).unwrap_or(usize::MAX);
+            for uid in waiting.iter().take(room) {
+                self.tell(*uid, notice::Kind::Pending);
+            }
+        }
+    }
+
+    pub(super) fn waiting(&self) -> MutexGuard<'_, Option<BTreeMap<Lane, Vec<Uid>>>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Quotas that were not renewed in time are none: whoever gave them may be somebody else by now.
+    pub(super) fn expire_rooms(&self) {
+        if self.quotas_until_ms.load(Ordering::SeqCst) < self.monotonic_ms() {
+            self.rooms.hold();
+        }
+    }
+
     /// What is limited here, and how far.
     pub fn rooms(&self) -> &Rooms {
         &self.rooms
@@ -85,15 +150,5 @@ impl Partition {
         drop(columns);
         self.rooms.end_count(&in_flight);
         seen
-    }
-
-    /// Has those asked again that there is room for now.
-    pub fn name_waiting(&self, seen: &Occupancy, room: impl Fn(&Lane) -> u64) {
-        for (lane, (_, waiting)) in &seen.waiting {
-            let room = usize::try_from(room(lane)).unwrap_or(usize::MAX);
-            for uid in waiting.iter().take(room) {
-                self.tell(*uid, notice::Kind::Pending);
-            }
-        }
     }
 }

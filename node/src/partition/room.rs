@@ -6,12 +6,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use fleet::budget::needs_room;
 use fleet::program::{Desired, Reason};
 use fleet::selector::Facts;
 
 use crate::control::Documents;
+
+/// Quotas hold for so long: several looks of the controller. Whoever cannot be reached has none of them after it, and
+/// what it had may be given to others.
+pub const QUOTA_LIFE: Duration = Duration::from_secs(10);
 
 /// What is limited together: the agents of one failure domain that one role of one rollout is about.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -206,12 +211,15 @@ impl Rooms {
             .collect()
     }
 
-    /// New quotas, of everything in flight.
-    pub fn open(&self, quotas: &BTreeMap<Lane, u64>) {
+    /// New quotas, of everything in flight. Answers how much of it each lane uses already.
+    pub fn open(&self, quotas: &BTreeMap<Lane, u64>) -> BTreeMap<Lane, u64> {
         let mut state = self.state();
-        for (lane, quota) in quotas {
-            state.lanes.entry(lane.clone()).or_default().quota = *quota;
-        }
+        let open = |(lane, quota): (&Lane, &u64)| {
+            let room = state.lanes.entry(lane.clone()).or_default();
+            room.quota = *quota;
+            (lane.clone(), room.bound())
+        };
+        quotas.iter().map(open).collect()
     }
 }
 

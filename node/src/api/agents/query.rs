@@ -223,7 +223,7 @@ impl Api {
             agents,
             next_page_token,
             total: found.len() as u64,
-            unreadable_partitions: 0,
+            unreadable_partitions: self.node.unreadable(),
         })
     }
 

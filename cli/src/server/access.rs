@@ -8,11 +8,12 @@ use std::sync::Arc;
 use anyhow::Context;
 use gateway::{Access, Denied, Operator, Role};
 use node::Node;
-use node::api::admin::{new_secret, secret_hash};
+use node::api::admin::new_secret;
 use node::api::{Actor, Role as Allowed};
 use node::control::Control;
 use node::ledger::{act, entry, now_ms, put, table};
 use proto::store;
+use proto::token::secret_hash;
 
 /// Name of the token that is made at the first start with --require-tokens.
 const FIRST: &str = "first-admin";
@@ -59,15 +60,9 @@ impl Access for Tokens {
         let token = bearer
             .and_then(|bearer| self.find("operator", bearer))
             .ok_or(Denied)?;
-        let role = match token.role.as_str() {
-            "admin" => Role::Admin,
-            "approver" => Role::Approver,
-            "editor" => Role::Editor,
-            _ => Role::Viewer,
-        };
         Ok(Operator {
             name: token.name.clone(),
-            role,
+            role: Role::named(&token.role),
         })
     }
 

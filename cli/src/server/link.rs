@@ -64,7 +64,7 @@ impl Link for Embedded {
         }
         for (partition, batch) in self.node.partitions.iter().zip(by_partition) {
             if !batch.is_empty() {
-                partition.heard(&batch).await;
+                partition.heard(super::serve::NAME, &batch).await;
             }
         }
     }
@@ -97,7 +97,7 @@ impl Link for Embedded {
 fn refuse(uid: Uid, error: &Error) -> LinkError {
     match error {
         Error::Uid(_) | Error::Token { .. } => LinkError::Rejected(error.to_string()),
-        Error::Store { .. } | Error::Read { .. } => {
+        Error::NotLeader { .. } | Error::Store { .. } | Error::Read { .. } => {
             tracing::warn!(%uid, error = %chain(error), "a report was not handled");
             LinkError::Unavailable { retry_after: RETRY }
         }

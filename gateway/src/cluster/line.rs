@@ -1,0 +1,308 @@
+//! The connection to one node: asks go up together, answers and news come down. Made again whenever it breaks.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use proto::edge::edge_client::EdgeClient;
+use proto::edge::{Ask, Asks, Hello, Report, Upward, answered, downward, upward};
+use rand::Rng;
+use tokio::sync::{mpsc, oneshot};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::{Channel, Endpoint};
+
+use super::Cluster;
+
+/// A node that does not accept within this is not there.
+const CONNECT: Duration = Duration::from_secs(1);
+
+/// A node says where everything is each second: silent for so long, it is gone.
+const SILENT: Duration = Duration::from_secs(4);
+
+/// After a line broke, with as much again by chance; longer each time, up to the second.
+const AGAIN: Duration = Duration::from_millis(50);
+const AGAIN_MAX: Duration = Duration::from_secs(2);
+
+/// Messages that wait to be sent; beyond it reports wait for their turn, and are given up by their own time.
+const WAITING: usize = 1024;
+
+/// Asks that go into one message.
+const TOGETHER: usize = 512;
+
+/// One message between a gateway and a node: see the node's own limit.
+const MESSAGE_BYTES_MAX: usize = 80 << 20;
+
+/// To one node.
+pub struct Line {
+    address: String,
+    channel: Channel,
+    state: Mutex<State>,
+    next: AtomicU64,
+    /// When the node said something last, in milliseconds of the gateway's clock; 0: not since the line was made.
+    heard_ms: AtomicU64,
+}
+
+#[derive(Default)]
+struct State {
+    /// Whom it reaches.
+    node: u64,
+    up: Option<Up>,
+    asked: HashMap<u64, oneshot::Sender<answered::Result>>,
+}
+
+#[derive(Clone)]
+struct Up {
+    asks: mpsc::Sender<Ask>,
+    others: mpsc::Sender<upward::What>,
+}
+
+impl Line {
+    /// Begins to connect.
+    pub fn start(cluster: Arc<Cluster>, address: String, stop: &CancellationToken) -> Arc<Line> {
+        let line = Arc::new(Line {
+            channel: channel(&cluster.config, &address),
+            address,
+            state: Mutex::default(),
+            next: AtomicU64::new(1),
+            heard_ms: AtomicU64::new(0),
+        });
+        let running = line.clone();
+        tokio::spawn(stop.clone().run_until_cancelled_owned(async move {
+            let mut pause = AGAIN;
+            loop {
+                let why = running.hold(&cluster).await;
+                let heard = running.fall_silent();
+                tracing::debug!(
+                    address = running.address,
+                    why,
+                    "the line to a node does not stand"
+                );
+                if heard {
+                    tracing::warn!(address = running.address, why, "the line to a node broke");
+                    pause = AGAIN;
+                }
+                let chance = rand::rng().random_range(1.0..2.0);
+                tokio::time::sleep(pause.mul_f64(chance)).await;
+                pause = (pause * 2).min(AGAIN_MAX);
+            }
+        }));
+        line
+    }
+
+    /// Does it stand, and reach this node?
+    pub fn reaches(&self, node: u64) -> bool {
+        let state = self.state();
+        state.node == node && state.up.is_some()
+    }
+
+    /// The node at the other end; none while the line does not stand.
+    pub fn node(&self) -> Option<u64> {
+        let state = self.state();
+        state
+            .up
+            .as_ref()
+            .map(|_| state.node)
+            .filter(|node| *node != 0)
+    }
+
+    /// When the node said something last, on the gateway's clock.
+    pub fn heard_ms(&self) -> u64 {
+        self.heard_ms.load(Ordering::Relaxed)
+    }
+
+    /// For calls beside the stream.
+    pub fn channel(&self) -> Channel {
+        self.channel.clone()
+    }
+
+    /// Asks the node. None: the line broke, or the node has gone; whether it has handled the report is not known.
+    pub async fn ask(&self, report: Report) -> Option<answered::Result> {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let (answer, answered) = oneshot::channel();
+        let up = {
+            let mut state = self.state();
+            let up = state.up.clone()?;
+            state.asked.insert(id, answer);
+            up
+        };
+        let _forgotten = Forget { line: self, id };
+        let ask = Ask {
+            id,
+            report: Some(report),
+        };
+        up.asks.send(ask).await.ok()?;
+        answered.await.ok()
+    }
+
+    /// Tells the node something that needs no answer. What cannot be told is lost.
+    pub async fn tell(&self, what: upward::What) {
+        let up = self.state().up.clone();
+        if let Some(up) = up {
+            let _broke = up.others.send(what).await;
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Drops what waits for an answer. Says whether the node had been heard.
+    fn fall_silent(&self) -> bool {
+        let mut state = self.state();
+        state.up = None;
+        state.asked.clear();
+        self.heard_ms.swap(0, Ordering::Relaxed) > 0
+    }
+
+    /// Connects and holds the line until it breaks; answers why.
+    async fn hold(&self, cluster: &Cluster) -> String {
+        let (up, said) = mpsc::channel(WAITING);
+        let hello = Hello {
+            gateway: cluster.config.name.clone(),
+            cluster: cluster.config.cluster.clone(),
+        };
+        if up.try_send(message(upward::What::Hello(hello))).is_err() {
+            return "it cannot be told anything".to_owned();
+        }
+        let mut client = EdgeClient::new(self.channel.clone())
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        let connecting = client.converse(ReceiverStream::new(said));
+        let mut down = match tokio::time::timeout(SILENT, connecting).await {
+            Ok(Ok(answer)) => answer.into_inner(),
+            Ok(Err(status)) => return status.message().to_owned(),
+            Err(_) => return "it does not answer".to_owned(),
+        };
+        let (asks, mut asked) = mpsc::channel(WAITING);
+        let (others, mut other) = mpsc::channel(WAITING);
+        let (asks_up, others_up) = (up.clone(), up);
+        let sending_asks = async move {
+            loop {
+                let mut asks = Vec::new();
+                if asked.recv_many(&mut asks, TOGETHER).await == 0
+                    || asks_up
+                        .send(message(upward::What::Asks(Asks { asks })))
+                        .await
+                        .is_err()
+                {
+                    return "asks cannot be sent".to_owned();
+                }
+            }
+        };
+        let sending_others = async move {
+            while let Some(what) = other.recv().await {
+                if others_up.send(message(what)).await.is_err() {
+                    break;
+                }
+            }
+            "nothing can be sent".to_owned()
+        };
+        let hearing = async {
+            loop {
+                let heard = match tokio::time::timeout(SILENT, down.message()).await {
+                    Ok(Ok(Some(heard))) => heard,
+                    Ok(Ok(None)) => return "the node has ended it".to_owned(),
+                    Ok(Err(status)) => return status.message().to_owned(),
+                    Err(_) => return format!("silent for {SILENT:?}"),
+                };
+                self.heard_ms
+                    .store(cluster.now_ms().max(1), Ordering::Relaxed);
+                if let Some(what) = heard.what {
+                    self.take(cluster, what, (&asks, &others)).await;
+                }
+            }
+        };
+        tokio::select! {
+            why = sending_asks => why,
+            why = sending_others => why,
+            why = hearing => why,
+        }
+    }
+
+    async fn take(
+        &self,
+        cluster: &Cluster,
+        what: downward::What,
+        up: (&mpsc::Sender<Ask>, &mpsc::Sender<upward::What>),
+    ) {
+        match what {
+            downward::What::Answers(answers) => {
+                let mut state = self.state();
+                for answered in answers.answers {
+                    let waiting = state.asked.remove(&answered.id);
+                    if let (Some(waiting), Some(result)) = (waiting, answered.result) {
+                        let _gone = waiting.send(result);
+                    }
+                }
+            }
+            downward::What::Notices(notices) => {
+                let _ends = cluster.notices.send(notices.notices).await;
+            }
+            downward::What::Routes(routes) => {
+                let first = {
+                    let mut state = self.state();
+                    state.node = routes.node;
+                    let first = state.up.is_none();
+                    let (asks, others) = (up.0.clone(), up.1.clone());
+                    state.up.get_or_insert(Up { asks, others });
+                    first
+                };
+                if first {
+                    tracing::info!(
+                        address = self.address,
+                        node = routes.node,
+                        "connected to a node"
+                    );
+                }
+                cluster.take_routes(routes);
+                if first {
+                    cluster.changed.send_modify(|n| *n += 1);
+                }
+            }
+            downward::What::Tokens(tokens) => cluster.take_tokens(tokens),
+        }
+    }
+}
+
+/// An ask that nobody waits for any more is forgotten.
+struct Forget<'a> {
+    line: &'a Line,
+    id: u64,
+}
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        self.line.state().asked.remove(&self.id);
+    }
+}
+
+fn message(what: upward::What) -> Upward {
+    Upward { what: Some(what) }
+}
+
+fn channel(config: &super::Config, address: &str) -> Channel {
+    // Addresses were checked where they came from; one that makes no sense after all is never reached.
+    let endpoint = Endpoint::from_shared(format!("http://{address}"));
+    let endpoint = endpoint.unwrap_or_else(|_| Endpoint::from_static("http://0.0.0.0:0"));
+    let endpoint = endpoint
+        .connect_timeout(CONNECT)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(Duration::from_secs(2))
+        .keep_alive_timeout(Duration::from_secs(3))
+        .keep_alive_while_idle(true);
+    match config
+        .certificates
+        .as_ref()
+        .map(|c| c.connector(tls::Name::AnyNode))
+    {
+        Some(Ok(connector)) => endpoint.connect_with_connector_lazy(connector),
+        // A cluster's name was checked when its certificates were read.
+        Some(Err(error)) => {
+            tracing::error!(%error, "nodes cannot be reached");
+            Endpoint::from_static("http://0.0.0.0:0").connect_lazy()
+        }
+        None => endpoint.connect_lazy(),
+    }
+}

@@ -1,0 +1,145 @@
+//! The way to the partition leaders, wherever they are.
+
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
+
+use futures::stream::BoxStream;
+use futures::{Stream, StreamExt};
+use proto::edge::{self, Closed, Presences, answered, refused, upward};
+use proto::uid::Uid;
+
+use super::Cluster;
+use crate::link::{Link, LinkError};
+
+/// A report without a leader is held for so long.
+const HOLD: Duration = Duration::from_secs(5);
+const PAUSE: Duration = Duration::from_millis(25);
+
+/// Soon enough for a leader to be there again.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// Without a word of the leader's node for so long, nothing is answered from a session of its partition.
+const CONTACT_MS: u64 = 10_000;
+
+impl Link for Cluster {
+    async fn report(&self, report: edge::Report) -> Result<edge::Answer, LinkError> {
+        let uid = Uid::from_wire(&report.instance_uid)
+            .map_err(|error| LinkError::Rejected(error.to_string()))?;
+        let begun = Instant::now();
+        let mut changed = self.changed.subscribe();
+        loop {
+            changed.mark_unchanged();
+            let group = self.table.load().group(&uid);
+            if let Some(line) = self.line_to_leader(group) {
+                let attempt = Instant::now();
+                let leads = || {
+                    self.line_to_leader(group)
+                        .is_some_and(|now| now.node() == line.node())
+                };
+                // A leader that has been replaced may never answer: whoever leads now is asked the same.
+                let replaced = async {
+                    while changed.changed().await.is_ok() {
+                        if !leads() {
+                            return;
+                        }
+                    }
+                };
+                let answer = tokio::select! {
+                    answer = line.ask(report.clone()) => answer,
+                    () = replaced => None,
+                };
+                match answer {
+                    Some(answered::Result::Answer(mut answer)) => {
+                        // The gateway counts a grant from its call; what was held back here is added.
+                        if answer.grant_ms > 0 {
+                            let held = (attempt - begun).as_millis();
+                            answer.grant_ms += u32::try_from(held).unwrap_or(0);
+                        }
+                        return Ok(answer);
+                    }
+                    Some(answered::Result::Refused(refused)) => match refused.kind() {
+                        refused::Kind::Overloaded => return Err(LinkError::Overloaded),
+                        refused::Kind::Rejected => return Err(LinkError::Rejected(refused.why)),
+                        // It led when it was asked. Not known: the same report again is answered the same.
+                        refused::Kind::NotLeader
+                        | refused::Kind::Unknown
+                        | refused::Kind::Unspecified => {}
+                    },
+                    None => {}
+                }
+            }
+            if begun.elapsed() >= HOLD {
+                return Err(LinkError::Unavailable { retry_after: RETRY });
+            }
+            // Woken by news of a leader; by time where none comes.
+            let _news = tokio::time::timeout(PAUSE, changed.changed()).await;
+        }
+    }
+
+    async fn presence(&self, batch: Vec<edge::Presence>) {
+        if batch.is_empty() {
+            return;
+        }
+        let table = self.table.load_full();
+        let groups: Vec<u32> = batch
+            .iter()
+            .map(|presence| {
+                Uid::from_wire(&presence.instance_uid).map_or(0, |uid| table.group(&uid))
+            })
+            .collect();
+        for line in self.standing() {
+            let Some(node) = line.node() else { continue };
+            let kept = batch
+                .iter()
+                .zip(&groups)
+                .filter(|(_, group)| table.has(node, **group));
+            let agents: Vec<_> = kept.map(|(presence, _)| presence.clone()).collect();
+            if !agents.is_empty() {
+                let gateway = self.config.name.clone();
+                line.tell(upward::What::Presences(Presences { gateway, agents }))
+                    .await;
+            }
+        }
+    }
+
+    async fn closed(&self, uid: Uid, connection: u64, clean: bool) {
+        for line in self.standing() {
+            let instance_uid = uid.as_bytes().to_vec().into();
+            line.tell(upward::What::Closed(Closed {
+                instance_uid,
+                connection,
+                clean,
+            }))
+            .await;
+        }
+    }
+
+    fn notices(&self) -> impl Stream<Item = Vec<edge::Notice>> + Send {
+        let heard = self
+            .heard
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let stream: BoxStream<'static, _> = match heard {
+            Some(heard) => tokio_stream::wrappers::ReceiverStream::new(heard).boxed(),
+            None => futures::stream::pending().boxed(),
+        };
+        stream
+    }
+
+    fn in_contact(&self, uid: Uid) -> bool {
+        let group = self.table.load().group(&uid);
+        let line = self.line_to_leader(group);
+        line.is_some_and(|line| self.now_ms().saturating_sub(line.heard_ms()) < CONTACT_MS)
+    }
+}
+
+impl Cluster {
+    fn standing(&self) -> Vec<std::sync::Arc<super::Line>> {
+        self.lines()
+            .values()
+            .filter(|line| line.node().is_some())
+            .cloned()
+            .collect()
+    }
+}

@@ -1,0 +1,140 @@
+//! The state cluster as a gateway sees it: a line to each node, who leads what, which tokens are valid.
+//!
+//! `table` is what the nodes say of the cluster, `line` the connection to one of them, `link` the way of reports,
+//! `tokens` who may speak, `proxy` the way of operators' calls. Nothing here is kept beyond the process.
+
+mod line;
+mod link;
+mod proxy;
+mod table;
+mod tokens;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use proto::edge;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use self::line::Line;
+use self::table::Table;
+
+pub use proxy::proxy;
+
+/// Nodes that are known are looked at so often, for lines that are missing.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Where the cluster is.
+#[derive(Clone)]
+pub struct Config {
+    /// This gateway's name, another one each time it starts: what it says of its sessions must not be taken for what
+    /// an earlier process has said.
+    pub name: String,
+    /// Name of the cluster; nodes of another one are refused. Empty: not checked.
+    pub cluster: String,
+    /// Some of the nodes, as `host:port`; they name the others.
+    pub nodes: Vec<String>,
+    /// What this gateway shows to nodes; none: connections are not encrypted.
+    pub certificates: Option<Arc<tls::Mutual>>,
+}
+
+/// The state cluster.
+pub struct Cluster {
+    config: Config,
+    started: Instant,
+    /// By address.
+    lines: Mutex<BTreeMap<String, Arc<Line>>>,
+    table: ArcSwap<Table>,
+    /// Wakes on every change of the table.
+    changed: watch::Sender<u64>,
+    tokens: ArcSwap<tokens::Valid>,
+    notices: mpsc::Sender<Vec<edge::Notice>>,
+    heard: Mutex<Option<mpsc::Receiver<Vec<edge::Notice>>>>,
+}
+
+/// Batches of notices that wait for the gateway.
+const NOTICES: usize = 256;
+
+impl Cluster {
+    /// Begins to connect. Needs a runtime; ends with `stop`.
+    pub fn start(config: Config, stop: CancellationToken) -> Arc<Cluster> {
+        let (notices, heard) = mpsc::channel(NOTICES);
+        let cluster = Arc::new(Cluster {
+            config,
+            started: Instant::now(),
+            lines: Mutex::default(),
+            table: ArcSwap::default(),
+            changed: watch::channel(0).0,
+            tokens: ArcSwap::default(),
+            notices,
+            heard: Mutex::new(Some(heard)),
+        });
+        let keeping = cluster.clone();
+        tokio::spawn(stop.clone().run_until_cancelled_owned(async move {
+            loop {
+                keeping.keep_lines(&stop);
+                tokio::time::sleep(LOOK).await;
+            }
+        }));
+        cluster
+    }
+
+    /// Is there a leader for everything? Err says what is missing.
+    pub fn ready(&self) -> Result<(), String> {
+        let table = self.table.load();
+        if table.partitions() == 0 {
+            let nodes = self.config.nodes.join(", ");
+            return Err(format!("no node has answered yet; asked are {nodes}"));
+        }
+        let leaderless =
+            (0..=table.partitions()).find(|group| self.line_to_leader(*group).is_none());
+        match leaderless {
+            None => Ok(()),
+            Some(0) => Err("the control group has no leader that is reached".to_owned()),
+            Some(n) => Err(format!("partition {} has no leader that is reached", n - 1)),
+        }
+    }
+
+    fn lines(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Line>>> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// A line to each node that is known.
+    fn keep_lines(self: &Arc<Self>, stop: &CancellationToken) {
+        let table = self.table.load();
+        let known = table.addresses();
+        let known = known.iter().chain(&self.config.nodes);
+        let mut lines = self.lines();
+        for address in known {
+            if !lines.contains_key(address) {
+                let line = Line::start(self.clone(), address.clone(), stop);
+                lines.insert(address.clone(), line);
+            }
+        }
+    }
+
+    /// The line to whoever leads the group, if it stands.
+    fn line_to_leader(&self, group: u32) -> Option<Arc<Line>> {
+        let leader = self.table.load().leader(group)?;
+        self.lines()
+            .values()
+            .find(|line| line.reaches(leader))
+            .cloned()
+    }
+
+    /// A node has said where everything is.
+    fn take_routes(&self, routes: edge::Routes) {
+        let before = self.table.load_full();
+        let mut table = Table::clone(&before);
+        if table.take(&routes) {
+            self.table.store(Arc::new(table));
+            self.changed.send_modify(|n| *n += 1);
+        }
+    }
+}

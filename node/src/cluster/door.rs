@@ -1,0 +1,347 @@
+//! What other nodes ask of this one.
+//!
+//! It is open before the groups run, so that nodes that start together find each other.
+
+use std::io::Write;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use proto::cluster::peer_server::{Peer, PeerServer};
+use proto::cluster::{
+    Caller, ChangeReply, ChangeRequest, DescribeRequest, Held, HelloReply, HelloRequest,
+    HoldRoomsRequest, NodeDescription, OpenRoomsReply, OpenRoomsRequest, ProposeReply,
+    ProposeRequest, RaftAnswer, RaftMessage, RaiseFloorReply, RaiseFloorRequest, ReadIndexReply,
+    ReadIndexRequest, RegisterReply, RegisterRequest, SnapshotPart,
+};
+use raft::{GroupId, NodeId, ReceiveError, Store};
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{Cluster, members, rooms};
+use crate::local::Node;
+use crate::partition::{Partition, chain};
+
+/// One message: an append of a MiB, or one entry of 4 MiB, and what is around it.
+pub const MESSAGE_BYTES_MAX: usize = 16 << 20;
+
+/// A sender of a snapshot that says nothing for so long is gone.
+const STALL: Duration = Duration::from_secs(15);
+
+/// A program that another node has stored arrives here within this, or the caller asks again.
+const PROGRAM: Duration = Duration::from_secs(2);
+
+/// Answers other nodes.
+#[derive(Clone)]
+pub struct Door {
+    cluster: Arc<Cluster>,
+    node: Arc<OnceLock<Arc<Node>>>,
+    /// Where snapshots are received into.
+    store: Store,
+}
+
+impl Door {
+    /// Shut until the node runs.
+    pub fn new(cluster: Arc<Cluster>, store: Store) -> Self {
+        Door {
+            cluster,
+            node: Arc::default(),
+            store,
+        }
+    }
+
+    /// The node runs.
+    pub fn open(&self, node: Arc<Node>) {
+        // Twice is once: there is one node in a process.
+        let _ = self.node.set(node);
+    }
+
+    /// The node, once it runs.
+    pub fn node(&self) -> Option<&Arc<Node>> {
+        self.node.get()
+    }
+
+    /// Nothing but gateways may speak as one.
+    pub fn admits_gateway(&self, peer: &tls::Peer) -> bool {
+        self.cluster.believes(peer, tls::Name::Gateway)
+    }
+
+    /// As a gRPC service.
+    pub fn service(&self) -> PeerServer<Door> {
+        PeerServer::new(self.clone())
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    fn check(&self, from: &Shown, caller: Option<&Caller>) -> Result<NodeId, Status> {
+        let own = &self.cluster.config;
+        let caller = caller.ok_or_else(|| Status::invalid_argument("the caller is not named"))?;
+        if caller.cluster != own.name {
+            return Err(Status::permission_denied(format!(
+                "this is {} of cluster `{}`, not of `{}`: look at the addresses and --cluster of both nodes",
+                own.node, own.name, caller.cluster
+            )));
+        }
+        if caller.to != 0 && caller.to != own.node.0 {
+            return Err(Status::permission_denied(format!(
+                "this is {}, not n{}: the address has gone to another node",
+                own.node, caller.to
+            )));
+        }
+        if !self.cluster.believes(&from.0, tls::Name::Node(caller.from)) {
+            return Err(Status::permission_denied(format!(
+                "the certificate that was shown is not that of node {}: issue one with `muster certs issue --node {}`",
+                caller.from, caller.from
+            )));
+        }
+        Ok(NodeId(caller.from))
+    }
+
+    fn running(&self, from: &Shown, caller: Option<&Caller>) -> Result<&Arc<Node>, Status> {
+        self.check(from, caller)?;
+        let starting = || Status::unavailable(format!("{} starts", self.cluster.config.node));
+        self.node.get().ok_or_else(starting)
+    }
+
+    fn led(
+        &self,
+        from: &Shown,
+        caller: Option<&Caller>,
+        group: u32,
+    ) -> Result<&Arc<Partition>, Status> {
+        let node = self.running(from, caller)?;
+        let partition = node.of_group(GroupId(group));
+        let partition = partition.filter(|partition| partition.leads());
+        partition.ok_or_else(|| not_led(group))
+    }
+}
+
+/// What the other end of a connection has shown.
+struct Shown(tls::Peer);
+
+impl Shown {
+    fn of<T>(request: &Request<T>) -> Shown {
+        let shown = request.peer_certs();
+        Shown(tls::Peer::of(shown.as_deref().map(Vec::as_slice)))
+    }
+}
+
+fn no_group() -> Status {
+    Status::not_found("no such group on this node")
+}
+
+fn not_led(group: u32) -> Status {
+    Status::failed_precondition(format!("group {group} is not led here"))
+}
+
+#[tonic::async_trait]
+impl Peer for Door {
+    async fn hello(&self, request: Request<HelloRequest>) -> Result<Response<HelloReply>, Status> {
+        let (from, request) = (Shown::of(&request), request.into_inner());
+        let caller = self.check(&from, request.caller.as_ref())?;
+        let known = self.node.get().and_then(|node| {
+            let documents = node.control.read();
+            documents
+                .nodes
+                .get(&caller.0)
+                .map(|known| known.value.disk.clone())
+        });
+        let formed = self.node.get().is_some_and(|node| {
+            let status = node.control_ledger.group().status();
+            status.leadership.leader.is_some()
+        });
+        Ok(Response::new(HelloReply {
+            node: self.cluster.config.node.0,
+            disk: self.cluster.config.disk.to_vec().into(),
+            formed,
+            caller_disk: known.unwrap_or_default().into(),
+        }))
+    }
+
+    async fn register(
+        &self,
+        request: Request<RegisterRequest>,
+    ) -> Result<Response<RegisterReply>, Status> {
+        let (from, request) = (Shown::of(&request), request.into_inner());
+        let node = match request.caller.as_ref() {
+            // Who has no number yet shows the certificate of the one it will have: nobody knows which.
+            Some(caller) if caller.from == 0 && caller.cluster == self.cluster.config.name => {
+                if !self.cluster.believes(&from.0, tls::Name::AnyNode) {
+                    return Err(Status::permission_denied(
+                        "the certificate that was shown is not that of a node",
+                    ));
+                }
+                self.node
+                    .get()
+                    .ok_or_else(|| Status::unavailable("the node starts"))?
+            }
+            caller => self.running(&from, caller)?,
+        };
+        members::register(node, request).await.map(Response::new)
+    }
+
+    async fn change(
+        &self,
+        request: Request<ChangeRequest>,
+    ) -> Result<Response<ChangeReply>, Status> {
+        let (from, request) = (Shown::of(&request), request.into_inner());
+        let node = self.running(&from, request.caller.as_ref())?;
+        let group = node.group(GroupId(request.group)).ok_or_else(no_group)?;
+        let change = request
+            .change
+            .ok_or_else(|| Status::invalid_argument("no change"))?;
+        group
+            .change(change)
+            .await
+            .map_err(Status::failed_precondition)?;
+        Ok(Response::new(ChangeReply {}))
+    }
+
+    async fn describe(
+        &self,
+        request: Request<DescribeRequest>,
+    ) -> Result<Response<NodeDescription>, Status> {
+        let (from, request) = (Shown::of(&request), request.into_inner());
+        let node = self.running(&from, request.caller.as_ref())?;
+        Ok(Response::new(node.describe()))
+    }
+
+    async fn raft(&self, request: Request<RaftMessage>) -> Result<Response<RaftAnswer>, Status> {
+        let (from, request) = (Shown::of(&request), request.into_inner());
+        let node = self.running(&from, request.caller.as_ref())?;
+        let group = node.group(GroupId(request.group)).ok_or_else(no_group)?;
+        let answer = group.receive(request.message).await.map_err(refused)?;
+        Ok(Response::new(RaftAnswer { message: answer }))
+    }
+
+    async fn snapshot(
+        &self,
+        request: Request<Streaming<SnapshotPart>>,
+    ) -> Result<Response<RaftAnswer>, Status> {
+        let (from, mut parts) = (Shown::of(&request), request.into_inner());
+        let first = next(&mut parts).await?.and_then(|part| part.announced);
+        let announced =
+            first.ok_or_else(|| Status::invalid_argument("the snapshot was not announced"))?;
+        let node = self.running(&from, announced.caller.as_ref())?;
+        let group = node.group(GroupId(announced.group)).ok_or_else(no_group)?;
+        let stored = |error: std::io::Error| {
+            Status::internal(format!("the snapshot cannot be stored: {error}"))
+        };
+        let mut file = self.store.scratch_file().map_err(stored)?;
+        while let Some(part) = next(&mut parts).await? {
+            let writing = tokio::task::spawn_blocking(move || {
+                file.write_all(&part.bytes)?;
+                Ok(file)
+            });
+            let written = writing.await.map_err(|error| stored(error.into()))?;
+            file = written.map_err(stored)?;
+        }
+        let received = file.received().map_err(stored)?;
+        tracing::info!(
+            group = announced.group,
+            bytes = received.bytes(),
+            "received a snapshot"
+        );
+        let answer = group.receive_snapshot(announced.message, received).await;
+        Ok(Response::new(RaftAnswer {
+            message: answer.map_err(refused)?,
+        }))
+    }
+
+    async fn propose(
+        &self,
+        request: Request<ProposeRequest>,
+    ) -> Result<Response<ProposeReply>, Status> {
+        let (from, request) = (Shown::of(&request), request.into_inner());
+        let node = self.running(&from, request.caller.as_ref())?;
+        let group = node.group(GroupId(request.group)).ok_or_else(no_group)?;
+        let (answer, applied) = match group.propose(request.entry).await {
+            Ok(answered) => answered,
+            Err(raft::ProposeError::NotLeader { .. }) => return Err(not_led(request.group)),
+            Err(error) => return Err(Status::unknown(chain(&error))),
+        };
+        Ok(Response::new(ProposeReply {
+            answer: answer.into(),
+            applied,
+        }))
+    }
+
+    async fn read_index(
+        &self,
+        request: Request<ReadIndexRequest>,
+    ) -> Result<Response<ReadIndexReply>, Status> {
+        let (from, request) = (Shown::of(&request), request.into_inner());
+        let node = self.running(&from, request.caller.as_ref())?;
+        let group = GroupId(request.group);
+        let read = node.group(group).ok_or_else(no_group)?.linearize().await;
+        let index = read.map_err(|error| match error {
+            raft::ReadError::NotLeader { .. } => not_led(request.group),
+            error => Status::unavailable(chain(&error)),
+        })?;
+        let looked_ms = node.of_group(group).map_or(0, |p| p.evidence_age_ms());
+        Ok(Response::new(ReadIndexReply { index, looked_ms }))
+    }
+
+    async fn raise_floor(
+        &self,
+        request: Request<RaiseFloorRequest>,
+    ) -> Result<Response<RaiseFloorReply>, Status> {
+        let (from, request) = (Shown::of(&request), request.into_inner());
+        let caller = request.caller.as_ref();
+        let partition = self.led(&from, caller, request.group)?.clone();
+        let node = self.running(&from, caller)?;
+        let mut changes = node.control.changes();
+        let arrived = async {
+            while node.control.read().program_version < request.epoch {
+                if changes.changed().await.is_err() {
+                    break;
+                }
+            }
+        };
+        if tokio::time::timeout(PROGRAM, arrived).await.is_err() {
+            return Err(Status::unavailable("the program has not arrived here yet"));
+        }
+        let raised = partition.raise_floor(request.epoch).await;
+        raised.map_err(|error| Status::unavailable(chain(&error)))?;
+        Ok(Response::new(RaiseFloorReply {}))
+    }
+
+    async fn hold_rooms(
+        &self,
+        request: Request<HoldRoomsRequest>,
+    ) -> Result<Response<Held>, Status> {
+        let (from, request) = (Shown::of(&request), request.into_inner());
+        let partition = self
+            .led(&from, request.caller.as_ref(), request.group)?
+            .clone();
+        let counted = tokio::task::spawn_blocking(move || partition.hold_rooms()).await;
+        let counted = counted.map_err(|error| Status::internal(error.to_string()))?;
+        Ok(Response::new(rooms::to_wire(&counted)))
+    }
+
+    async fn open_rooms(
+        &self,
+        request: Request<OpenRoomsRequest>,
+    ) -> Result<Response<OpenRoomsReply>, Status> {
+        let (from, request) = (Shown::of(&request), request.into_inner());
+        let partition = self.led(&from, request.caller.as_ref(), request.group)?;
+        partition.open_rooms(&rooms::lanes(request.quotas));
+        Ok(Response::new(OpenRoomsReply {}))
+    }
+}
+
+async fn next(parts: &mut Streaming<SnapshotPart>) -> Result<Option<SnapshotPart>, Status> {
+    match tokio::time::timeout(STALL, parts.message()).await {
+        Ok(part) => part,
+        Err(_) => Err(Status::deadline_exceeded(
+            "the sender says nothing any more",
+        )),
+    }
+}
+
+fn refused(error: ReceiveError) -> Status {
+    match error {
+        ReceiveError::Malformed(_) => Status::invalid_argument(error.to_string()),
+        ReceiveError::Snapshot(_) => Status::data_loss(error.to_string()),
+        ReceiveError::OtherNode { .. } => Status::permission_denied(error.to_string()),
+        ReceiveError::Fatal(_) => Status::internal(error.to_string()),
+    }
+}

@@ -1,0 +1,88 @@
+//! This node among others: who they are, how they are reached, and what they ask of each other.
+//!
+//! `channels` knows addresses, `peers` carries what replicas say, `remote` asks leaders elsewhere, `door` answers. A
+//! process alone has none of this.
+
+mod channels;
+mod door;
+pub(crate) mod group;
+mod identity;
+pub(crate) mod members;
+mod peers;
+pub(crate) mod plan;
+mod remote;
+pub(crate) mod rooms;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use proto::cluster::Caller;
+use raft::NodeId;
+
+pub use channels::Channels;
+pub use door::{Door, MESSAGE_BYTES_MAX};
+pub use identity::{Identity, IdentityError};
+pub use members::may_found;
+pub use peers::Wires;
+pub use remote::join;
+
+/// Where this node stands.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Of the cluster: nodes of another name are refused.
+    pub name: String,
+    /// This node. An id is one disk's for good.
+    pub node: NodeId,
+    /// `host:port` where other nodes and gateways reach this one.
+    pub address: String,
+    /// The nodes that found the cluster, the same on each of them. A node that has joined has none.
+    pub founders: BTreeMap<NodeId, String>,
+    /// Drawn when this node's data directory was made.
+    pub disk: [u8; 16],
+}
+
+/// This node, and the way to the others.
+pub struct Cluster {
+    /// Where this node stands.
+    pub config: Config,
+    /// Where the others are.
+    pub channels: Channels,
+    /// Do the processes of this cluster show certificates?
+    secured: bool,
+}
+
+impl Cluster {
+    /// Knows the founders and `known`; others become known by the control group's documents. Without certificates everybody who
+    /// reaches a node is believed.
+    pub fn new(
+        config: Config,
+        known: &BTreeMap<NodeId, String>,
+        certificates: Option<Arc<tls::Mutual>>,
+    ) -> Self {
+        let secured = certificates.is_some();
+        let channels = Channels::new(certificates);
+        for (node, address) in config.founders.iter().chain(known) {
+            channels.set(*node, address);
+        }
+        Cluster {
+            config,
+            channels,
+            secured,
+        }
+    }
+
+    /// May the other end of a connection speak under this name?
+    pub fn believes(&self, peer: &tls::Peer, name: tls::Name) -> bool {
+        !self.secured || peer.is(name, &self.config.name)
+    }
+
+    /// This node, as it presents itself to another one.
+    fn caller(&self, to: NodeId) -> Option<Caller> {
+        Some(Caller {
+            cluster: self.config.name.clone(),
+            from: self.config.node.0,
+            to: to.0,
+            from_disk: self.config.disk.to_vec().into(),
+        })
+    }
+}

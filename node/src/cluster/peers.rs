@@ -1,0 +1,142 @@
+//! What replicas say to each other, over gRPC.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use proto::cluster::peer_client::PeerClient;
+use proto::cluster::{RaftMessage, SnapshotPart};
+use raft::{GroupId, NodeId, PeerError, Peers, SnapshotFile};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+use tonic::{Code, Status};
+
+use super::{Cluster, MESSAGE_BYTES_MAX};
+
+type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// Bytes of a snapshot in one message.
+const PART: usize = 256 << 10;
+
+/// Parts under way.
+const WINDOW: usize = 4;
+
+/// A snapshot of which nothing was taken for so long is given up.
+const STALL: Duration = Duration::from_secs(10);
+
+/// Bytes of snapshots a second from this node, so that appends and agents come first.
+const RATE: u64 = 64 << 20;
+
+/// The way of this node's groups to their replicas.
+pub struct Wires(pub Arc<Cluster>);
+
+impl Peers for Wires {
+    fn call(
+        &self,
+        to: NodeId,
+        group: GroupId,
+        message: Bytes,
+        timeout: Duration,
+    ) -> BoxFuture<Result<Bytes, PeerError>> {
+        let message = self.message(to, group, message);
+        let channel = self.0.channels.calls(to);
+        Box::pin(async move {
+            let mut client = client(channel.ok_or(PeerError::Unreachable(to))?);
+            let mut request = tonic::Request::new(message);
+            request.set_timeout(timeout);
+            let answer = client.raft(request).await;
+            Ok(answer.map_err(failed(to))?.into_inner().message)
+        })
+    }
+
+    fn send_snapshot(
+        &self,
+        to: NodeId,
+        group: GroupId,
+        message: Bytes,
+        snapshot: SnapshotFile,
+        timeout: Duration,
+    ) -> BoxFuture<Result<Bytes, PeerError>> {
+        let announced = self.message(to, group, message);
+        let channel = self.0.channels.snapshots(to);
+        Box::pin(async move {
+            let mut client = client(channel.ok_or(PeerError::Unreachable(to))?);
+            let (parts, stream) = mpsc::channel(WINDOW);
+            let bytes = snapshot.bytes();
+            tracing::info!(%group, %to, bytes, "sending a snapshot");
+            let sending = tokio::spawn(send(snapshot, announced, parts));
+            let mut request = tonic::Request::new(ReceiverStream::new(stream));
+            request.set_timeout(timeout);
+            let answer = client.snapshot(request).await;
+            sending.abort();
+            Ok(answer.map_err(failed(to))?.into_inner().message)
+        })
+    }
+}
+
+impl Wires {
+    fn message(&self, to: NodeId, group: GroupId, message: Bytes) -> RaftMessage {
+        RaftMessage {
+            caller: self.0.caller(to),
+            group: group.0,
+            message,
+        }
+    }
+}
+
+pub(super) fn client(channel: Channel) -> PeerClient<Channel> {
+    PeerClient::new(channel)
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX)
+}
+
+fn failed(to: NodeId) -> impl Fn(Status) -> PeerError {
+    move |status| match status.code() {
+        Code::Unavailable => PeerError::Unreachable(to),
+        _ => PeerError::Network {
+            node: to,
+            reason: status.message().to_owned(),
+        },
+    }
+}
+
+/// Hands the parts over at no more than [`RATE`]; ends when nobody takes them.
+async fn send(snapshot: SnapshotFile, announced: RaftMessage, parts: mpsc::Sender<SnapshotPart>) {
+    let mut offset = 0;
+    let mut part = SnapshotPart {
+        announced: Some(announced),
+        ..SnapshotPart::default()
+    };
+    let pace = Duration::from_micros(PART as u64 * 1_000_000 / RATE);
+    let mut ticks = tokio::time::interval(pace);
+    loop {
+        ticks.tick().await;
+        if tokio::time::timeout(STALL, parts.send(part)).await.is_err() {
+            tracing::warn!(offset, "a snapshot is not taken any more: it is given up");
+            return;
+        }
+        let file = snapshot.clone();
+        let read = tokio::task::spawn_blocking(move || {
+            let mut buffer = vec![0; PART];
+            let read = file.read_at(&mut buffer, offset)?;
+            buffer.truncate(read);
+            Ok::<_, std::io::Error>(buffer)
+        });
+        match read.await {
+            Ok(Ok(bytes)) if bytes.is_empty() => return,
+            Ok(Ok(bytes)) => {
+                offset += bytes.len() as u64;
+                part = SnapshotPart {
+                    announced: None,
+                    bytes: bytes.into(),
+                };
+            }
+            // A stream that ends early does not verify at the other end.
+            Ok(Err(error)) => return tracing::error!(%error, "a snapshot cannot be read"),
+            Err(_) => return,
+        }
+    }
+}

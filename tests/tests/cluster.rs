@@ -1,0 +1,412 @@
+//! Many processes: nodes are killed, gateways are killed, and nothing is lost, offered twice or asked for again.
+#![allow(clippy::unwrap_used, reason = "the helpers of a test may fail it, too")]
+
+use std::time::Duration;
+
+use muster_loadtest::fleet::Transport;
+use muster_loadtest::{Fleet, FleetConfig};
+use proto::api::cluster_service_client::ClusterServiceClient;
+use proto::api::{Cluster as View, GetClusterRequest};
+use proto::opamp::ServerToAgent;
+use system_tests::api::Api;
+use system_tests::cli::Cli;
+use system_tests::cluster::Cluster;
+use system_tests::manifest::{config, family, role};
+use system_tests::process::{Signal, signal};
+use system_tests::raw::{FULL_STATE, Http, Script, Ws, offer};
+use system_tests::scene::{assert_adds_up, plans};
+use system_tests::wait::{SOON, eventually, holds};
+
+/// For everything that waits for an election, on a loaded machine.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+const NODE: [&str; 3] = [
+    "--agent-interval=500ms",
+    "--lost-after=20",
+    "--offer-timeout=20s",
+];
+
+struct Scene {
+    cluster: Cluster,
+    api: Api,
+    cli: Cli,
+    fleet: Fleet,
+}
+
+impl Scene {
+    /// A cluster, and so many agents, half of them over WebSocket, spread over both gateways.
+    async fn of(agents: usize) -> Self {
+        let cluster = Cluster::start(&NODE, &[]);
+        let urls = cluster.http_urls();
+        let mut config = FleetConfig::fast(urls[0].clone(), 0);
+        config.servers = urls;
+        config.roles = vec![("agent".to_owned(), agents)];
+        config.transport = Transport::Mixed;
+        config.options.interval = Duration::from_millis(300);
+        config.options.apply_timeout = Duration::from_millis(200);
+        let fleet = Fleet::start(config).unwrap();
+        fleet.connected(SOON).await.unwrap();
+        let api = Api::new(cluster.described().gateways[0].api);
+        let cli = cluster.cli();
+        let scene = Scene {
+            cluster,
+            api,
+            cli,
+            fleet,
+        };
+        eventually(
+            SOON,
+            "the whole fleet to be listed and healthy",
+            async || {
+                let agents = scene.api.list("").await;
+                let healthy = agents.iter().filter(|agent| agent.healthy).count();
+                holds(healthy == scene.fleet.len(), (healthy, agents.len()))
+            },
+        )
+        .await;
+        scene
+    }
+
+    /// Stores the family "edge" and the plans. Answers the delivery hash.
+    async fn store(&self, marker: &str) -> Vec<u8> {
+        let manifests = family(
+            "edge",
+            10,
+            &[role("agent", "role = agent", &config(marker))],
+        );
+        let manifests = [&[manifests], &plans()[..]].concat().join("---\n");
+        self.cli.apply(&self.cluster.write("edge.yaml", &manifests));
+        self.api.delivery_hash("edge", "agent").await
+    }
+
+    async fn view(&self) -> View {
+        view(&self.cluster).await.unwrap()
+    }
+
+    /// The process id of the node that leads a group.
+    async fn leader(&self, group: &str) -> u32 {
+        let leader = eventually(PATIENCE, "a leader", async || {
+            let view = view(&self.cluster)
+                .await
+                .map_err(|status| status.to_string())?;
+            let group = view.groups.iter().find(|g| g.name == group).unwrap();
+            holds(group.leader != 0, group).map(|()| group.leader)
+        })
+        .await;
+        let nodes = self.cluster.described().nodes;
+        nodes.iter().find(|node| node.id == leader).unwrap().pid
+    }
+
+    async fn completes(&self, id: &str) {
+        eventually(PATIENCE, "the rollout to complete", async || {
+            let rollout = self
+                .api
+                .try_rollout(id)
+                .await
+                .map_err(|status| status.to_string())?;
+            assert_adds_up(&rollout);
+            holds(
+                rollout.state == "completed",
+                (
+                    &rollout.state,
+                    &rollout.cause,
+                    &rollout.total,
+                    &rollout.waiting,
+                ),
+            )
+        })
+        .await;
+    }
+
+    fn assert_offered_once_to_everybody(&self, hash: &[u8]) {
+        let offers = self.fleet.offers();
+        let mut agents: Vec<usize> = offers
+            .iter()
+            .filter(|o| o.hash == hash)
+            .map(|o| o.agent)
+            .collect();
+        agents.sort_unstable();
+        let everybody: Vec<usize> = (0..self.fleet.len()).collect();
+        assert_eq!(agents, everybody);
+        assert_eq!(self.fleet.record().repeated_offers(), []);
+    }
+}
+
+fn asks_full(reply: &ServerToAgent) -> bool {
+    reply.flags & FULL_STATE != 0
+}
+
+async fn view(cluster: &Cluster) -> Result<View, tonic::Status> {
+    let api = cluster.described().gateways[0].api;
+    let client = ClusterServiceClient::connect(format!("http://{api}")).await;
+    let mut client = client.map_err(|error| tonic::Status::unavailable(error.to_string()))?;
+    Ok(client.get_cluster(GetClusterRequest {}).await?.into_inner())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rollout_survives_the_node_that_moves_it_and_nobody_is_offered_it_twice() {
+    let scene = Scene::of(24).await;
+    let seen = scene.view().await;
+    assert_eq!(seen.waits_for, Vec::<String>::new(), "{seen:?}");
+    assert_eq!((seen.nodes.len(), seen.groups.len()), (3, 9));
+
+    let hash = scene.store("one").await;
+    let id = scene.api.start("edge", "pausing").await.unwrap().id;
+    eventually(SOON, "the second wave", async || {
+        let rollout = scene.api.rollout(&id).await;
+        let converged = rollout.total.as_ref().map_or(0, |total| total.converged);
+        holds(converged >= 2, rollout.total)
+    })
+    .await;
+    let leader = scene.leader("control").await;
+    scene.cluster.kill(leader);
+    scene.completes(&id).await;
+    scene.assert_offered_once_to_everybody(&hash);
+    eventually(PATIENCE, "the cluster to be whole again", async || {
+        let view = view(&scene.cluster)
+            .await
+            .map_err(|status| status.to_string())?;
+        holds(view.waits_for.is_empty(), &view.waits_for)
+    })
+    .await;
+    let verified = scene.cli.run(&["audit", "verify"]);
+    assert_eq!(verified.code, 0, "{verified:?}");
+    scene.fleet.stop().await;
+    scene.cluster.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_changes_gateways_is_asked_for_nothing_and_offered_what_is_due() {
+    let cluster = Cluster::start(&NODE, &[]);
+    let gateways = cluster.described().gateways;
+    let mut doors = Vec::new();
+    for gateway in &gateways {
+        doors.push(Http::connect(gateway.opamp).await);
+    }
+    let mut agent = Script::new("wanderer").with("role", "agent");
+    assert!(!asks_full(&doors[0].ask(&agent.full()).await));
+    // As a load balancer does it: sooner than a gateway tells leaders who spoke.
+    for turn in 0..40 {
+        let reply = doors[turn % 2].ask(&agent.bare()).await;
+        assert!(!asks_full(&reply), "turn {turn}");
+    }
+    // Three at one, so that it answers from memory, then one at the other.
+    for turn in 0..20 {
+        for _ in 0..3 {
+            assert!(
+                !asks_full(&doors[turn % 2].ask(&agent.bare()).await),
+                "turn {turn}"
+            );
+        }
+    }
+    // Decided through one gateway, told by the other: at once to who holds a connection.
+    let mut ws = Ws::connect(gateways[1].opamp).await;
+    let mut standing = Script::new("standing").with("role", "agent");
+    ws.ask(&standing.full()).await;
+    let cli = cluster.cli();
+    let manifests = family("edge", 10, &[role("agent", "role = agent", &config("one"))]);
+    let manifests = [&[manifests], &plans()[..]].concat().join("---\n");
+    cli.apply(&cluster.write("edge.yaml", &manifests));
+    let api = Api::new(gateways[0].api);
+    api.start("edge", "half").await.unwrap();
+    let hash = api.delivery_hash("edge", "agent").await;
+    let mut pushed = Some(tokio::spawn(async move { ws.hear().await }));
+    let offered = eventually(SOON, "an offer to the first of both", async || {
+        let mut reply = doors[1].ask(&agent.bare()).await;
+        if pushed
+            .as_ref()
+            .is_some_and(tokio::task::JoinHandle::is_finished)
+        {
+            reply = pushed.take().unwrap().await.unwrap();
+        }
+        offer(&reply)
+            .map(|(hash, _)| hash)
+            .ok_or_else(|| "nothing".to_owned())
+    })
+    .await;
+    assert_eq!(offered, hash);
+    cluster.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn gateways_may_be_lost_all_at_once() {
+    let scene = Scene::of(20).await;
+    let hash = scene.store("one").await;
+    let id = scene.api.start("edge", "quick").await.unwrap().id;
+    for gateway in scene.cluster.described().gateways {
+        assert!(signal(gateway.pid, Signal::KILL));
+    }
+    scene.completes(&id).await;
+    scene.assert_offered_once_to_everybody(&hash);
+    let full = scene.fleet.stats().full_state_requests;
+    assert!(
+        full <= scene.fleet.len() as u64,
+        "{full}: each may have lost one message, and is asked once"
+    );
+    scene.fleet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn halt_returns_in_bounded_time_with_a_frozen_node_and_nobody_is_offered_it_afterwards() {
+    let scene = Scene::of(20).await;
+    let hash = scene.store("one").await;
+    let id = scene.api.start("edge", "half").await.unwrap().id;
+    // Leaders are spread by themselves; until then one node may lead them all.
+    let (frozen, leads) = eventually(
+        PATIENCE,
+        "another node to lead some partition",
+        async || {
+            let view = view(&scene.cluster)
+                .await
+                .map_err(|status| status.to_string())?;
+            let control = view
+                .groups
+                .iter()
+                .find(|g| g.name == "control")
+                .unwrap()
+                .leader;
+            let other = view
+                .groups
+                .iter()
+                .find(|g| g.leader != control && g.leader != 0);
+            other
+                .map(|group| (group.leader, group.name.clone()))
+                .ok_or_else(|| format!("{:?}", view.groups))
+        },
+    )
+    .await;
+    let nodes = scene.cluster.described().nodes;
+    let pid = nodes.iter().find(|node| node.id == frozen).unwrap().pid;
+    assert!(signal(pid, Signal::STOP));
+    let began = std::time::Instant::now();
+    let halted = scene.cli.run(&["rollout", "halt", &id, "--reason", "test"]);
+    let took = began.elapsed();
+    assert_eq!(halted.code, 0, "{leads}: {halted:?}");
+    assert!(took < Duration::from_secs(12), "{took:?}");
+    let before = scene
+        .fleet
+        .offers()
+        .iter()
+        .filter(|o| o.hash == hash)
+        .count();
+    // Longer than every lease and grant of the frozen one would last, had it been awake.
+    tokio::time::sleep(Duration::from_secs(3)).await; // the claim is about this time
+    assert!(signal(pid, Signal::CONT));
+    tokio::time::sleep(Duration::from_secs(3)).await; // and about this
+    let after = scene
+        .fleet
+        .offers()
+        .iter()
+        .filter(|o| o.hash == hash)
+        .count();
+    assert_eq!(after, before);
+    scene.fleet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_joins_takes_its_part_and_another_one_leaves() {
+    let scene = Scene::of(12).await;
+    let hash = scene.store("one").await;
+    let described = scene.cluster.described();
+    let joined = scene
+        .cluster
+        .join_node(&described.nodes[0].addr.to_string());
+    eventually(PATIENCE, "the fourth node to be known", async || {
+        let view = view(&scene.cluster)
+            .await
+            .map_err(|status| status.to_string())?;
+        holds(
+            view.nodes.len() == 4 && view.nodes.iter().all(|n| n.answers),
+            &view.nodes,
+        )
+    })
+    .await;
+    let planned = scene.cli.run(&["cluster", "plan"]);
+    assert!(planned.stdout.contains("copy it to node 4"), "{planned:?}");
+    let applied = scene.cli.run(&["cluster", "apply", "--yes"]);
+    assert_eq!(applied.code, 0, "{applied:?}");
+    let id = scene.api.start("edge", "quick").await.unwrap().id;
+    scene.completes(&id).await;
+    scene.assert_offered_once_to_everybody(&hash);
+
+    let removed = scene.cli.run(&[
+        "cluster",
+        "remove",
+        "3",
+        "--reason",
+        "its disk is broken",
+        "--yes",
+    ]);
+    assert_eq!(removed.code, 0, "{removed:?}");
+    let applied = scene.cli.run(&["cluster", "apply", "--yes"]);
+    assert_eq!(applied.code, 0, "{applied:?}");
+    let seen = scene.view().await;
+    for group in &seen.groups {
+        let nodes: Vec<u64> = group.replicas.iter().map(|replica| replica.node).collect();
+        assert!(!nodes.contains(&3), "{group:?}");
+        assert_eq!(
+            group
+                .replicas
+                .iter()
+                .filter(|replica| replica.votes)
+                .count(),
+            3,
+            "{group:?}"
+        );
+    }
+    let nothing = scene.cli.run(&["cluster", "plan"]);
+    assert!(nothing.stdout.contains("nothing to move"), "{nothing:?}");
+    assert_eq!(scene.cli.run(&["audit", "verify"]).code, 0);
+    scene.fleet.stop().await;
+    drop(joined);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_lost_its_disk_is_refused_under_its_old_number() {
+    let cluster = Cluster::start(&NODE, &[]);
+    let described = cluster.described();
+    eventually(PATIENCE, "every node to have registered", async || {
+        let audit = Api::new(described.gateways[0].api).audit("node/").await;
+        holds(audit.len() == 3, audit.len())
+    })
+    .await;
+    let lost = described.nodes.iter().find(|node| node.id == 3).unwrap();
+    cluster.lose_data(3);
+    assert!(signal(lost.pid, Signal::KILL));
+    eventually(PATIENCE, "the node to be refused", async || {
+        let log = cluster.log("node-3");
+        holds(
+            log.contains("node 3 has had another data directory") && log.contains("--join"),
+            &log,
+        )
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_certificates_only_nodes_and_gateways_of_the_cluster_are_heard() {
+    let cluster = Cluster::start_with(&["--certificates"], &NODE, &[]);
+    let described = cluster.described();
+    let mut agent = Script::new("a");
+    let mut http = Http::connect(described.gateways[0].opamp).await;
+    assert!(!asks_full(&http.ask(&agent.full()).await));
+    let seen = view(&cluster).await.unwrap();
+    assert_eq!(seen.waits_for, Vec::<String>::new());
+    // Without a certificate nobody gets as far as HTTP.
+    let plain = system_tests::server::get(described.nodes[0].addr, "/readyz");
+    assert!(
+        plain.as_ref().map_or(true, |(status, _)| *status == 0),
+        "{plain:?}"
+    );
+    let stranger = cluster.start_gateway(&["--cluster=local"]);
+    assert!(
+        stranger.never_ready(Duration::from_secs(4)),
+        "a gateway without a certificate"
+    );
+    let stranger = cluster.start_gateway(&["--cluster=other"]);
+    assert!(
+        stranger.never_ready(Duration::from_secs(2)),
+        "a gateway of another cluster"
+    );
+    cluster.stop();
+}
