@@ -62,7 +62,7 @@ impl<M: StateMachine> Group<M> {
     /// returns. Who does not vote any more stays as a learner, or goes.
     ///
     /// Only the change counts for `keep_as_learners`: learners stay, [`Group::remove_learner`]
-    /// removes them. A leader that is no voter any more hands over a moment later. After
+    /// removes them. A leader that is no voter any more hands over; until it has, it leads. After
     /// [`ChangeError::Unknown`] the first step may be done and not the second; a quorum then needs
     /// a majority of the old and of the new voters. The same call on whoever leads completes it.
     ///
@@ -82,18 +82,21 @@ impl<M: StateMachine> Group<M> {
         if let Some(stranger) = asked.iter().find(|id| members.get_node(id).is_none()) {
             return Err(ChangeError::NotMember(NodeId(*stranger)));
         }
-        if *members.get_joint_config() == [asked.clone()] {
-            return Ok(());
-        }
-        let change = ChangeMembers::ReplaceAllVoters(asked);
-        let changed = self.shared.raft.change_membership(change, keep_as_learners);
-        match written(tokio::time::timeout_at(deadline, changed).await) {
-            // Which of the two steps was refused is not known.
-            Err(ChangeError::NotLeader { .. } | ChangeError::InProgress) => {
-                Err(ChangeError::Unknown)
+        if *members.get_joint_config() != [asked.clone()] {
+            let change = ChangeMembers::ReplaceAllVoters(asked);
+            let changed = self.shared.raft.change_membership(change, keep_as_learners);
+            match written(tokio::time::timeout_at(deadline, changed).await) {
+                // Which of the two steps was refused is not known.
+                Err(ChangeError::NotLeader { .. } | ChangeError::InProgress) => {
+                    return Err(ChangeError::Unknown);
+                }
+                done => done?,
             }
-            done => done,
         }
+        if !voters.contains(&self.shared.node) {
+            self.resign(voters).await;
+        }
+        Ok(())
     }
 
     /// Removes a learner; nothing happens if it is no member. Returns when that is committed.

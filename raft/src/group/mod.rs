@@ -191,7 +191,8 @@ impl<M: StateMachine> Group<M> {
         }
     }
 
-    /// Waits until this node has applied the entry at `index`. False: not within `timeout`, or the group stopped.
+    /// Waits until this node has applied the entry at `index`. False: not within `timeout`, or
+    /// the group stopped.
     pub async fn wait_applied(&self, index: u64, timeout: Duration) -> bool {
         let wait = self.shared.raft.wait(Some(timeout));
         let reached = wait.applied_index_at_least(Some(index), "catch up").await;

@@ -3,9 +3,11 @@
 //! Invariant: the core is told to hand over only to a voter that could win at once, since it
 //! takes no proposals from then on, and has no way back but another election.
 
+use std::collections::BTreeSet;
+
 use openraft::metrics::WaitError;
 
-use super::{Group, Running, stopped};
+use super::{Group, Progress, Running, stopped};
 use crate::types::TypeConfig;
 use crate::{ChangeError, NodeId, Role, StateMachine, TransferError};
 
@@ -39,6 +41,28 @@ impl<M: StateMachine> Group<M> {
         }
     }
 
+    /// Lets the one of these voters lead that lacks least. Left to itself, the core leads on
+    /// without a vote while it is a learner.
+    pub(super) async fn resign(&self, voters: &BTreeSet<NodeId>) {
+        let progress = self.progress().unwrap_or_default();
+        let fit = progress
+            .iter()
+            .filter(|one| voters.contains(&one.node) && self.is_heard(one));
+        if let Some(next) = fit.min_by_key(|one| one.behind) {
+            // The error is that the core has stopped, and leads nobody.
+            let _ = self
+                .shared
+                .raft
+                .trigger()
+                .transfer_leader(next.node.0)
+                .await;
+        }
+    }
+
+    fn is_heard(&self, member: &Progress) -> bool {
+        member.heard.is_some_and(|ago| ago < self.shared.silence)
+    }
+
     fn can_lead(&self, to: NodeId) -> Result<(), TransferError> {
         let leadership = self.status().leadership;
         let progress = match (leadership.role, self.progress()) {
@@ -57,9 +81,9 @@ impl<M: StateMachine> Group<M> {
                 entries: voter.behind,
             });
         }
-        match voter.heard {
-            Some(ago) if ago < self.shared.silence => Ok(()),
-            _ => Err(TransferError::Silent(to)),
+        match self.is_heard(voter) {
+            true => Ok(()),
+            false => Err(TransferError::Silent(to)),
         }
     }
 }

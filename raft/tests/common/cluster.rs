@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::io::Write;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -295,24 +295,31 @@ impl Cluster {
 /// Writers that propose fresh keys, one after the other each, until they are stopped.
 pub struct Load {
     stop: Arc<AtomicBool>,
+    count: Arc<AtomicUsize>,
     writers: Vec<JoinHandle<Vec<String>>>,
 }
 
 impl Load {
     pub fn start(groups: &[Group<Kv>]) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
+        let count = Arc::new(AtomicUsize::new(0));
         let writers = (0..4).map(|writer| {
-            let (groups, stop) = (groups.to_vec(), Arc::clone(&stop));
-            tokio::spawn(write(groups, writer, stop))
+            let (groups, stop, count) = (groups.to_vec(), Arc::clone(&stop), Arc::clone(&count));
+            tokio::spawn(write(groups, writer, stop, count))
         });
         Self {
             writers: writers.collect(),
             stop,
+            count,
         }
     }
 
-    /// The keys that were answered.
+    /// The keys that were answered; some are in any case.
     pub async fn stop(self) -> Vec<String> {
+        eventually("some are answered", || {
+            self.count.load(Ordering::Relaxed) > 50
+        })
+        .await;
         self.stop.store(true, Ordering::Relaxed);
         let mut answered = Vec::new();
         for writer in self.writers {
@@ -322,7 +329,12 @@ impl Load {
     }
 }
 
-async fn write(groups: Vec<Group<Kv>>, writer: usize, stop: Arc<AtomicBool>) -> Vec<String> {
+async fn write(
+    groups: Vec<Group<Kv>>,
+    writer: usize,
+    stop: Arc<AtomicBool>,
+    count: Arc<AtomicUsize>,
+) -> Vec<String> {
     let mut answered = Vec::new();
     let (mut at, mut next) = (0, 0);
     while !stop.load(Ordering::Relaxed) {
@@ -331,6 +343,7 @@ async fn write(groups: Vec<Group<Kv>>, writer: usize, stop: Arc<AtomicBool>) -> 
             Ok(before) => {
                 assert_eq!(before, b"", "{key} was applied before it was answered");
                 answered.push(key);
+                count.fetch_add(1, Ordering::Relaxed);
                 next += 1;
             }
             // Appended nowhere, so the same key is proposed again.
