@@ -5,6 +5,7 @@
 //! is all written down. `tests/scenarios` shows it at work.
 
 pub mod digest;
+pub mod duration;
 pub mod selector;
 
 pub mod census;

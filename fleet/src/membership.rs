@@ -16,7 +16,7 @@ pub enum Exclusion {
     Duplicate,
     /// A person has ordered its collector to be stopped.
     Stopped,
-    /// Another family owns it now.
+    /// Another family owns it now, or another role of this one.
     ReOwned,
     /// It no longer matches its role, and has not been offered anything.
     Relabelled,
@@ -41,7 +41,7 @@ pub struct Circumstances {
     pub duplicate: bool,
     /// Its uid was replaced.
     pub reassigned: bool,
-    /// Another family made the last authorised offer, and the list does not take it over.
+    /// Another family or role made the last authorised offer, and the list does not take it over.
     pub re_owned: bool,
     /// A person has ordered its collector to be stopped.
     pub stopped: bool,
@@ -239,7 +239,7 @@ impl Exclusion {
                 "two agents speak with its uid: give one of them a new uid, then retry it"
             }
             Exclusion::Stopped => "its collector is stopped by order: start it again",
-            Exclusion::ReOwned => "another family owns it now",
+            Exclusion::ReOwned => "another family or role owns it now",
             Exclusion::Relabelled => {
                 "it no longer matches its role: label it back, or let it go to who claims it"
             }

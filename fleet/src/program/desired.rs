@@ -57,7 +57,7 @@ pub fn desired_placed<'a, F: Facts>(
     }
 }
 
-/// As a member of an open rollout; none when the list no longer decides for it (it went to another family).
+/// As a member of an open rollout; none when the list no longer decides for it (it went to another family or role).
 fn desired_as_member<'a, F: Facts>(
     subject: &Subject<'a, F>,
     place: &Place<'a>,
@@ -71,14 +71,14 @@ fn desired_as_member<'a, F: Facts>(
         target,
         ..
     } = placed;
-    let foreign = subject.owner.filter(|(owner, _)| *owner != family.name);
-    if foreign.is_some() && foreign != place.taken_from {
+    let here = (family.name.as_str(), place.role);
+    let elsewhere = subject.owner.filter(|owner| *owner != here);
+    if elsewhere.is_some() && elsewhere != place.taken_from {
         return None;
     }
     // Who was taken over and then stopped by order has still come here by this list only.
-    let stopped = subject.delivery == Some(stop_delivery()) && foreign.is_none();
+    let stopped = subject.delivery == Some(stop_delivery()) && elsewhere.is_none();
     let touched = subject.delivered_in == rollout.id || stopped && place.taken_from.is_some();
-    let owner = Some((family.name.as_str(), place.role));
     let id = || rollout.id.as_str();
     if touched && placed.taken_back {
         let (owner, revision, delivery) = before(program, family, rollout, place, target);
@@ -102,7 +102,7 @@ fn desired_as_member<'a, F: Facts>(
         }
         let offerable = rollout.running && placed.open;
         return Some(Desired {
-            owner,
+            owner: Some(here),
             revision: Some(rollout.to),
             delivery: Some(target.delivery),
             offerable,
@@ -111,11 +111,7 @@ fn desired_as_member<'a, F: Facts>(
         });
     }
     // Its wave has not begun: what it would have without this rollout.
-    let delivery = placed.before.filter(|_| {
-        subject
-            .owner
-            .is_some_and(|(owner, role)| owner == family.name && role == place.role)
-    });
+    let delivery = placed.before.filter(|_| subject.owner == Some(here));
     // Delivered outside of any rollout: at stable, by a pin, or an order to stop that was taken back.
     let outside = subject.delivered_in.is_empty();
     // Who was not touched by a rollout that goes back, or has gone back, is governed by it no more. What another rollout

@@ -1,6 +1,7 @@
 //! How a running rollout goes on: role by role in their order, wave by wave behind its gate, then the rest.
 
 use crate::bucket::Bucket;
+use crate::duration::duration_text;
 
 use super::complete::Outstanding;
 use super::gate::{Inconclusive, Verdict};
@@ -167,11 +168,11 @@ impl<'a> Look<'a> {
         self.undecided = self.undecided.take().or(undecided);
         let deadline = self.rollout.wave(role, wave).deadline_ms;
         if deadline.is_some_and(|deadline| clock.open_ms >= deadline) {
-            let minutes = deadline.unwrap_or(0) / 60_000;
             let late = format!(
-                "{} wave {} has not passed within its {minutes} minutes",
+                "{} wave {} has not passed within its {}",
                 role.name,
-                wave + 1
+                wave + 1,
+                duration_text(deadline.unwrap_or(0))
             );
             self.overdue = self.overdue.take().or(Some(late));
         }

@@ -1,5 +1,6 @@
 //! The order of a rollout, shown before it starts: which role's which wave goes when, and how it would go back.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use super::{PlanSpec, Role, Rollout};
@@ -33,24 +34,44 @@ pub struct Turn {
 /// The order in which this rollout will go. Roles without members have no turn.
 pub fn schedule(rollout: &Rollout) -> Schedule {
     let order: Vec<&Role> = rollout.in_order();
-    let waves = |role: &Role| u32::try_from(role.wave_ends.len()).unwrap_or(u32::MAX);
-    let most = order.iter().map(|role| waves(role)).max().unwrap_or(0);
-    let mut turns = Vec::new();
-    if rollout.plan.interleave {
-        for wave in 0..most {
-            let in_wave = order.iter().filter(|role| wave < waves(role));
-            turns.extend(in_wave.map(|role| turn(rollout, role, wave)));
-        }
-    } else {
-        for role in &order {
-            turns.extend((0..waves(role)).map(|wave| turn(rollout, role, wave)));
-        }
-    }
+    let turns = match rollout.plan.interleave {
+        true => interleaved(rollout, &order),
+        false => order
+            .iter()
+            .flat_map(|role| (0..waves(role)).map(|wave| turn(rollout, role, wave)))
+            .collect(),
+    };
     let back = order.iter().rev().filter(|role| !role.wave_ends.is_empty());
     Schedule {
         turns,
         back: back.map(|role| role.name.clone()).collect(),
     }
+}
+
+/// Round by round, the next wave of each role that has nothing to wait for any more.
+fn interleaved(rollout: &Rollout, order: &[&Role]) -> Vec<Turn> {
+    let mut turns = Vec::new();
+    let mut gone: BTreeMap<&str, u32> = BTreeMap::new();
+    loop {
+        let before = turns.len();
+        for role in order {
+            let of = |role: &Role| gone.get(role.name.as_str()).copied().unwrap_or(0);
+            let wave = of(role);
+            let has_gone =
+                |first: &&Role| of(first) as usize >= rollout.waves_before(role, wave, first);
+            if wave < waves(role) && rollout.before(role).iter().all(has_gone) {
+                turns.push(turn(rollout, role, wave));
+                gone.insert(&role.name, wave + 1);
+            }
+        }
+        if turns.len() == before {
+            return turns;
+        }
+    }
+}
+
+fn waves(role: &Role) -> u32 {
+    u32::try_from(role.wave_ends.len()).unwrap_or(u32::MAX)
 }
 
 fn turn(rollout: &Rollout, role: &Role, wave: u32) -> Turn {
@@ -70,7 +91,7 @@ fn turn(rollout: &Rollout, role: &Role, wave: u32) -> Turn {
     Turn {
         role: role.name.clone(),
         wave,
-        waves: u32::try_from(role.wave_ends.len()).unwrap_or(u32::MAX),
+        waves: waves(role),
         agents: role.wave_size(wave),
         soak_ms: spec.soak_ms,
         after,

@@ -7,6 +7,7 @@ use fleet::bucket::Bucket;
 use fleet::digest::Digest;
 use fleet::family::stop_delivery;
 use fleet::governance::freeze::Freeze;
+use fleet::offer;
 use fleet::program::{Desired, PinTarget, Program, Reason};
 use fleet::rollout::{Direction, Rollout, State, Step};
 
@@ -423,16 +424,19 @@ fn passes(
         .members
         .iter()
         .filter(|(_, m)| m.role == role && m.wave == wave);
-    let (mut good, mut all) = (0, 0);
+    let (mut good, mut missing) = (0, Vec::new());
     for (id, member) in members {
         // An exception that runs it all the same (relabelled since, say) still counts.
-        let runs = runs(world, doc, *id, member);
-        good += u64::from(runs);
-        all += u64::from(runs || !is_exception(world, doc, *id, member));
+        if runs(world, doc, *id, member) {
+            good += 1;
+        } else if !is_exception(world, doc, *id, member) {
+            missing.push(*id);
+        }
     }
-    let needed = (u64::saturating_sub(all, forgiven) * u64::from(success)).div_ceil(100_000);
+    let all = good + missing.len() as u64;
+    let needed = (all.saturating_sub(forgiven) * u64::from(success)).div_ceil(100_000);
     hold(good >= needed, || {
-        format!("8: wave {wave} of {role} passed with {good} of {all}")
+        format!("8: wave {wave} of {role} passed with {good} of {all}, without {missing:?}")
     })?;
     Ok(all > 0)
 }
@@ -466,11 +470,13 @@ fn is_exception(world: &World, doc: &Doc, id: Id, member: &Member) -> bool {
         .iter()
         .any(|pin| matches!(pin.target, PinTarget::Agent(held) if held == uid(id)));
     // Refused is who failed with it before: who fails in this rollout is no exception.
-    let failed_here = agent.delivery.as_ref().is_some_and(|d| {
-        let newest = world.families[&doc.family].rollout.as_ref();
-        d.hash == target && newest == Some(&d.rollout)
-    });
-    let refused = agent.refused.contains(&target) && !failed_here;
+    let has_it = agent.delivery.as_ref().filter(|d| d.hash == target);
+    let newest = world.families[&doc.family].rollout.as_ref();
+    let refused = match has_it {
+        Some(d) if newest == Some(&d.rollout) => false,
+        Some(d) => agent.refused.contains(&target) || d.state == offer::State::NoAnswer,
+        None => agent.refused.contains(&target),
+    };
     let roles = &world.families[&doc.family].roles;
     let role = roles.iter().find(|(role, ..)| *role == member.role);
     let moved = !role.is_some_and(|(_, selector, _)| selector.matches(&agent.labels));

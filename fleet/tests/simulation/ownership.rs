@@ -81,7 +81,9 @@ impl Ownership {
             }
             Reason::Wave { rollout } => {
                 let touched = last.as_ref().is_some_and(|(_, within)| within == rollout);
-                hold(touched || matches(world, id, owner), || {
+                // A person has it try again what it was sent before.
+                let again = last.as_ref().map(|(hash, _)| *hash) == desired.delivery;
+                hold(touched || again || matches(world, id, owner), || {
                     "it was relabelled, and pushed what a wave brings".into()
                 })
             }
@@ -92,7 +94,11 @@ impl Ownership {
                 })
             }
             Reason::Pinned => {
-                self.had.remove(&(id, owner.0.clone()));
+                // When the pin is gone, the list may bring it back to where the pin took it from.
+                let taken = (id, owner.0.clone());
+                if let Some(from) = self.had.remove(&taken) {
+                    self.left.insert(taken, from);
+                }
                 Ok(())
             }
             _ => Ok(()),
@@ -177,7 +183,9 @@ impl Ownership {
             let refused = gives.is_some_and(|hash| agent.refused.contains(&hash));
             let in_it = agent.delivery.as_ref().is_some_and(|d| {
                 let newest = world.families[taker].rollout.as_ref();
-                Some(&d.rollout) == newest || d.hash == stop_delivery()
+                let listed =
+                    newest.is_some_and(|newest| world.rollouts[newest].members.contains_key(id));
+                Some(&d.rollout) == newest || d.hash == stop_delivery() && listed
             });
             hold(!(back && there && has && in_it) || refused, || {
                 format!("agent {id} was taken from {owner:?} and is still {taker}'s")
@@ -188,7 +196,9 @@ impl Ownership {
             let there = !(agent.deleted || agent.left || agent.duplicate);
             let sound = agent.told_healthy && agent.refused.is_empty() && !agent.is_in_flight();
             let waits = agent.owner.as_ref() != Some(to) && claim(world, *id).as_ref() == Some(to);
-            hold(!(there && sound && waits), || {
+            // Where an agent is sick there may never be room.
+            let crowded = world.rooms.sick.contains_key(&world.domain_of(agent));
+            hold(!(there && sound && waits) || crowded, || {
                 format!("agent {id} was to go to {to:?}, which claims it, and is not there")
             })?;
         }

@@ -75,7 +75,8 @@ impl World {
         let owner = agent.owner.as_ref().filter(|_| !touched && !held);
         let mut excluded = exclusion(&Circumstances {
             duplicate: agent.duplicate,
-            re_owned: owner.is_some_and(|(family, _)| *family != doc.family),
+            re_owned: owner
+                .is_some_and(|owner| *owner != (doc.family.clone(), member.role.clone())),
             touched,
             roles,
             accepts: true,

@@ -1,8 +1,8 @@
 //! Partitions, which decide by themselves, and how a budget is divided among them.
 //!
 //! A partition keeps to its quotas by an upper bound of what it has in flight. In each round the controller first has
-//! every partition that it can reach lower its quotas to that bound, and only then gives away what is free. A partition
-//! that it cannot reach keeps what it was given, and that much is not free. What the controller knows of quotas is in
+//! every partition that it can reach say that bound and give its quotas back, and only then gives away what is free. A
+//! partition that it cannot reach keeps what it was given, and that much is not free. What the controller knows of quotas is in
 //! memory: after a restart it gives nothing away before it has heard from everybody.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -119,7 +119,7 @@ impl World {
             if self.unreachable.contains(&partition) {
                 continue;
             }
-            self.rooms.quotas.insert(partition, in_flight.clone());
+            self.rooms.quotas.remove(&partition);
             let told = Told {
                 domains: self.domains(partition),
                 most: in_flight,
@@ -159,7 +159,7 @@ impl World {
                 let told = self.rooms.told.entry(partition).or_default();
                 let most = told.most.entry(lane.clone()).or_default();
                 *most += more;
-                if !self.rooms.deaf.contains(&partition) {
+                if more > 0 && !self.rooms.deaf.contains(&partition) {
                     let quotas = self.rooms.quotas.entry(partition).or_default();
                     quotas.insert(lane.clone(), *most);
                 }

@@ -157,7 +157,9 @@ fn quotas(
         for (partition, more) in split(more, &demand) {
             let at = partition as usize;
             let bound = bounds[at].get(*lane).copied().unwrap_or(0);
-            quotas[at].insert((*lane).clone(), bound + more);
+            // What is on its way back needed no room: where there is none, it leaves none behind.
+            let quota = if more > 0 { bound + more } else { 0 };
+            quotas[at].insert((*lane).clone(), quota);
         }
         debug_assert!(*own <= *wave);
     }
@@ -216,8 +218,17 @@ mod tests {
         ];
         let bounds = [BTreeMap::from([(lane("ro-2", "a"), 1)]), BTreeMap::new()];
         let quotas = quotas(&rules(Size::Percent(25_000)), &occupied, &bounds);
-        // 25 % of 20 are 5; one is sick, one in flight: three more.
-        assert_eq!(total(&quotas), 1 + 3);
+        // 25 % of 20 are 5; one is sick, one in flight: three more. `ro-2` gets none of them, and keeps no quota.
+        assert_eq!(total(&quotas), 3);
+    }
+
+    #[test]
+    fn what_goes_back_leaves_no_quota_behind() {
+        let occupied = [seen("a", 10, 0, &[("ro-1", 5)])];
+        // More is in flight than the budget says: a rollback needs no room.
+        let bounds = [BTreeMap::from([(lane("ro-1", "a"), 5)])];
+        let quotas = quotas(&rules(Size::Count(2)), &occupied, &bounds);
+        assert_eq!(total(&quotas), 0);
     }
 
     #[test]

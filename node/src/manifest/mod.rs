@@ -12,13 +12,13 @@ use std::collections::BTreeMap;
 
 use fleet::budget::Budget;
 use fleet::digest::Digest;
+pub use fleet::duration::duration_text;
 use fleet::family::Role;
 use fleet::rollout::PlanSpec;
 use fleet::validate::Policy;
 
 pub use family::policy_text;
 pub use plan::size_text;
-pub use scalar::duration_text;
 pub use settings::{
     drift_word, missing_word, owner_change_word, settings_change, settings_text, versions_text,
 };

@@ -86,14 +86,3 @@ fn duration_ms(text: &str) -> Option<u64> {
     }
     Some(total)
 }
-
-/// The largest unit that says it whole.
-pub fn duration_text(ms: u64) -> String {
-    match ms {
-        0 => "0s".to_owned(),
-        ms if ms % 3_600_000 == 0 => format!("{}h", ms / 3_600_000),
-        ms if ms % 60_000 == 0 => format!("{}m", ms / 60_000),
-        ms if ms % 1_000 == 0 => format!("{}s", ms / 1_000),
-        ms => format!("{ms}ms"),
-    }
-}

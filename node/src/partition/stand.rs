@@ -13,7 +13,7 @@ use proto::opamp::AgentCapabilities;
 use proto::store::{self, Link, Match};
 
 use super::subject_of;
-use crate::inventory::{Member, Row};
+use crate::inventory::{Delivery, Member, Row};
 
 /// One look at a rollout's members.
 pub(super) struct Stand<'a> {
@@ -68,7 +68,11 @@ impl<'a> Stand<'a> {
         let excluded = excluded(
             row,
             self.named.map(|(_, roles)| roles),
-            (&rollout.family, &rollout.id),
+            (
+                &rollout.family,
+                role.map(|role| role.name.as_str()),
+                &rollout.id,
+            ),
             matches!(desired.reason, Reason::Wave { .. } | Reason::Waiting { .. }),
             target,
         );
@@ -102,19 +106,20 @@ impl<'a> Stand<'a> {
     }
 }
 
-/// Why a rollout, by family and id, cannot configure an agent that it lists; none: it can. `held`: its list decides what
-/// the agent should run. `roles` are those of its target.
+/// Why a rollout, by family, role and id, cannot configure an agent that it lists; none: it can. `held`: its list decides
+/// what the agent should run. `roles` are those of its target.
 fn excluded(
     row: &Row,
     roles: Option<&[ProgramRole]>,
-    (family, id): (&str, &str),
+    (family, role, id): (&str, Option<&str>, &str),
     held: bool,
     target: Option<Digest>,
 ) -> Option<Exclusion> {
     let delivery = row.delivery.as_ref();
     let touched = delivery.is_some_and(|d| *d.rollout == *id);
-    // What was taken from another family goes back to it.
-    let elsewhere = delivery.is_some_and(|d| *d.family != *family) && !touched && !held;
+    // What was taken from another family or role goes back to it.
+    let here = |d: &Delivery| *d.family == *family && role.is_none_or(|role| *d.role == *role);
+    let elsewhere = delivery.is_some_and(|d| !here(d)) && !touched && !held;
     // Relabelling takes nothing back from who was touched: its selectors need not be asked.
     let roles = match roles {
         Some(roles) if !touched => matching(roles, row).len(),
@@ -148,7 +153,7 @@ pub fn excluded_text(
         .role(rollout.to, place.role)
         .map(|role| role.delivery);
     let held = matches!(desired.reason, Reason::Wave { .. } | Reason::Waiting { .. });
-    let of = (family.name.as_str(), place.rollout);
+    let of = (family.name.as_str(), Some(place.role), place.rollout);
     let why = excluded(row, Some(family.roles(rollout.to)), of, held, target)?;
     Some(format!(
         "excluded from rollout {}: {}",

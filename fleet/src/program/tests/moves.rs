@@ -82,6 +82,27 @@ fn who_a_person_lets_go_does_not_wait_for_the_rollout_of_the_family_it_leaves() 
 }
 
 #[test]
+fn a_list_moves_nobody_to_another_role_unless_it_says_so() {
+    let mut web = family("web", 2, "app = web");
+    web.rollout = Some(rollout());
+    let program = program(vec![web]);
+    let facts = labels("app=web");
+    // A person has let it go to another role since the list was made.
+    let moved = Subject {
+        owner: Some(("web", "gateway")),
+        place: place(0),
+        ..subject(&facts, Some("web"))
+    };
+    let found = desired(&moved, &program);
+    assert_eq!((found.reason, found.delivery), (Reason::Kept, None));
+    let listed = Subject {
+        place: taken(("web", "gateway")),
+        ..moved
+    };
+    assert_eq!(desired(&listed, &program).delivery, Some(hash("web 2")));
+}
+
+#[test]
 fn a_rollout_that_stands_still_takes_nothing_back_from_who_came_late() {
     let mut web = family("web", 1, "app = web");
     web.rollout = Some(ProgramRollout {

@@ -67,6 +67,10 @@ fn a_role_that_leaves_a_zone_out_does_not_overtake_the_gateways_of_the_next() {
         shown.contains("agent wave 2/2: 5 agents, after gateway wave 3"),
         "{shown}"
     );
+    assert!(
+        shown.find("gateway wave 3/3") < shown.find("agent wave 2/2"),
+        "{shown}"
+    );
 }
 
 #[test]

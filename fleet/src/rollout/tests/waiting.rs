@@ -27,7 +27,7 @@ fn a_wave_that_misses_its_deadline_pauses() {
     r.plan.waves[0].deadline_ms = Some(120_000);
     r.roles[0].clock.open_ms = 119_500;
     let observed = seen("agent", vec![counts(&[(Bucket::Applying, 1)])]);
-    let why = "agent wave 1 has not passed within its 2 minutes";
+    let why = "agent wave 1 has not passed within its 2m";
     assert_eq!(
         plan(&r, &observed, 500).steps,
         [Step::Pause { why: why.into() }]
