@@ -18,7 +18,7 @@ use proto::uid::Uid;
 use crate::control::{Documents, settings};
 use crate::inventory::{self, Row};
 use crate::local::Node;
-use crate::partition::{OwnedPlace, desired_of, place_of};
+use crate::partition::{desired_of, place_of};
 
 /// Every kind, in the order in which people read them.
 pub const KINDS: [&str; 5] = ["content", "assignment", "version", "identity", "fallback"];
@@ -276,8 +276,8 @@ pub fn of_family(node: &Node, family: &str) -> FamilyDrift {
         let program = partition.program();
         let columns = partition.index().read();
         for row in columns.rows.values().filter(|row| owns(family, row)) {
-            let place = place_of(&columns, &program, row.uid);
-            let desired = desired_of(row, place.as_ref().map(OwnedPlace::borrow), &program);
+            let place = place_of(&columns, &program, row.uid, row.owner());
+            let desired = desired_of(row, place, &program);
             for found in norms.drift(row, &desired) {
                 *counts.entry(found.kind()).or_default() += 1;
             }

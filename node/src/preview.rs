@@ -11,12 +11,12 @@ use fleet::components;
 use fleet::diff::{Change, Kind, diff};
 use fleet::digest::Digest;
 use fleet::drift::{Difference, Sort, content};
-use fleet::family::{ConfigMap, Role, order};
+use fleet::family::{ConfigMap, Role};
 use fleet::membership::reach_limit;
-use fleet::rollout::PlanSpec;
+use fleet::rollout::{PlanSpec, Rollout};
 use fleet::validate::Policy;
 use fleet::value::Value;
-use fleet::waves::{self, Size};
+use fleet::waves::Size;
 use prost::Message;
 use proto::api;
 use proto::store;
@@ -27,7 +27,7 @@ use crate::control::{
     self, Documents, built_in_plan, config_map, plan_spec, plan_to_store, policy,
     revision_settings, role, rollout_state,
 };
-use crate::controller::prepare::{Assignment, assign};
+use crate::controller::prepare::{Assignment, Unassignable, assign};
 use crate::ledger::{entry, now_ms, put, table};
 use crate::local::Node;
 use crate::manifest::{duration_text, settings_change, size_text};
@@ -75,16 +75,8 @@ pub enum Error {
     #[error("there is no plan `{0}`: apply one, or leave --plan out for the default plan")]
     Plan(String),
     /// The plan does not fit the fleet.
-    #[error("the plan does not fit role {role}")]
-    Waves {
-        /// Which.
-        role: String,
-        /// Why.
-        source: waves::Error,
-    },
-    /// A wave takes nobody of any role.
-    #[error("the plan does not fit the fleet")]
-    Nobody(#[source] waves::Error),
+    #[error(transparent)]
+    Unassignable(#[from] Unassignable),
     /// A body cannot be read.
     #[error("the inventory cannot be read")]
     Read(#[source] raft::Fatal),
@@ -101,6 +93,8 @@ pub struct Preview {
     pub takeovers: Vec<(String, u64)>,
     /// Why its family does not let it start: agents that lack components; none: it does.
     pub blocked: Option<String>,
+    /// The rollout that it would be.
+    pub rollout: Rollout,
     /// What is against the revision by the agents that there are now; empty: nothing.
     pub against: Vec<String>,
     /// What is kept of it.
@@ -120,10 +114,16 @@ pub fn plan_of(documents: &Documents, name: &str) -> Result<PlanSpec, Error> {
         .ok_or_else(|| Error::Plan(name.to_owned()))
 }
 
-/// Makes a preview; revision 0 is the latest, an empty plan the default one.
-pub fn make(node: &Arc<Node>, family: &str, revision: u64, plan: &str) -> Result<Preview, Error> {
+/// Makes a preview; revision 0 is the latest, an empty plan the default one. `back`: its roles go against their order.
+pub fn make(
+    node: &Arc<Node>,
+    family: &str,
+    revision: u64,
+    plan: &str,
+    back: bool,
+) -> Result<Preview, Error> {
     let plan = plan_of(&node.control.read(), plan)?;
-    make_with(node, family, revision, plan)
+    make_with(node, family, revision, plan, back)
 }
 
 /// Makes a preview with this plan.
@@ -132,6 +132,7 @@ pub fn make_with(
     family: &str,
     revision: u64,
     plan: PlanSpec,
+    back: bool,
 ) -> Result<Preview, Error> {
     let (stored, precedence, before, settings) = {
         let documents = node.control.read();
@@ -160,7 +161,6 @@ pub fn make_with(
     let roles: Vec<Role> = stored.roles.iter().filter_map(role).collect();
     let mut maker = Maker {
         node,
-        stored: &stored,
         roles: &roles,
         configs: BTreeMap::new(),
         shown: api::PreviewResponse::default(),
@@ -195,7 +195,8 @@ pub fn make_with(
     };
     let against = checks::errors(family, &forbidden);
     maker.shown.findings.extend(forbidden);
-    maker.roles(&candidates, &plan)?;
+    let assignment = assign(node, &candidates, &stored, &plan, back)?;
+    maker.roles(&candidates, &plan, &assignment);
     maker.groups(&candidates)?;
     maker.left_out(&candidates);
     maker.sums(&candidates);
@@ -251,6 +252,7 @@ pub fn make_with(
         shown,
         takeovers,
         blocked,
+        rollout: assignment.rollout,
         against,
         kept,
     })
@@ -388,14 +390,12 @@ fn new_takeovers(before: &[String], now: &[String]) -> Vec<String> {
     .collect()
 }
 
-/// Agents taken from other families, by family.
+/// Members that another family owns now, by family. Who only changes its role is nobody's loss.
 fn takeovers(candidates: &[Vec<Candidate>]) -> Vec<(String, u64)> {
     let mut taken: BTreeMap<String, u64> = BTreeMap::new();
-    for (family, _) in candidates
-        .iter()
-        .flatten()
-        .filter_map(|c| c.taken_from.as_ref())
-    {
+    let members = candidates.iter().flatten().filter(|c| c.role.is_some());
+    let foreign = members.filter(|c| !c.owned);
+    for (family, _) in foreign.filter_map(|c| c.taken_from.as_ref()) {
         *taken.entry(family.clone()).or_default() += 1;
     }
     taken.into_iter().collect()
@@ -447,7 +447,6 @@ fn from_running(running: &Value, to: &Value) -> Vec<Change> {
 
 struct Maker<'a> {
     node: &'a Arc<Node>,
-    stored: &'a store::Revision,
     roles: &'a [Role],
     /// Merged configs by family, role, revision: what agents run now.
     configs: BTreeMap<(String, String, u64, String), Option<Arc<Value>>>,
@@ -455,20 +454,17 @@ struct Maker<'a> {
 }
 
 impl Maker<'_> {
-    fn roles(&mut self, candidates: &[Vec<Candidate>], plan: &PlanSpec) -> Result<(), Error> {
-        let Assignment { placed, roles } = assign(self.node, candidates, self.stored, plan)
-            .map_err(|(role, source)| match role.as_str() {
-                "" => Error::Nobody(source),
-                _ => Error::Waves { role, source },
-            })?;
-        let ordered =
-            order(&self.stored.family, self.roles).unwrap_or_else(|_| self.roles.iter().collect());
-        for role in ordered {
-            let i = self
-                .roles
-                .iter()
-                .position(|r| r.name == role.name)
-                .unwrap_or(0);
+    fn roles(&mut self, candidates: &[Vec<Candidate>], plan: &PlanSpec, assignment: &Assignment) {
+        let Assignment {
+            placed,
+            roles,
+            rollout,
+        } = assignment;
+        for name in rollout.roles.iter().map(|role| &role.name) {
+            let Some(i) = self.roles.iter().position(|r| r.name == *name) else {
+                continue;
+            };
+            let role = &self.roles[i];
             let mut shown = api::RolePreview {
                 role: role.name.clone(),
                 selector: role.selector.to_string(),
@@ -493,7 +489,6 @@ impl Maker<'_> {
             shown.why = self.why(candidates, i, role);
             self.shown.roles.push(shown);
         }
-        Ok(())
     }
 
     fn why(&self, candidates: &[Vec<Candidate>], i: usize, role: &Role) -> String {

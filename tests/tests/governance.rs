@@ -682,6 +682,92 @@ async fn agents_of_another_family_are_taken_over_only_by_their_number_and_go_bac
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_waits_to_be_taken_over_is_served_by_the_rollout_of_the_family_that_has_it() {
+    let scene = Scene::of(6).await;
+    scene.store("unused").await;
+    scene.apply(&two_families());
+    scene.complete("base").await;
+    for agent in 0..2 {
+        let uid = scene.fleet.agent(agent).uid().to_string();
+        scene.cli.ok(&["agents", "label", &uid, "team=special"]);
+    }
+    // Both rollouts list the two; the newer one takes one of them over, and the other one waits for its wave.
+    scene.apply(&two_families().replace("debug/base", "debug/base2"));
+    scene.cli.ok(&[
+        "freeze", "set", "later", "--family", "base", "--reason", "not yet", "--for", "1h",
+    ]);
+    let base = scene.api.start("base", "quick").await.unwrap().id;
+    scene
+        .until(&base, "the freeze to hold it", |rollout| {
+            rollout.state == "running" && !rollout.waiting.is_empty()
+        })
+        .await;
+    scene.cli.ok(&[
+        "rollout", "start", "special", "--plan", "canary", "--yes", "--reach", "2",
+    ]);
+    let special = scene.api.delivery_hash("special", "agent").await;
+    scene.until_offered(&special, 1).await;
+    scene.cli.ok(&["freeze", "end", "later"]);
+    scene.state(&base, "completed").await;
+    let newer = scene.api.delivery_hash("base", "agent").await;
+    let served = scene.until_offered(&newer, 5).await;
+    let taken = scene.offered(&special);
+    assert_eq!((served.len(), taken.len()), (5, 1), "{served:?} {taken:?}");
+    assert!(!served.contains(&taken[0]), "{served:?} {taken:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_slept_through_a_rollback_goes_back_to_its_family_by_the_next_one() {
+    let scene = Scene::of(4).await;
+    scene.store("unused").await;
+    scene.apply(&two_families());
+    scene.apply(&plan("patient", &["size: 1", "size: 100%, soak: 1h"], ""));
+    scene.complete("base").await;
+    let base = scene.api.delivery_hash("base", "agent").await;
+    let sleeper = scene.fleet.agent(0);
+    let uid = sleeper.uid().to_string();
+    scene.cli.ok(&["agents", "label", &uid, "team=special"]);
+    scene.cli.ok(&[
+        "rollout", "start", "special", "--plan", "patient", "--yes", "--reach", "1",
+    ]);
+    let first = scene.api.delivery_hash("special", "agent").await;
+    scene.until_offered(&first, 1).await;
+    let taken = scene.api.rollout("special").await.id;
+    scene
+        .until(&taken, "the agent to be taken over", |rollout| {
+            rollout.total.as_ref().is_some_and(|t| t.converged == 1)
+        })
+        .await;
+    sleeper.sleep(Duration::from_secs(20)).await;
+    eventually(SOON, "the sleeper to be lost", async || {
+        let link = scene.api.agent(&uid).await.agent.unwrap().link;
+        holds(link == "lost", link)
+    })
+    .await;
+    scene.cli.ok(&["rollout", "rollback", &taken]);
+    scene.state(&taken, "rolled back").await;
+
+    // It owes the sleeper to family base, and so does the next one, which brings it something newer first.
+    scene.apply(&two_families().replace("debug/special", "debug/special2"));
+    scene
+        .cli
+        .ok(&["rollout", "start", "special", "--plan", "patient", "--yes"]);
+    let second = scene.api.delivery_hash("special", "agent").await;
+    eventually(PATIENCE, "the sleeper to wake and get it", async || {
+        let offered = scene.offered(&second);
+        holds(offered == [0], offered)
+    })
+    .await;
+    let before = scene.offered(&base).len();
+    let id = scene.api.rollout("special").await.id;
+    scene.cli.ok(&["rollout", "rollback", &id]);
+    scene.state(&id, "rolled back").await;
+    assert_eq!(scene.offered(&base).len(), before + 1);
+    let owner = scene.api.agent(&uid).await.agent.unwrap().family;
+    assert_eq!(owner, "base");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_relabelled_agent_moves_when_a_person_says_so_or_both_families_let_it() {
     let scene = Scene::of(4).await;
     scene.store("unused").await;

@@ -1,6 +1,6 @@
 //! What is refused says which object, what is wrong, and the way out. One line for each refusal.
 
-use system_tests::manifest::{config, family, plan, role};
+use system_tests::manifest::{Role, config, family, plan, role};
 use system_tests::scene::Scene;
 
 /// What is tried, and what the refusal has to say.
@@ -146,7 +146,15 @@ const COMMANDS: &[Refusal] = &[
         ],
         says: &[
             "--reach 77 is not what the preview of family edge shows",
-            "say --reach 2",
+            "say --reach 4",
+        ],
+    },
+    Refusal {
+        args: &["preview", "step", "--plan", "in-step"],
+        says: &[
+            "wave 1 of role agent would go before 1 members of role gateway",
+            "give the waves zones or selectors",
+            "leave `interleave` out",
         ],
     },
     // governance
@@ -359,16 +367,35 @@ fn manifests() -> Vec<(String, &'static [&'static str])> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_refusal_names_the_object_and_the_way_out() {
-    let scene = Scene::of(2).await;
+    let scene = Scene::of(4).await;
     scene.stable("one").await;
     let body = config("twice");
     let twice = [
         role("agent", "role = agent", &body),
         role("also", "role in (agent, other)", &body),
     ];
+    let tiers = ["gateway", "gateway", "leaf", "leaf"].map(|tier| format!("tier={tier}"));
+    for (agent, tier) in tiers.iter().enumerate() {
+        let uid = scene.fleet.agent(agent).uid().to_string();
+        scene.cli.ok(&["agents", "label", &uid, tier]);
+    }
+    let step = [
+        role("gateway", "tier = gateway", &body),
+        Role {
+            after: &["gateway"],
+            ..role("agent", "tier = leaf", &body)
+        },
+    ];
+    let in_step = plan("in-step", &["size: 1", "size: 100%"], "")
+        .replace("spec:\n", "spec:\n  interleave: true\n");
     let elsewhere = config("other");
     let other = role("agent", "role = nobody", &elsewhere);
-    scene.apply(&family("other", 3, &[other]));
+    let others = [
+        family("other", 3, &[other]),
+        family("step", 40, &step),
+        in_step,
+    ];
+    scene.apply(&others.join("---\n"));
     let file = scene
         .server
         .write("twice.yaml", &family("twice", 30, &twice));
@@ -385,7 +412,7 @@ async fn every_refusal_names_the_object_and_the_way_out() {
     for Refusal { args, says } in COMMANDS {
         let tried = scene.cli.run(args);
         let said = match tried.code {
-            0 => "it was done".to_owned(),
+            0 => format!("it was done: {}", tried.stdout),
             _ => tried
                 .stderr
                 .split_whitespace()

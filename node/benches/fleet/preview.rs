@@ -33,7 +33,8 @@ pub async fn run(agents: usize, rounds: usize) -> serde_json::Value {
         let began = Instant::now();
         let of = node.clone();
         let preview =
-            tokio::task::spawn_blocking(move || node::preview::make(&of, FAMILY, 2, "")).await;
+            tokio::task::spawn_blocking(move || node::preview::make(&of, FAMILY, 2, "", false))
+                .await;
         let preview = preview.expect("no panic").expect("a preview");
         made.push(ms(began.elapsed()));
         let stored = node::preview::keep(&node, &preview.kept).await;

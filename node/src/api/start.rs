@@ -163,7 +163,12 @@ impl Api {
     /// The preview an activation is bound to: the one that was named, held against the fleet as it is now, or a new one.
     async fn bind(&self, request: &api::StartRolloutRequest) -> Result<Preview, Status> {
         let now = self
-            .make_preview(&request.family, request.revision, &request.plan)
+            .make_preview(
+                &request.family,
+                request.revision,
+                &request.plan,
+                request.back,
+            )
             .await?;
         if request.preview.is_empty() {
             self.keep_preview(&now.kept).await?;
@@ -203,42 +208,15 @@ impl Api {
 
 impl Api {
     /// Adds to a preview the order in which its waves would go, and what a start would wait for or has to say.
-    pub(super) fn complete(&self, request: &api::PreviewRequest, shown: &mut api::PreviewResponse) {
+    pub(super) fn complete(
+        &self,
+        request: &api::PreviewRequest,
+        rollout: &Rollout,
+        shown: &mut api::PreviewResponse,
+    ) {
         let documents = self.node.control.read();
-        let Ok(plan) = plan_of(&documents, &request.plan) else {
-            return;
-        };
-        let rollout = documents.domain(&as_planned(request, shown, &plan));
-        shown.schedule = schedule_lines(&rollout);
-        shown.needs = needs(&documents, request, shown.revision, &rollout);
-    }
-}
-
-/// The rollout that a start would make.
-fn as_planned(
-    request: &api::PreviewRequest,
-    shown: &api::PreviewResponse,
-    plan: &PlanSpec,
-) -> store::Rollout {
-    let progress = |role: &api::RolePreview| {
-        let mut end = 0;
-        let ends = role.waves.iter().map(|wave| {
-            end += wave.agents;
-            end
-        });
-        store::RoleProgress {
-            role: role.role.clone(),
-            wave_ends: ends.collect(),
-            ..store::RoleProgress::default()
-        }
-    };
-    store::Rollout {
-        family: request.family.clone(),
-        to: shown.revision,
-        back: request.back,
-        plan: Some(plan_to_store("", plan)),
-        roles: shown.roles.iter().map(progress).collect(),
-        ..store::Rollout::default()
+        shown.schedule = schedule_lines(rollout);
+        shown.needs = needs(&documents, request, shown.revision, rollout);
     }
 }
 

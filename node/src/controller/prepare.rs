@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use fleet::components;
+use fleet::family::order;
 use fleet::governance::supersede::{self, How};
-use fleet::rollout::{PlanSpec, State, Waiting};
+use fleet::rollout::{Direction, OutOfStep, PlanSpec, Role, Rollout, State, Waiting, WaveSpec};
 use fleet::selector::Facts;
 use fleet::waves::{self, Assigned};
 use proto::store::{self, Member};
@@ -15,7 +16,9 @@ use proto::uid::Uid;
 use super::verbs::abort;
 use super::{aside, ended_counts, observe, set_state, window};
 use crate::api::start::supersede_with;
-use crate::control::{Doc, Documents, plan_spec, revision_key, revision_settings, rollout_state};
+use crate::control::{
+    Doc, Documents, plan_spec, revision_key, revision_settings, role, rollout_state,
+};
 use crate::ledger::{ProposeError, act, entry, now_ms, put, table};
 use crate::local::Node;
 use crate::partition::Candidate;
@@ -172,18 +175,16 @@ fn draw(
     {
         return Err(NotDrawn::Unfit(lacking));
     }
-    let passed = match stored.continues {
-        true => passed(node, &stored.supersedes),
-        false => BTreeSet::new(),
-    };
-    follow_replaced(node, &stored.supersedes, &passed, &mut candidates);
+    if stored.continues {
+        put_ahead(node, &stored.supersedes, &mut candidates);
+    }
     let plan = stored
         .plan
         .as_ref()
         .map_or_else(fleet::rollout::default_plan, plan_spec);
-    let assignment = assign(node, &candidates, revision, &plan).map_err(|(role, error)| {
-        let whom = if role.is_empty() { "the fleet" } else { &role };
-        NotDrawn::Unfit(format!("the plan does not fit {whom} any more: {error}"))
+    let assignment = assign(node, &candidates, revision, &plan, stored.back).map_err(|error| {
+        let why = format!("the fleet has changed: {}", crate::partition::chain(&error));
+        NotDrawn::Unfit(why)
     })?;
     let versions = versions(node, &candidates);
     let list = |of: Vec<Candidate>| of.iter().filter_map(|c| member(c, &assignment)).collect();
@@ -217,10 +218,11 @@ async fn is_unbound(node: &Arc<Node>, stored: &store::Rollout) -> Option<String>
     let Some(before) = before else {
         return Some(format!("its preview {} is gone", stored.preview));
     };
-    let (shared, family, to) = (node.clone(), stored.family.clone(), stored.to);
+    let (shared, family) = (node.clone(), stored.family.clone());
+    let (to, back) = (stored.to, stored.back);
     let plan = stored.plan.clone().unwrap_or_default();
     let made = tokio::task::spawn_blocking(move || {
-        crate::preview::make_with(&shared, &family, to, plan_spec(&plan))
+        crate::preview::make_with(&shared, &family, to, plan_spec(&plan), back)
     });
     match made.await {
         Ok(Ok(now)) if !now.against.is_empty() && !stored.back => Some(format!(
@@ -279,28 +281,17 @@ fn passed(node: &Node, replaced: &str) -> BTreeSet<(u32, u32)> {
     old.value.roles.iter().flat_map(waves).collect()
 }
 
-/// What the replaced rollout's lists say of the members: who has passed comes first, so that the same agents are judged
-/// first; and who was taken from another family goes back there, if this rollout does.
-fn follow_replaced(
-    node: &Node,
-    replaced: &str,
-    passed: &BTreeSet<(u32, u32)>,
-    candidates: &mut [Vec<Candidate>],
-) {
+/// Who has passed in the replaced rollout comes first, so that the same agents are judged first.
+fn put_ahead(node: &Node, replaced: &str, candidates: &mut [Vec<Candidate>]) {
+    let passed = passed(node, replaced);
     for (partition, candidates) in node.partitions.iter().zip(candidates) {
         let columns = partition.index().read();
         let Some(list) = columns.lists.get(replaced) else {
             continue;
         };
         for candidate in candidates {
-            let Some(member) = list.get(&candidate.uid) else {
-                continue;
-            };
-            candidate.ahead = passed.contains(&(member.role, member.wave));
-            if candidate.taken_from.is_none() {
-                let from = member.taken_from.as_ref();
-                candidate.taken_from = from.map(|from| (from.0.to_string(), from.1.to_string()));
-            }
+            let member = list.get(&candidate.uid);
+            candidate.ahead = member.is_some_and(|m| passed.contains(&(m.role, m.wave)));
         }
     }
 }
@@ -382,10 +373,28 @@ pub struct Assignment {
     pub placed: BTreeMap<Uid, u32>,
     /// By role of the revision: where its waves end, and which of the plan's they are.
     pub roles: Vec<Assigned>,
+    /// What such a rollout would be.
+    pub rollout: Rollout,
 }
 
-/// Why there is no assignment: the role, and what is wrong.
-pub type Unassignable = (String, waves::Error);
+/// Why there is no assignment.
+#[derive(Debug, thiserror::Error)]
+pub enum Unassignable {
+    /// A role has not the agents that its waves ask for.
+    #[error("the plan does not fit role {role}")]
+    Role {
+        /// Which.
+        role: String,
+        /// Why.
+        source: waves::Error,
+    },
+    /// A wave takes nobody of any role.
+    #[error("the plan does not fit the fleet")]
+    Nobody(#[source] waves::Error),
+    /// Somebody would go before those that have to go first.
+    #[error(transparent)]
+    OutOfStep(#[from] OutOfStep),
+}
 
 /// Puts the changed members of each role into waves. The order is drawn by family and revision, so that a preview names
 /// the canaries that the rollout will have.
@@ -394,45 +403,105 @@ pub fn assign(
     candidates: &[Vec<Candidate>],
     revision: &store::Revision,
     plan: &PlanSpec,
+    back: bool,
 ) -> Result<Assignment, Unassignable> {
-    let seed = format!("{}/{}", revision.family, revision.number);
-    let takes = |uid: &[u8; 16], wave: usize| {
-        let Ok(uid) = Uid::from_wire(uid) else {
-            return false;
-        };
+    let takes = |uid: Uid, spec: &WaveSpec| {
         let columns = node.partition(uid).index().read();
         let row = columns.rows.get(&uid);
-        row.is_some_and(|row| waves::takes(&plan.waves[wave], row))
+        row.is_some_and(|row| waves::takes(spec, row))
+    };
+    place(candidates, revision, plan, back, takes)
+}
+
+/// As [`assign`]; `takes` says whether the selector and zone of a wave take an agent.
+fn place(
+    candidates: &[Vec<Candidate>],
+    revision: &store::Revision,
+    plan: &PlanSpec,
+    back: bool,
+    takes: impl Fn(Uid, &WaveSpec) -> bool,
+) -> Result<Assignment, Unassignable> {
+    let seed = format!("{}/{}", revision.family, revision.number);
+    let may = |uid: &[u8; 16], wave: usize| {
+        Uid::from_wire(uid).is_ok_and(|uid| takes(uid, &plan.waves[wave]))
     };
     let mut found = vec![false; plan.waves.len()];
-    let mut all = Assignment {
-        placed: BTreeMap::new(),
-        roles: Vec::new(),
-    };
+    let mut placed = BTreeMap::new();
+    let mut roles = Vec::new();
     for (role, stored) in revision.roles.iter().enumerate() {
-        let ordered = changed(candidates, role, &seed);
-        let assigned = waves::assign(&ordered, &plan.waves, |c, wave| takes(&c.uid, wave));
-        let assigned = assigned.map_err(|error| (stored.name.clone(), error))?;
+        let ordered = changed(candidates, role).map(Candidate::for_waves);
+        let ordered = waves::order(ordered.collect(), &seed);
+        let assigned = waves::assign(&ordered, &plan.waves, |c, wave| may(&c.uid, wave));
+        let assigned = assigned.map_err(|source| Unassignable::Role {
+            role: stored.name.clone(),
+            source,
+        })?;
         for (candidate, wave) in ordered.iter().zip(&assigned.waves) {
             if let Ok(uid) = Uid::from_wire(&candidate.uid) {
-                all.placed.insert(uid, *wave);
+                placed.insert(uid, *wave);
             }
         }
         for (wave, found) in found.iter_mut().enumerate() {
-            *found = *found || ordered.iter().any(|c| takes(&c.uid, wave));
+            *found = *found || ordered.iter().any(|c| may(&c.uid, wave));
         }
-        all.roles.push(assigned);
+        roles.push(assigned);
     }
-    waves::check_everybody(&plan.waves, &found).map_err(|error| (String::new(), error))?;
-    Ok(all)
+    waves::check_everybody(&plan.waves, &found).map_err(Unassignable::Nobody)?;
+    let rollout = planned(revision, plan, back, &roles);
+    rollout.check_in_step(|before, from, spec| {
+        let index = revision.roles.iter().position(|r| r.name == before.name);
+        let members = changed(candidates, index.unwrap_or(usize::MAX));
+        let later = members.filter(|c| placed.get(&c.uid).is_some_and(|w| *w as usize >= from));
+        later.filter(|c| takes(c.uid, spec)).count() as u64
+    })?;
+    Ok(Assignment {
+        placed,
+        roles,
+        rollout,
+    })
 }
 
-fn changed(candidates: &[Vec<Candidate>], role: usize, seed: &str) -> Vec<waves::Candidate> {
-    let changed = candidates
-        .iter()
-        .flatten()
-        .filter(|c| c.role.is_some_and(|r| r as usize == role) && !c.unchanged && !c.pinned);
-    waves::order(changed.map(Candidate::for_waves).collect(), seed)
+/// The rollout that would have these waves, its roles in their order.
+fn planned(
+    revision: &store::Revision,
+    plan: &PlanSpec,
+    back: bool,
+    assigned: &[Assigned],
+) -> Rollout {
+    let roles: Vec<fleet::family::Role> = revision.roles.iter().filter_map(role).collect();
+    let ordered = order(&revision.family, &roles).unwrap_or_else(|_| roles.iter().collect());
+    let entered = |role: &fleet::family::Role| {
+        let index = revision.roles.iter().position(|r| r.name == role.name);
+        let assigned = index.and_then(|index| assigned.get(index));
+        let (wave_ends, wave_specs) = assigned
+            .map(|assigned| (assigned.ends.clone(), assigned.specs.clone()))
+            .unwrap_or_default();
+        Role {
+            name: role.name.clone(),
+            after: role.after.clone(),
+            wave_ends,
+            wave_specs,
+            ..Role::default()
+        }
+    };
+    Rollout {
+        state: State::Planned,
+        direction: match back {
+            false => Direction::Forward,
+            true => Direction::Back,
+        },
+        plan: plan.clone(),
+        roles: ordered.into_iter().map(entered).collect(),
+        roll_back: None,
+        inconclusive_ms: 0,
+    }
+}
+
+/// Members of a role that get something, as far as no pin holds them.
+fn changed(candidates: &[Vec<Candidate>], role: usize) -> impl Iterator<Item = &Candidate> {
+    candidates.iter().flatten().filter(move |c| {
+        c.role.is_some_and(|index| index as usize == role) && !c.unchanged && !c.pinned
+    })
 }
 
 /// Members that do not change count with the last wave: they are nobody's canary.
@@ -455,4 +524,112 @@ fn member(candidate: &Candidate, assignment: &Assignment) -> Option<Member> {
             .clone()
             .map(|(family, role)| store::Owner { family, role }),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use fleet::waves::Size;
+
+    use super::*;
+
+    fn candidate(role: u32, number: u8) -> Candidate {
+        Candidate {
+            uid: Uid::from_wire(&[number; 16]).unwrap(),
+            role: Some(role),
+            left_out: None,
+            lacks: None,
+            conflict: None,
+            unchanged: false,
+            reachable: true,
+            stratum: String::new(),
+            delivery: None,
+            applied: false,
+            effective: Arc::default(),
+            components: Box::default(),
+            owned: true,
+            ahead: false,
+            pinned: false,
+            taken_from: None,
+        }
+    }
+
+    /// Agents of the odd numbers are in zone a, the others in b; role "agent" goes after "gateway".
+    fn tried(zones: &[Option<&str>], back: bool) -> Result<Assignment, String> {
+        let stored = |name: &str, after: &[&str]| store::Role {
+            name: name.into(),
+            selector: "*".into(),
+            after: after.iter().map(|role| (*role).to_owned()).collect(),
+            ..store::Role::default()
+        };
+        let revision = store::Revision {
+            family: "web".into(),
+            number: 2,
+            roles: vec![stored("agent", &["gateway"]), stored("gateway", &[])],
+            ..store::Revision::default()
+        };
+        let wave = |(at, zone): (usize, &Option<&str>)| WaveSpec {
+            size: match at + 1 == zones.len() {
+                true => Size::Percent(waves::WHOLE),
+                false => Size::Percent(waves::WHOLE / 2),
+            },
+            zone: zone.map(str::to_owned),
+            ..WaveSpec::default()
+        };
+        let plan = PlanSpec {
+            waves: zones.iter().enumerate().map(wave).collect(),
+            interleave: true,
+            ..fleet::rollout::default_plan()
+        };
+        let takes = |uid: Uid, spec: &WaveSpec| {
+            let zone = if uid.as_bytes()[0] % 2 == 1 { "a" } else { "b" };
+            spec.zone.as_deref().is_none_or(|wanted| wanted == zone)
+        };
+        let members = (1..=4).map(|n| candidate(0, n));
+        let members = members.chain((5..=8).map(|n| candidate(1, n))).collect();
+        let placed = place(&[members], &revision, &plan, back, takes);
+        placed.map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn interleaved_waves_that_would_go_before_their_gateways_are_refused() {
+        let refused = tried(&[None, None], false).err().unwrap();
+        assert!(
+            refused.contains(
+                "wave 1 of role agent would go before 2 members of role gateway that share its part of the fleet"
+            ),
+            "{refused}"
+        );
+        let back = tried(&[None, None], true).err().unwrap();
+        assert!(
+            back.contains("wave 1 of role gateway would go before 2 members of role agent"),
+            "{back}"
+        );
+        assert!(tried(&[Some("a"), Some("b")], false).is_ok());
+    }
+
+    #[test]
+    fn a_planned_rollout_has_its_roles_in_their_order_with_the_waves_that_they_got() {
+        let Ok(assignment) = tried(&[Some("a"), Some("b")], true) else {
+            panic!("it fits");
+        };
+        let rollout = assignment.rollout;
+        let roles: Vec<_> = rollout
+            .roles
+            .iter()
+            .map(|r| {
+                (
+                    r.name.as_str(),
+                    r.after.len(),
+                    &r.wave_ends[..],
+                    &r.wave_specs[..],
+                )
+            })
+            .collect();
+        let (ends, specs) = (&[2, 4][..], &[0, 1][..]);
+        assert_eq!(
+            roles,
+            [("gateway", 0, ends, specs), ("agent", 1, ends, specs)]
+        );
+        assert_eq!(rollout.direction, Direction::Back);
+    }
 }

@@ -24,7 +24,7 @@ pub struct Member {
     pub wave: u32,
     /// Its delivery did not change when the list was made.
     pub unchanged: bool,
-    /// Family and role that the rollout takes it over from.
+    /// Family and role that the rollout takes it over from; also another role of its own family.
     pub taken_from: Option<Owner>,
 }
 

@@ -518,8 +518,7 @@ impl<'a> Turn<'a> {
         let reported_now = self.agent.status.as_ref().and_then(reported);
         let offered_ms = self.agent.delivery.as_ref().map_or(0, |d| d.offered_ms);
         let names_another = reported_now.is_none_or(|(hash, _)| Some(hash) != last.map(|l| l.hash));
-        let owner = self.agent.delivery.as_ref();
-        let owner = owner.map(|d| (d.family.as_str(), d.role.as_str()));
+        let owner = owner(&self.agent);
         let situation = Situation {
             desired: desired.delivery,
             offerable: desired.offerable,
@@ -883,6 +882,12 @@ fn rollout_of(reason: &Reason) -> String {
         | Reason::Pinned
         | Reason::Stopped => String::new(),
     }
+}
+
+/// Family and role of an agent's last authorised offer.
+pub(super) fn owner(agent: &store::Agent) -> Option<(&str, &str)> {
+    let delivery = agent.delivery.as_ref()?;
+    Some((&delivery.family, &delivery.role))
 }
 
 /// Is what the agent has to be another owner's?

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use fleet::bucket::{Bucket, Counts};
-use fleet::family::delivery_hash;
+use fleet::family::{delivery_hash, stop_delivery};
 use fleet::governance::pin;
+use fleet::membership::enlist::{Applicant, LeftOut, enlist};
 use fleet::offer::{Failure, State};
-use fleet::program::{Condition, Program, matching};
+use fleet::program::{Condition, Program, ProgramRole, matching};
 use fleet::rollout::{Signs, is_restart_loop};
 use fleet::waves;
 use proto::opamp::AgentCapabilities;
@@ -20,6 +21,9 @@ use crate::control::role;
 use crate::inventory::{Delivery, Row, chunk};
 use crate::ledger::{ProposeError, delete_any, entry, now_ms, put_any, table};
 use crate::rising::Rising;
+
+/// A partition's part of a rollout's list.
+type List = BTreeMap<Uid, crate::inventory::Member>;
 
 /// Members in one chunk: about 400 KiB.
 const CHUNK: usize = 10_000;
@@ -57,7 +61,7 @@ pub struct Candidate {
     pub ahead: bool,
     /// A pin holds it at another revision: a member, and nobody's canary.
     pub pinned: bool,
-    /// Family and role that it would be taken from.
+    /// Family and role that it would be taken from: another family's, or another role's of this one.
     pub taken_from: Option<(String, String)>,
 }
 
@@ -89,7 +93,7 @@ impl Partition {
         let roles: Vec<_> = revision.roles.iter().filter_map(role).collect();
         let program_roles: Vec<_> = roles
             .iter()
-            .map(|r| fleet::program::ProgramRole {
+            .map(|r| ProgramRole {
                 name: r.name.clone(),
                 selector: r.selector.clone(),
                 delivery: delivery_hash(&r.config),
@@ -98,7 +102,10 @@ impl Partition {
             .collect();
         let columns = self.index.read();
         let live = columns.rows.values().filter(|row| !row.alias);
-        live.filter_map(|row| candidate(row, &program, family, precedence, &program_roles))
+        // A completed one is not named any more.
+        let last = program.family(family).and_then(|f| f.rollout.as_ref());
+        let last = last.and_then(|rollout| columns.lists.get(&rollout.id));
+        live.filter_map(|row| candidate(row, &program, (family, precedence), &program_roles, last))
             .collect()
     }
 
@@ -267,12 +274,13 @@ fn error_of(row: Option<&Row>, bucket: Bucket) -> String {
     .unwrap_or_default()
 }
 
+/// An agent for a rollout of this family, whose target gives it the precedence. `last`: the list of its last rollout.
 fn candidate(
     row: &Row,
     program: &Program,
-    family: &str,
-    precedence: i64,
-    roles: &[fleet::program::ProgramRole],
+    (family, precedence): (&str, i64),
+    roles: &[ProgramRole],
+    last: Option<&List>,
 ) -> Option<Candidate> {
     let names = matching(roles, row);
     let owned = row.owner().is_some_and(|(owner, _)| owner == family);
@@ -305,53 +313,46 @@ fn candidate(
         pinned: false,
         taken_from: None,
     };
-    let by_higher = program.claims(row).into_iter().find(|claim| {
-        claim.family != family
-            && program
-                .family(claim.family)
-                .is_some_and(|f| f.precedence > precedence)
-    });
-    candidate.left_out = if names.is_empty() {
-        Some("no role of this revision matches it any more: it keeps what it runs".to_owned())
-    } else if names.len() > 1 {
-        candidate.conflict = Some(names.iter().map(|name| (*name).to_owned()).collect());
-        Some(format!(
-            "it matches {} roles: {}",
-            names.len(),
-            names.join(", ")
-        ))
-    } else if row.duplicate {
-        Some("two agents speak with its uid".to_owned())
-    } else if row.many_collectors() {
-        Some("it stands for many collectors and is never configured".to_owned())
-    } else if !row.can(AgentCapabilities::AcceptsRemoteConfig) {
-        Some("it does not accept remote configuration".to_owned())
-    } else if row.stopped {
-        Some("its collector is stopped by order".to_owned())
-    } else if let Some(claim) = by_higher {
-        Some(format!(
-            "shadowed by family {}, which has a higher precedence",
-            claim.family
-        ))
-    } else if let Some((owner, role)) = row.owner().filter(|(owner, _)| *owner != family) {
-        let higher = program.family(owner).filter(|f| f.precedence > precedence);
-        if higher.is_none() {
-            candidate.taken_from = Some((owner.to_owned(), role.to_owned()));
-        }
-        higher.map(|_| format!("it is owned by family {owner}, which has a higher precedence"))
-    } else {
-        None
+    let applicant = Applicant {
+        owner: row.owner(),
+        roles: names,
+        claims: program.claims(row),
+        duplicate: row.duplicate,
+        many_collectors: row.many_collectors(),
+        accepts: row.can(AgentCapabilities::AcceptsRemoteConfig),
+        stopped: row.stopped,
     };
-    if candidate.left_out.is_none() {
-        let at = roles.iter().position(|r| r.name == names[0])?;
-        candidate.role = u32::try_from(at).ok();
-        let same =
-            delivery.is_some_and(|d| d.hash == roles[at].delivery && d.state == State::Applied);
-        candidate.unchanged = same && candidate.taken_from.is_none();
-        let held = pin::of(&program.pins, family, row.uid.as_bytes(), row);
-        candidate.pinned = owned && held.is_some() && !candidate.unchanged;
+    match enlist(family, precedence, &applicant, program) {
+        Err(why) => {
+            candidate.left_out = Some(why.to_string());
+            if let LeftOut::Ambiguous(roles) = why {
+                candidate.conflict = Some(roles);
+            }
+        }
+        Ok(listed) => {
+            let at = roles.iter().position(|role| role.name == listed.role)?;
+            candidate.role = u32::try_from(at).ok();
+            let taken_from = listed.taken_from.or_else(|| came_from(row, last));
+            let runs =
+                delivery.is_some_and(|d| d.hash == roles[at].delivery && d.state == State::Applied);
+            candidate.unchanged = runs && taken_from.is_none();
+            candidate.taken_from =
+                taken_from.map(|(family, role)| (family.to_owned(), role.to_owned()));
+            let held = pin::of(&program.pins, family, row.uid.as_bytes(), row);
+            candidate.pinned = owned && held.is_some() && !candidate.unchanged;
+        }
     }
     Some(candidate)
+}
+
+/// Whom the family's last rollout, which is not completed, has taken an agent from: it still owes it the way back. Who
+/// joined a family since has come there by itself.
+fn came_from<'a>(row: &Row, last: Option<&'a List>) -> Option<(&'a str, &'a str)> {
+    let delivery = row.delivery.as_ref()?;
+    let taken_from = last?.get(&row.uid)?.taken_from.as_ref()?;
+    let taken_from = (&*taken_from.0, &*taken_from.1);
+    let owes = !delivery.rollout.is_empty() || delivery.hash == stop_delivery();
+    (owes && row.owner() != Some(taken_from)).then_some(taken_from)
 }
 
 impl Candidate {
@@ -363,5 +364,112 @@ impl Candidate {
             reachable: self.reachable,
             ahead: self.ahead,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fleet::digest::Digest;
+    use fleet::program::{Epoch, OwnerChange, ProgramFamily, RevisionNumber};
+    use fleet::selector::Selector;
+
+    use super::*;
+    use crate::inventory::Interner;
+
+    fn uid() -> Uid {
+        Uid::from_wire(&[7; 16]).unwrap()
+    }
+
+    fn role_named(name: &str) -> ProgramRole {
+        ProgramRole {
+            name: name.into(),
+            selector: Selector::parse("*").unwrap(),
+            delivery: Digest::of("test", &[b"target"]),
+            baseline: Digest::of("test", &[b"baseline"]),
+        }
+    }
+
+    fn family(name: &str, stable: Option<u64>) -> ProgramFamily {
+        ProgramFamily {
+            name: name.into(),
+            precedence: 1,
+            stable: stable.map(RevisionNumber),
+            revisions: BTreeMap::new(),
+            owner_change: OwnerChange::Ask,
+            rollout: None,
+        }
+    }
+
+    /// It runs the target by an offer for this owner, in this rollout.
+    fn runs(owner: (&str, &str), rollout: &str) -> Row {
+        let agent = store::Agent {
+            capabilities: AgentCapabilities::AcceptsRemoteConfig as u64,
+            delivery: Some(store::Delivery {
+                hash: role_named("agent").delivery.as_bytes().to_vec(),
+                state: store::DeliveryState::Applied.into(),
+                family: owner.0.into(),
+                role: owner.1.into(),
+                rollout: rollout.into(),
+                ..store::Delivery::default()
+            }),
+            ..store::Agent::default()
+        };
+        Row::new(uid(), 1, &agent, &mut Interner::default())
+    }
+
+    /// As a rollout of family web sees it, whose last one has taken it from family db.
+    fn seen(row: &Row, last: Option<&List>) -> Candidate {
+        let program = Program {
+            epoch: Epoch(1),
+            families: vec![
+                family("web", Some(1)),
+                family("db", Some(1)),
+                family("new", None),
+            ],
+            pins: vec![],
+        };
+        candidate(row, &program, ("web", 5), &[role_named("agent")], last).unwrap()
+    }
+
+    fn taken_from(candidate: &Candidate) -> Option<(&str, &str)> {
+        let from = candidate.taken_from.as_ref();
+        from.map(|(family, role)| (family.as_str(), role.as_str()))
+    }
+
+    #[test]
+    fn who_changes_its_role_is_taken_from_the_one_that_it_had() {
+        let same = seen(&runs(("web", "agent"), ""), None);
+        assert_eq!((taken_from(&same), same.unchanged), (None, true));
+        let other = seen(&runs(("web", "gateway"), ""), None);
+        assert_eq!(taken_from(&other), Some(("web", "gateway")));
+        assert!(other.owned && !other.unchanged);
+    }
+
+    #[test]
+    fn who_could_not_be_given_back_is_left_out_by_name() {
+        let left_out = seen(&runs(("new", "agent"), ""), None);
+        assert_eq!(left_out.role, None);
+        let why = left_out.left_out.unwrap();
+        assert!(
+            why.contains("owned by family new, which has no stable revision to give it back to"),
+            "{why}"
+        );
+    }
+
+    #[test]
+    fn who_slept_through_a_rollback_is_still_owed_its_way_back() {
+        let member = crate::inventory::Member {
+            role: 0,
+            wave: 0,
+            unchanged: false,
+            taken_from: Some(Box::new(("db".into(), "agent".into()))),
+        };
+        let last = List::from([(uid(), member)]);
+        let slept = seen(&runs(("web", "agent"), "ro-1"), Some(&last));
+        assert_eq!(taken_from(&slept), Some(("db", "agent")));
+        assert!(slept.owned && !slept.unchanged);
+        // It has joined since, outside of any rollout.
+        let joined = seen(&runs(("web", "agent"), ""), Some(&last));
+        assert_eq!((taken_from(&joined), joined.unchanged), (None, true));
     }
 }

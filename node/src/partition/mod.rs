@@ -8,6 +8,7 @@ mod evaluate;
 mod members;
 pub mod merge;
 mod occupancy;
+mod place;
 pub mod room;
 mod stand;
 
@@ -32,12 +33,14 @@ use tokio::sync::broadcast;
 pub use evaluate::{SERVER_CAPABILITIES, history_key, merged_config, state_word};
 pub use members::{Candidate, MemberView};
 pub use occupancy::{Counted, Occupancy};
+pub use place::place_of;
 pub use stand::excluded_text;
 
 use self::core::{Core, Timing};
+use self::place::OwnedPlace;
 use crate::control::{Control, Documents, config_map};
 use crate::drift;
-use crate::inventory::{Columns, Index, IndexMirror, Owner, Row};
+use crate::inventory::{Columns, Index, IndexMirror, Row};
 use crate::ledger::{self, Ledger, ProposeError, entry, now_ms, put, put_any, table};
 
 /// Time within which a granted offer may be written.
@@ -474,7 +477,13 @@ impl Partition {
             } else {
                 None
             };
-            let place = place_of(&self.index.read(), &program, uid);
+            let owner = stored
+                .as_ref()
+                .and_then(|(_, agent)| evaluate::owner(agent));
+            let place = {
+                let columns = self.index.read();
+                place_of(&columns, &program, uid, owner).map(OwnedPlace::of)
+            };
             let taken = RefCell::new(None);
             self.expire_rooms();
             let mut evaluation = {
@@ -502,7 +511,7 @@ impl Partition {
                     |desired: &Desired| desired_config(&self.control.read(), desired);
                 let ctx = evaluate::Context {
                     program: &program,
-                    place: place.as_ref().map(|p| p.borrow()),
+                    place: place.as_ref().map(OwnedPlace::borrow),
                     lease: may_offer && self.has_lease(),
                     replies: may_offer,
                     token_labels: &token_labels,
@@ -1113,8 +1122,8 @@ fn is_due(columns: &Columns, program: &Program, re_offering: &BTreeSet<String>, 
     if row.restart_pending {
         return true;
     }
-    let place = place_of(columns, program, row.uid);
-    let desired = desired_of(row, place.as_ref().map(|p| p.borrow()), program);
+    let place = place_of(columns, program, row.uid, row.owner());
+    let desired = desired_of(row, place, program);
     let decision = next_for(row, &desired, re_offering);
     matches!(decision, Decision::Offer(_) | Decision::Adopt(_))
 }
@@ -1169,49 +1178,6 @@ fn subject_of<'a>(row: &'a Row, place: Option<Place<'a>>) -> Subject<'a, Row> {
         delivered_in: row.delivery.as_ref().map_or("", |d| &d.rollout),
         place,
     }
-}
-
-/// An agent's place, owned.
-pub struct OwnedPlace {
-    rollout: String,
-    role: String,
-    wave: u32,
-    taken_from: Option<Owner>,
-}
-
-impl OwnedPlace {
-    /// As the domain takes it.
-    pub fn borrow(&self) -> Place<'_> {
-        Place {
-            rollout: &self.rollout,
-            role: &self.role,
-            wave: self.wave,
-            taken_from: self.taken_from.as_ref().map(|from| (&*from.0, &*from.1)),
-        }
-    }
-}
-
-/// The agent's place in a rollout that the program names.
-pub fn place_of(columns: &Columns, program: &Program, uid: Uid) -> Option<OwnedPlace> {
-    columns
-        .listed
-        .get(&uid)?
-        .iter()
-        .rev()
-        .find_map(|id| place_in(columns, program, uid, id))
-}
-
-/// The agent's place in this rollout, if the program names it.
-fn place_in(columns: &Columns, program: &Program, uid: Uid, id: &str) -> Option<OwnedPlace> {
-    let (family, rollout) = program.rollout(id)?;
-    let member = columns.lists.get(id)?.get(&uid)?;
-    let role = family.roles(rollout.to).get(member.role as usize)?;
-    Some(OwnedPlace {
-        rollout: id.to_owned(),
-        role: role.name.clone(),
-        wave: member.wave,
-        taken_from: member.taken_from.clone(),
-    })
 }
 
 /// The config map of a role at a revision; revision 0: the baseline of the rollout's target.

@@ -135,8 +135,8 @@ impl Partition {
             if row.link != Link::Connected {
                 continue;
             }
-            let place = place_of(&columns, &program, row.uid);
-            let desired = desired_of(row, place.as_ref().map(|p| p.borrow()), &program);
+            let place = place_of(&columns, &program, row.uid, row.owner());
+            let desired = desired_of(row, place, &program);
             if let Decision::Offer(_) = next_for(row, &desired, &re_offering)
                 && let Some(lane) = limits.lane(&desired, row)
             {

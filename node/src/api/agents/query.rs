@@ -15,7 +15,7 @@ use crate::api::{Api, selector};
 use crate::drift::{KINDS, Norms};
 use crate::folding::fold;
 use crate::inventory::Row;
-use crate::partition::{OwnedPlace, desired_of, excluded_text, place_of, state_of};
+use crate::partition::{desired_of, excluded_text, place_of, state_of};
 
 /// Words of liveness, of health, and those of [`state_of`].
 const STATES: [&str; 17] = [
@@ -148,8 +148,8 @@ impl Api {
             let program = partition.program();
             let columns = partition.index().read();
             for row in columns.rows.values().filter(|row| filter.takes(row)) {
-                let place = place_of(&columns, &program, row.uid);
-                let desired = desired_of(row, place.as_ref().map(OwnedPlace::borrow), &program);
+                let place = place_of(&columns, &program, row.uid, row.owner());
+                let desired = desired_of(row, place, &program);
                 let state = state_of(row, &desired);
                 if filter.state_matches(row, state) && drifted(row, &desired) {
                     look(&Seen {
@@ -249,10 +249,9 @@ impl Api {
         let shown = {
             let columns = partition.index().read();
             let row = columns.rows.get(&uid)?;
-            let place = place_of(&columns, &program, uid);
-            let desired = desired_of(row, place.as_ref().map(OwnedPlace::borrow), &program);
+            let place = place_of(&columns, &program, uid, row.owner());
+            let desired = desired_of(row, place, &program);
             let drift = norms.drift(row, &desired);
-            let place = place.as_ref().map(OwnedPlace::borrow);
             let excluded = place.and_then(|p| excluded_text(row, &program, &p, &desired));
             let mut shown = api::Agent {
                 drift: drift.iter().map(|drift| drift.kind().to_owned()).collect(),

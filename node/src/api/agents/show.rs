@@ -11,9 +11,7 @@ use tonic::Status;
 use crate::api::{Api, broken};
 use crate::inventory::Row;
 use crate::ledger::table;
-use crate::partition::{
-    OwnedPlace, Partition, body, desired_of, excluded_text, place_of, state_of,
-};
+use crate::partition::{Partition, body, desired_of, excluded_text, place_of, state_of};
 
 /// Without the time since it was heard, which is the core's to know.
 pub(super) fn view(row: &Row, desired: &Desired) -> api::Agent {
@@ -121,14 +119,13 @@ impl Api {
                 .rows
                 .get(&uid)
                 .ok_or_else(|| Status::not_found(format!("there is no agent {uid}")))?;
-            let place = place_of(&columns, &program, uid);
-            let desired = desired_of(row, place.as_ref().map(OwnedPlace::borrow), &program);
+            let place = place_of(&columns, &program, uid, row.owner());
+            let desired = desired_of(row, place, &program);
             let claims = program
                 .claims(row)
                 .into_iter()
                 .map(|c| format!("{}: {}", c.family, c.roles.join(", ")))
                 .collect();
-            let place = place.as_ref().map(OwnedPlace::borrow);
             let excluded = place.and_then(|p| excluded_text(row, &program, &p, &desired));
             (row.clone(), desired, claims, excluded)
         };

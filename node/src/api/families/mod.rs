@@ -154,11 +154,13 @@ impl Api {
         family: &str,
         revision: u64,
         plan: &str,
+        back: bool,
     ) -> Result<preview::Preview, Status> {
         let (node, family, plan) = (self.node.clone(), family.to_owned(), plan.to_owned());
-        let made =
-            tokio::task::spawn_blocking(move || preview::make(&node, &family, revision, &plan))
-                .await;
+        let made = tokio::task::spawn_blocking(move || {
+            preview::make(&node, &family, revision, &plan, back)
+        })
+        .await;
         let made = made.map_err(|error| Status::internal(error.to_string()))?;
         made.map_err(|error| preview_status(&error))
     }
@@ -177,7 +179,7 @@ fn preview_status(error: &preview::Error) -> Status {
         preview::Error::Family(_) | preview::Error::Revision { .. } | preview::Error::Plan(_) => {
             Status::not_found(text)
         }
-        preview::Error::Waves { .. } | preview::Error::Nobody(_) => Status::invalid_argument(text),
+        preview::Error::Unassignable(_) => Status::invalid_argument(text),
         preview::Error::Read(_) => Status::internal(text),
         preview::Error::Store(_) => Status::unavailable(text),
     }
@@ -325,11 +327,16 @@ impl FamilyService for Api {
             take_way_back(&documents, family, to, &mut request.plan)?;
         }
         let made = self
-            .make_preview(&request.family, request.revision, &request.plan)
+            .make_preview(
+                &request.family,
+                request.revision,
+                &request.plan,
+                request.back,
+            )
             .await?;
         self.keep_preview(&made.kept).await?;
         let mut shown = made.shown;
-        self.complete(&request, &mut shown);
+        self.complete(&request, &made.rollout, &mut shown);
         if !request.back {
             shown.needs.extend(made.against);
             shown.needs.extend(made.blocked);

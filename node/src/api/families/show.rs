@@ -56,12 +56,8 @@ impl Api {
                 .values()
                 .filter(|row| row.owner().is_some_and(|(family, _)| family == stored.name))
             {
-                let place = crate::partition::place_of(&columns, &program, row.uid);
-                let desired = crate::partition::desired_of(
-                    row,
-                    place.as_ref().map(crate::partition::OwnedPlace::borrow),
-                    &program,
-                );
+                let place = crate::partition::place_of(&columns, &program, row.uid, row.owner());
+                let desired = crate::partition::desired_of(row, place, &program);
                 let state = state_of(row, &desired);
                 view.owned += 1;
                 view.converged += u64::from(state == "converged");
@@ -135,6 +131,8 @@ impl Api {
             let documents = self.node.control.read();
             let rollouts = documents.rollouts.values();
             let open = rollouts.filter(|r| !rollout_state(r.value.state()).is_final());
+            // Its own only move agents from role to role.
+            let open = open.filter(|r| r.value.family != family);
             open.map(|r| r.value.id.clone()).collect()
         };
         let mut lent = 0;
