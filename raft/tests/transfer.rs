@@ -14,6 +14,7 @@ async fn leadership_goes_round_under_load_and_nothing_is_lost_or_done_twice() {
     cluster.leader(1..=3).await;
     let load = Load::start(&cluster.groups());
     for _ in 0..6 {
+        load.goes_on().await;
         let old = cluster.leader(1..=3).await;
         let to = NodeId(old % 3 + 1);
         match cluster.group(old).transfer_leader(to).await {
@@ -23,8 +24,8 @@ async fn leadership_goes_round_under_load_and_nothing_is_lost_or_done_twice() {
             Err(error) => panic!("{error}"),
         }
     }
+    load.goes_on().await;
     let answered = load.stop().await;
-    assert!(answered.len() > 50, "{}", answered.len());
     cluster.propose(1..=3, entry("last", 1)).await;
     for id in 1..=3 {
         eventually("all applied", || cluster.has(id, "last")).await;

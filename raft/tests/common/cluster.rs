@@ -295,31 +295,36 @@ impl Cluster {
 /// Writers that propose fresh keys, one after the other each, until they are stopped.
 pub struct Load {
     stop: Arc<AtomicBool>,
-    count: Arc<AtomicUsize>,
+    answered: Arc<AtomicUsize>,
     writers: Vec<JoinHandle<Vec<String>>>,
 }
 
 impl Load {
     pub fn start(groups: &[Group<Kv>]) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
-        let count = Arc::new(AtomicUsize::new(0));
+        let answered = Arc::new(AtomicUsize::new(0));
         let writers = (0..4).map(|writer| {
-            let (groups, stop, count) = (groups.to_vec(), Arc::clone(&stop), Arc::clone(&count));
-            tokio::spawn(write(groups, writer, stop, count))
+            let (stop, answered) = (Arc::clone(&stop), Arc::clone(&answered));
+            tokio::spawn(write(groups.to_vec(), writer, stop, answered))
         });
         Self {
             writers: writers.collect(),
             stop,
-            count,
+            answered,
         }
     }
 
-    /// The keys that were answered; some are in any case.
-    pub async fn stop(self) -> Vec<String> {
-        eventually("some are answered", || {
-            self.count.load(Ordering::Relaxed) > 50
+    /// Waits until some more are answered.
+    pub async fn goes_on(&self) {
+        let enough = self.answered.load(Ordering::Relaxed) + 10;
+        eventually("proposals are answered", || {
+            self.answered.load(Ordering::Relaxed) >= enough
         })
         .await;
+    }
+
+    /// The keys that were answered.
+    pub async fn stop(self) -> Vec<String> {
         self.stop.store(true, Ordering::Relaxed);
         let mut answered = Vec::new();
         for writer in self.writers {
