@@ -1,5 +1,6 @@
 //! The column index of one partition: every agent in memory, compact, rebuilt from the documents at start.
 
+mod matched;
 mod row;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -9,6 +10,7 @@ use prost::Message;
 use proto::store::{self, MemberChunk};
 use proto::uid::Uid;
 
+pub use matched::Question;
 pub use row::{
     BRIDGE, Delivery, Interner, Row, is_healthy, reported, reverted, state, stored_state,
 };

@@ -11,6 +11,8 @@ use proto::opamp::AgentCapabilities;
 use proto::store::{self, ConfigState, DeliveryState, Link};
 use proto::uid::Uid;
 
+use super::matched::Matched;
+
 /// Texts that many agents share, kept once.
 #[derive(Default)]
 pub struct Interner {
@@ -80,6 +82,8 @@ pub struct Row {
     facts: Box<[(Arc<str>, Arc<str>)]>,
     /// Which of them are labels.
     labels: Box<[u16]>,
+    /// What selectors have said of the facts.
+    pub(super) matched: Matched,
     many_collectors: bool,
     /// Enrolment token.
     pub token: Arc<str>,
@@ -174,6 +178,7 @@ impl Row {
             version,
             facts,
             labels,
+            matched: Matched::default(),
             many_collectors,
             token: interner.get(&agent.token),
             capabilities: agent.capabilities,

@@ -891,9 +891,12 @@ pub(super) fn owner(agent: &store::Agent) -> Option<(&str, &str)> {
 }
 
 /// Is what the agent has to be another owner's?
-pub(super) fn changes_owner(owner: Option<(&str, &str)>, desired: &Desired) -> bool {
+pub(super) fn changes_owner<S: AsRef<str>>(
+    owner: Option<(&str, &str)>,
+    desired: &Desired<S>,
+) -> bool {
     let next = desired.owner.as_ref();
-    next.is_some_and(|(family, role)| owner != Some((family, role)))
+    next.is_some_and(|(family, role)| owner != Some((family.as_ref(), role.as_ref())))
 }
 
 /// An empty map, or one of empty bodies, is an order to stop the collector.

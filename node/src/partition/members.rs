@@ -214,16 +214,18 @@ impl Partition {
             list.keys().copied().collect()
         };
         let stale = self.stale(&uids);
-        let stand = Stand::of(rollout, &program, now_ms());
+        let mut stand = Stand::of(rollout, &program, now_ms());
         let columns = self.index.read();
         let Some(list) = columns.lists.get(&rollout.id) else {
             return;
         };
         let mut rows = Rising::of(&columns.rows);
+        let mut stale = stale.iter().peekable();
         for (uid, member) in list {
             let row = rows.find(uid);
-            let is_fresh = || stale.binary_search(uid).is_err();
-            let bucket = row.map_or(Bucket::Deleted, |row| stand.bucket(row, member, is_fresh()));
+            while stale.next_if(|silent| *silent < uid).is_some() {}
+            let is_fresh = || stale.peek().is_none_or(|silent| *silent != uid);
+            let bucket = row.map_or(Bucket::Deleted, |row| stand.bucket(row, member, is_fresh));
             look(*uid, member, row, bucket);
         }
     }
@@ -239,11 +241,11 @@ impl Partition {
                 return;
             };
             signs.unhealthy += u64::from(bucket == Bucket::Converged && !row.healthy);
-            let delivery = row.delivery.as_ref();
-            let ours = delivery.filter(|d| *d.rollout == *rollout.id);
-            let loops =
-                |d: &Delivery| is_restart_loop(d.restarts, now.saturating_sub(d.offered_ms));
-            signs.restart_loops += u64::from(ours.is_some_and(loops));
+            let loops = |d: &Delivery| {
+                let age_ms = now.saturating_sub(d.offered_ms);
+                is_restart_loop(d.restarts, age_ms) && *d.rollout == *rollout.id
+            };
+            signs.restart_loops += u64::from(row.delivery.as_ref().is_some_and(loops));
         });
         waves
     }

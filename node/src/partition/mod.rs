@@ -5,6 +5,7 @@
 pub mod body;
 pub mod core;
 mod evaluate;
+mod listing;
 mod members;
 pub mod merge;
 mod occupancy;
@@ -21,7 +22,7 @@ use arc_swap::ArcSwap;
 use fleet::digest::Digest;
 use fleet::family::ConfigMap;
 use fleet::offer::{Decision, Reported, Situation, Why, decide};
-use fleet::program::{Desired, Epoch, Place, Program, Reason, Subject, desired};
+use fleet::program::{Desired, Epoch, Place, Program, Reason, Subject, desired, desired_borrowed};
 use fleet::selector::Facts;
 use proto::edge::{Answer, Notice, Presence, Report, Session, Transport, Unsent, notice};
 use proto::opamp::AgentCapabilities;
@@ -1123,20 +1124,20 @@ fn is_due(columns: &Columns, program: &Program, re_offering: &BTreeSet<String>, 
         return true;
     }
     let place = place_of(columns, program, row.uid, row.owner());
-    let desired = desired_of(row, place, program);
+    let desired = desired_borrowed(&subject_of(row, place), program);
     let decision = next_for(row, &desired, re_offering);
     matches!(decision, Decision::Offer(_) | Decision::Adopt(_))
 }
 
 /// What follows for a row at its next message, if that says nothing new: also what it has drifted from, once more.
-fn next_for(row: &Row, desired: &Desired, re_offering: &BTreeSet<String>) -> Decision {
+fn next_for(row: &Row, desired: &Desired<&str>, re_offering: &BTreeSet<String>) -> Decision {
     let decision = decide(&situation(row, desired));
     let policy = row
         .owner()
         .is_some_and(|(family, _)| re_offering.contains(family));
     let settled = policy && desired.offerable && decision == Decision::Nothing(Why::Settled);
     match desired.delivery {
-        Some(hash) if settled && drift::heals(&drift::Seen::of(row), desired) => {
+        Some(hash) if settled && drift::heals(&drift::Seen::of(row), &desired.named()) => {
             Decision::Offer(hash)
         }
         _ => decision,
@@ -1144,11 +1145,12 @@ fn next_for(row: &Row, desired: &Desired, re_offering: &BTreeSet<String>) -> Dec
 }
 
 /// A row's situation at its next message, if that says nothing new. Room is asked for when it is offered something.
-fn situation<'r>(row: &'r Row, desired: &Desired) -> Situation<'r> {
+fn situation<'r>(row: &'r Row, desired: &Desired<&str>) -> Situation<'r> {
     Situation {
         desired: desired.delivery,
         offerable: desired.offerable,
-        last: row.offer(now_ms()),
+        // Its age decides nothing here, and the clock need not be asked.
+        last: row.offer(0),
         reported: row.reported,
         refused: &row.refused,
         accepts: row.can(AgentCapabilities::AcceptsRemoteConfig),

@@ -4,15 +4,18 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::sync::{MutexGuard, PoisonError};
 
-use fleet::budget::Domain;
+use fleet::budget::{Domain, needs_room};
 use fleet::offer::{Decision, State};
+use fleet::program::{Desired, Reason};
 use fleet::selector::Facts;
 use proto::edge::notice;
 use proto::store::Link;
 use proto::uid::Uid;
 
-use super::room::{Lane, QUOTA_LIFE, Rooms};
-use super::{Partition, desired_of, millis, next_for, place_of};
+use super::listing::Everybody;
+use super::room::{Lane, Limits, QUOTA_LIFE, Rooms};
+use super::{Partition, millis, next_for};
+use crate::inventory::Row;
 
 /// Agents that are named when there is room again. Whoever is not named asks at its next message.
 const NAMED: usize = 1_000;
@@ -107,26 +110,25 @@ impl Partition {
         let limits = self.rooms.limits();
         let program = self.program();
         let re_offering = self.re_offering.load_full();
-        let mut seen = Occupancy::default();
-        let mut in_flight: BTreeMap<Lane, u64> = BTreeMap::new();
         self.rooms.begin_count();
         let columns = self.index.read();
+        let mut everybody = Everybody::of(&columns, &program);
+        // By borrowed names: rollout, role, domain.
+        let mut in_flight: BTreeMap<(&str, &str, &str), u64> = BTreeMap::new();
+        let mut waiting: BTreeMap<(&str, &str, &str), (u64, Vec<Uid>)> = BTreeMap::new();
+        let mut domains: BTreeMap<&str, Domain> = BTreeMap::new();
         let here = |link: Link| link != Link::Left;
         for row in columns.rows.values().filter(|r| !r.alias && here(r.link)) {
-            let name = limits.label.as_ref().and_then(|label| row.get(label));
-            let name = name.unwrap_or("");
-            if !seen.domains.contains_key(name) {
-                seen.domains.insert(name.to_owned(), Domain::default());
-            }
             let open = row.delivery.as_ref();
             let open = open.filter(|d| matches!(d.state, State::Offered | State::Applying));
-            if let Some(domain) = seen.domains.get_mut(name) {
-                domain.agents += 1;
-                let sick = open.is_none() && !row.healthy && row.link == Link::Connected;
-                domain.unhealthy += u64::from(sick);
-            }
+            let name = limits.label.as_ref().and_then(|label| row.get(label));
+            let domain = domains.entry(name.unwrap_or("")).or_default();
+            domain.agents += 1;
+            let sick = open.is_none() && !row.healthy && row.link == Link::Connected;
+            domain.unhealthy += u64::from(sick);
             if let Some(open) = open {
-                if let Some(lane) = limits.lane_in(&open.rollout, &open.role, row) {
+                if let Some(domain) = limits.domain_in(&open.rollout, row) {
+                    let lane = (&*open.rollout, &*open.role, domain);
                     *in_flight.entry(lane).or_default() += 1;
                 }
                 continue;
@@ -135,20 +137,48 @@ impl Partition {
             if row.link != Link::Connected {
                 continue;
             }
-            let place = place_of(&columns, &program, row.uid, row.owner());
-            let desired = desired_of(row, place, &program);
+            let desired = everybody.desired(row);
             if let Decision::Offer(_) = next_for(row, &desired, &re_offering)
-                && let Some(lane) = limits.lane(&desired, row)
+                && let Some(lane) = lane(&limits, &desired, row)
             {
-                let (wanted, some) = seen.waiting.entry(lane).or_default();
+                let (wanted, some) = waiting.entry(lane).or_default();
                 *wanted += 1;
                 if some.len() < NAMED {
                     some.push(row.uid);
                 }
             }
         }
+        let domains = domains.into_iter();
+        let waiting = waiting.into_iter();
+        let seen = Occupancy {
+            domains: domains
+                .map(|(name, seen)| (name.to_owned(), seen))
+                .collect(),
+            waiting: waiting.map(|(lane, who)| (Lane::of(lane), who)).collect(),
+        };
+        let in_flight = in_flight.into_iter();
+        let in_flight = in_flight
+            .map(|(lane, agents)| (Lane::of(lane), agents))
+            .collect();
         drop(columns);
         self.rooms.end_count(&in_flight);
         seen
     }
+}
+
+/// As [`Limits::lane`], by borrowed names.
+fn lane<'d>(
+    limits: &Limits,
+    desired: &Desired<&'d str>,
+    row: &'d Row,
+) -> Option<(&'d str, &'d str, &'d str)> {
+    if !needs_room(&desired.reason) {
+        return None;
+    }
+    let rollout = match desired.reason {
+        Reason::Wave { rollout } => rollout,
+        _ => "",
+    };
+    let (_, role) = desired.owner?;
+    Some((rollout, role, limits.domain_in(rollout, row)?))
 }

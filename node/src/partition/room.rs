@@ -72,6 +72,19 @@ struct Room {
     under_way: u64,
 }
 
+// === impl Lane ===
+
+impl Lane {
+    /// Rollout, role and domain.
+    pub(super) fn of((rollout, role, domain): (&str, &str, &str)) -> Self {
+        Lane {
+            rollout: rollout.to_owned(),
+            role: role.to_owned(),
+            domain: domain.to_owned(),
+        }
+    }
+}
+
 // === impl Limits ===
 
 impl Limits {
@@ -121,16 +134,21 @@ impl Limits {
         role: &str,
         facts: &(impl Facts + ?Sized),
     ) -> Option<Lane> {
+        let domain = self.domain_in(rollout, facts)?;
+        Some(Lane::of((rollout, role, domain)))
+    }
+
+    /// The domain of what this rollout has in flight at an agent; none: it is not limited.
+    pub(super) fn domain_in<'f>(
+        &self,
+        rollout: &str,
+        facts: &'f (impl Facts + ?Sized),
+    ) -> Option<&'f str> {
         let label = self.label.as_ref().filter(|_| !self.back.contains(rollout));
         if label.is_none() && !self.limited.contains(rollout) {
             return None;
         }
-        let domain = label.and_then(|label| facts.get(label)).unwrap_or("");
-        Some(Lane {
-            rollout: rollout.to_owned(),
-            role: role.to_owned(),
-            domain: domain.to_owned(),
-        })
+        Some(label.and_then(|label| facts.get(label)).unwrap_or(""))
     }
 }
 

@@ -6,12 +6,11 @@
 use fleet::bucket::{Bucket, Presence, Sighting, bucket};
 use fleet::digest::Digest;
 use fleet::membership::{Circumstances, Exclusion, exclusion};
-use fleet::program::{
-    Desired, Place, Program, ProgramRole, ProgramRollout, Reason, desired_borrowed, matching,
-};
+use fleet::program::{Desired, Place, Placed, Program, Reason, desired_borrowed, matching};
 use proto::opamp::AgentCapabilities;
 use proto::store::{self, Link, Match};
 
+use super::listing::Listing;
 use super::subject_of;
 use crate::inventory::{Delivery, Member, Row};
 
@@ -19,46 +18,42 @@ use crate::inventory::{Delivery, Member, Row};
 pub(super) struct Stand<'a> {
     rollout: &'a store::Rollout,
     program: &'a Program,
-    /// With the roles of its target; none: the program does not name it any more.
-    named: Option<(&'a ProgramRollout, &'a [ProgramRole])>,
+    /// None: the program does not name it any more.
+    named: Option<Listing<'a>>,
     now_ms: u64,
 }
 
 impl<'a> Stand<'a> {
     pub(super) fn of(rollout: &'a store::Rollout, program: &'a Program, now_ms: u64) -> Self {
-        let named = program.rollout(&rollout.id);
         Stand {
             rollout,
             program,
-            named: named.map(|(family, rollout)| (rollout, family.roles(rollout.to))),
+            named: Listing::of(program, &rollout.id),
             now_ms,
         }
     }
 
     /// The one bucket a member is in. Fresh: it was heard within two intervals.
-    pub(super) fn bucket(&self, row: &Row, member: &Member, fresh: bool) -> Bucket {
+    pub(super) fn bucket(
+        &mut self,
+        row: &Row,
+        member: &Member,
+        fresh: impl FnOnce() -> bool,
+    ) -> Bucket {
         let rollout = self.rollout;
-        let role = |(_, roles): (_, &'a [ProgramRole])| roles.get(member.role as usize);
-        let role = self.named.and_then(role);
-        let place = self.named.zip(role).map(|((rollout, _), role)| Place {
-            rollout: &rollout.id,
-            role: &role.name,
-            wave: member.wave,
-            taken_from: member.taken_from.as_ref().map(|from| (&*from.0, &*from.1)),
-        });
-        let desired = desired_borrowed(&subject_of(row, place), self.program);
-        let is = |what: fn(&ProgramRollout, &Place<'_>) -> bool| {
-            let there = self.named.zip(place.as_ref());
-            there.is_some_and(|((rollout, _), place)| what(rollout, place))
+        let (placed, desired) = match &mut self.named {
+            Some(listing) => listing.desired(row, member),
+            None => (None, desired_borrowed(&subject_of(row, None), self.program)),
         };
-        let covered = is(ProgramRollout::covers);
-        let taken_back = is(ProgramRollout::takes_back);
+        let is = |what: fn(&Placed<'_>) -> bool| placed.as_ref().is_some_and(what);
+        let covered = is(|placed| placed.covered);
+        let taken_back = is(|placed| placed.taken_back);
         // A completed rollout has opened every wave; the program names it no more, and people still ask who was missing.
         let completed = rollout.state() == store::RolloutState::Completed;
-        let open = completed || is(ProgramRollout::is_open);
+        let open = completed || is(|placed| placed.open);
         let delivery = row.delivery.as_ref();
         let touched = delivery.is_some_and(|d| *d.rollout == *rollout.id);
-        let target = role.map(|role| role.delivery);
+        let target = placed.map(|placed| placed.target.delivery);
         // A rollback that stands still has still given back what it gave back.
         let went_back = covered && touched && delivery.is_some_and(|d| Some(d.hash) != target);
         let (goal, taken_back) = match delivery {
@@ -67,11 +62,11 @@ impl<'a> Stand<'a> {
         };
         let excluded = excluded(
             row,
-            self.named.map(|(_, roles)| roles),
+            || self.named.as_ref().map_or(1, |named| named.roles(row)),
             (
                 &rollout.family,
-                role.map(|role| role.name.as_str()),
-                &rollout.id,
+                placed.map(|placed| placed.target.name.as_str()),
+                touched,
             ),
             matches!(desired.reason, Reason::Wave { .. } | Reason::Waiting { .. }),
             target,
@@ -87,7 +82,7 @@ impl<'a> Stand<'a> {
             touched,
             covered,
             taken_back,
-            fresh,
+            fresh: fresh(),
             excluded,
             pinned: desired.reason == Reason::Pinned && (desired.delivery != target || taken_back),
             target,
@@ -106,25 +101,21 @@ impl<'a> Stand<'a> {
     }
 }
 
-/// Why a rollout, by family, role and id, cannot configure an agent that it lists; none: it can. `held`: its list decides
-/// what the agent should run. `roles` are those of its target.
+/// Why a rollout of this family and role, that has touched it or has not, cannot configure an agent that it lists; none: it
+/// can. `held`: its list decides what the agent should run. `roles`: how many of its target match.
 fn excluded(
     row: &Row,
-    roles: Option<&[ProgramRole]>,
-    (family, role, id): (&str, Option<&str>, &str),
+    roles: impl FnOnce() -> usize,
+    (family, role, touched): (&str, Option<&str>, bool),
     held: bool,
     target: Option<Digest>,
 ) -> Option<Exclusion> {
     let delivery = row.delivery.as_ref();
-    let touched = delivery.is_some_and(|d| *d.rollout == *id);
     // What was taken from another family or role goes back to it.
     let here = |d: &Delivery| *d.family == *family && role.is_none_or(|role| *d.role == *role);
     let elsewhere = delivery.is_some_and(|d| !here(d)) && !touched && !held;
     // Relabelling takes nothing back from who was touched: its selectors need not be asked.
-    let roles = match roles {
-        Some(roles) if !touched => matching(roles, row).len(),
-        _ => 1,
-    };
+    let roles = if touched { 1 } else { roles() };
     let excluded = exclusion(&Circumstances {
         duplicate: row.duplicate,
         reassigned: row.alias,
@@ -153,11 +144,17 @@ pub fn excluded_text(
         .role(rollout.to, place.role)
         .map(|role| role.delivery);
     let held = matches!(desired.reason, Reason::Wave { .. } | Reason::Waiting { .. });
-    let of = (family.name.as_str(), Some(place.role), place.rollout);
-    let why = excluded(row, Some(family.roles(rollout.to)), of, held, target)?;
+    let touched = row.delivery.as_ref();
+    let touched = touched.is_some_and(|d| *d.rollout == *place.rollout);
+    let of = (family.name.as_str(), Some(place.role), touched);
+    let roles = || matching(family.roles(rollout.to), row).len();
+    let why = excluded(row, roles, of, held, target)?;
     Some(format!(
         "excluded from rollout {}: {}",
         place.rollout,
         why.why()
     ))
 }
+
+#[cfg(test)]
+mod tests;

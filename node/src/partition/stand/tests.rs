@@ -1,0 +1,377 @@
+//! The look at a million members against its plain definition: everything looked up and every selector asked, each time.
+
+use std::collections::BTreeMap;
+
+use fleet::program::{
+    Epoch, OwnerChange, PinTarget, ProgramFamily, ProgramPin, ProgramRole, ProgramRollout,
+    RevisionNumber, RollBack, Scope, desired,
+};
+use fleet::selector::Selector;
+use proto::uid::Uid;
+
+use super::*;
+use crate::inventory::{Columns, Interner};
+use crate::partition::listing::Everybody;
+use crate::partition::place_of;
+
+const ID: &str = "ro-1";
+const OTHER_ID: &str = "ro-2";
+const NOW_MS: u64 = 1_000_000;
+const ROLES: [&str; 2] = ["agent", "gateway"];
+
+/// Numbers as if drawn, the same in each run.
+struct Draw(u64);
+
+impl Draw {
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005);
+        self.0 = self.0.wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % end
+    }
+
+    fn one_in(&mut self, many: u64) -> bool {
+        self.below(many) == 0
+    }
+
+    fn of<T: Copy>(&mut self, some: &[T]) -> T {
+        some[self.below(some.len() as u64) as usize]
+    }
+}
+
+/// Where a member stands, by the functions of the domain alone.
+fn plainly(
+    rollout: &store::Rollout,
+    program: &Program,
+    (row, member): (&Row, &Member),
+    fresh: bool,
+) -> Bucket {
+    let named = program.rollout(&rollout.id);
+    let roles = named.map(|(family, rollout)| family.roles(rollout.to));
+    let role = roles.and_then(|roles| roles.get(member.role as usize));
+    let place = role.map(|role| Place {
+        rollout: &rollout.id,
+        role: &role.name,
+        wave: member.wave,
+        taken_from: member.taken_from.as_ref().map(|from| (&*from.0, &*from.1)),
+    });
+    let desired = desired(&subject_of(row, place), program);
+    let is = |what: fn(&ProgramRollout, &Place<'_>) -> bool| {
+        let there = named.zip(place.as_ref());
+        there.is_some_and(|((_, rollout), place)| what(rollout, place))
+    };
+    let completed = rollout.state() == store::RolloutState::Completed;
+    let delivery = row.delivery.as_ref();
+    let touched = delivery.is_some_and(|d| *d.rollout == *rollout.id);
+    let target = role.map(|role| role.delivery);
+    let covered = is(ProgramRollout::covers);
+    let went_back = covered && touched && delivery.is_some_and(|d| Some(d.hash) != target);
+    let (goal, taken_back) = match delivery {
+        Some(d) if went_back => (Some(d.hash), true),
+        _ => (desired.delivery, is(ProgramRollout::takes_back)),
+    };
+    let held = matches!(desired.reason, Reason::Wave { .. } | Reason::Waiting { .. });
+    let named_role = role.map(|role| &*role.name);
+    let elsewhere = delivery.is_some_and(|d| {
+        *d.family != *rollout.family || named_role.is_some_and(|role| *d.role != *role)
+    });
+    let elsewhere = elsewhere && !touched && !held;
+    let excluded = exclusion(&Circumstances {
+        duplicate: row.duplicate,
+        reassigned: row.alias,
+        re_owned: elsewhere,
+        stopped: row.stopped,
+        touched,
+        roles: match roles {
+            Some(roles) if !touched => matching(roles, row).len(),
+            _ => 1,
+        },
+        accepts: row.can(AgentCapabilities::AcceptsRemoteConfig),
+        many_collectors: row.many_collectors(),
+        ..Circumstances::default()
+    });
+    let has_target = delivery.is_some_and(|d| Some(d.hash) == target);
+    let excluded = excluded.filter(|why| !(has_target && *why == Exclusion::Relabelled));
+    bucket(&Sighting {
+        presence: match row.link {
+            Link::Connected => Presence::Connected,
+            Link::Left => Presence::Left,
+            Link::Lost | Link::Unspecified => Presence::Lost,
+        },
+        unchanged: member.unchanged,
+        open: completed || is(ProgramRollout::is_open),
+        touched,
+        covered,
+        taken_back,
+        fresh,
+        excluded,
+        pinned: desired.reason == Reason::Pinned && (desired.delivery != target || taken_back),
+        target,
+        flow_lost: false,
+        refuses: goal.is_some_and(|hash| row.refused.contains(&hash)),
+        reports_status: row.can(AgentCapabilities::ReportsRemoteConfig),
+        goal,
+        offer: delivery.map(|d| (d.hash, d.state, &*d.error)),
+        reported: row.reported,
+        healthy: row.healthy,
+        health_age_ms: NOW_MS.saturating_sub(row.health_since_ms),
+        was_healthy: delivery.is_some_and(|d| d.was_healthy),
+        contradicts: delivery.is_some_and(|d| d.effective == Match::No),
+        proves: delivery.is_some_and(|d| d.effective == Match::Yes),
+    })
+}
+
+fn hash(family: &str, role: &str, revision: u64) -> Digest {
+    let revision = revision.to_le_bytes();
+    Digest::of("test", &[family.as_bytes(), role.as_bytes(), &revision])
+}
+
+fn selector(text: &str) -> Selector {
+    Selector::parse(text).expect("a selector")
+}
+
+fn family(draw: &mut Draw, name: &str, precedence: i64) -> ProgramFamily {
+    let selectors = [
+        "role = agent",
+        "role = gateway",
+        "role, env in (prod, lab)",
+        "!env",
+        "*",
+    ];
+    let mut roles = |revision| {
+        let role = |role: &&str| ProgramRole {
+            name: (*role).into(),
+            selector: selector(draw.of(&selectors)),
+            delivery: hash(name, role, revision),
+            baseline: hash(name, role, 0),
+        };
+        (RevisionNumber(revision), ROLES.iter().map(role).collect())
+    };
+    ProgramFamily {
+        name: name.into(),
+        precedence,
+        revisions: [roles(1), roles(2)].into(),
+        stable: (!draw.one_in(4)).then_some(RevisionNumber(1)),
+        owner_change: draw.of(&[OwnerChange::Ask, OwnerChange::Auto]),
+        rollout: None,
+    }
+}
+
+fn rollout_of(draw: &mut Draw, id: &str) -> ProgramRollout {
+    let going_back = draw.one_in(3);
+    ProgramRollout {
+        id: id.into(),
+        from: (!draw.one_in(4)).then_some(RevisionNumber(1)),
+        to: RevisionNumber(2),
+        running: !going_back && !draw.one_in(3),
+        open_waves: ROLES.map(|r| (r.to_owned(), draw.below(4) as u32)).into(),
+        roll_back: going_back.then(|| RollBack {
+            scope: match draw.one_in(2) {
+                true => Scope::All,
+                false => Scope::Wave {
+                    role: draw.of(&ROLES).into(),
+                    wave: draw.below(3) as u32,
+                },
+            },
+            open_roles: vec![draw.of(&ROLES).into()],
+        }),
+        passed: draw.one_in(4),
+        opened: Epoch(10),
+        returning: going_back && !draw.one_in(3),
+    }
+}
+
+fn program(draw: &mut Draw) -> Program {
+    let (mut web, mut db) = (family(draw, "web", 2), family(draw, "db", 1));
+    web.rollout = (!draw.one_in(8)).then(|| rollout_of(draw, ID));
+    db.rollout = draw.one_in(2).then(|| rollout_of(draw, OTHER_ID));
+    let pin = |target| ProgramPin {
+        family: "web".into(),
+        target,
+        revision: RevisionNumber(1),
+    };
+    let pins = match draw.below(4) {
+        0 => vec![pin(PinTarget::Agent([3; 16]))],
+        1 => vec![pin(PinTarget::Selected(selector("env = lab")))],
+        _ => vec![],
+    };
+    Program {
+        epoch: Epoch(11),
+        families: vec![web, db],
+        pins,
+    }
+}
+
+fn agent(draw: &mut Draw) -> store::Agent {
+    let mut labels = BTreeMap::new();
+    for (key, values) in [
+        ("role", ["agent", "gateway", ""]),
+        ("env", ["prod", "lab", ""]),
+    ] {
+        let value = draw.of(&values);
+        if !value.is_empty() {
+            labels.insert(key.to_owned(), value.to_owned());
+        }
+    }
+    let mut some_hash = || {
+        let (family, role) = (draw.of(&["web", "web", "db"]), draw.of(&ROLES));
+        hash(family, role, draw.below(3)).as_bytes().to_vec()
+    };
+    let (delivered, reported, refused) = (some_hash(), some_hash(), some_hash());
+    let reported = if draw.one_in(3) {
+        reported
+    } else {
+        delivered.clone()
+    };
+    let error = draw.of(&["", "exit code 1", "no"]);
+    let delivery = store::Delivery {
+        hash: delivered,
+        state: draw.of(&[1, 2, 3, 3, 3, 4, 5, 6, 7]),
+        family: draw.of(&["web", "web", "web", "db"]).into(),
+        role: draw.of(&ROLES).into(),
+        rollout: draw.of(&[ID, ID, "", OTHER_ID]).into(),
+        was_healthy: !draw.one_in(3),
+        effective: draw.below(3) as i32,
+        owned_since: draw.of(&[1, 12]),
+        error: error.into(),
+        ..store::Delivery::default()
+    };
+    store::Agent {
+        operator_labels: labels.into_iter().collect(),
+        delivery: (!draw.one_in(6)).then_some(delivery),
+        status: Some(store::ConfigStatus {
+            hash: reported,
+            state: draw.of(&[0, 1, 1, 1, 2, 3]),
+            ..store::ConfigStatus::default()
+        }),
+        refused: match draw.one_in(5) {
+            true => vec![store::Refusal {
+                hash: refused,
+                ..store::Refusal::default()
+            }],
+            false => vec![],
+        },
+        capabilities: match draw.below(8) {
+            0 => AgentCapabilities::AcceptsRemoteConfig as u64,
+            1 => AgentCapabilities::ReportsRemoteConfig as u64,
+            _ => {
+                AgentCapabilities::AcceptsRemoteConfig as u64
+                    | AgentCapabilities::ReportsRemoteConfig as u64
+            }
+        },
+        health: Some(store::HealthState {
+            healthy: !draw.one_in(3),
+            since_ms: draw.of(&[1, NOW_MS - 1]),
+            ..store::HealthState::default()
+        }),
+        link: draw
+            .of(&[
+                Link::Connected,
+                Link::Connected,
+                Link::Connected,
+                Link::Lost,
+                Link::Left,
+            ])
+            .into(),
+        granted: draw.one_in(6).then(|| store::Owner {
+            family: draw.of(&["web", "db"]).into(),
+            role: draw.of(&ROLES).into(),
+        }),
+        duplicate: draw.one_in(20),
+        stopped: draw.one_in(20),
+        alias_of: if draw.one_in(20) { vec![9; 16] } else { vec![] },
+        ..store::Agent::default()
+    }
+}
+
+fn member(draw: &mut Draw) -> Member {
+    Member {
+        // One role that the target does not have.
+        role: draw.of(&[0, 0, 1, 1, 2]),
+        wave: draw.below(3) as u32,
+        unchanged: draw.one_in(10),
+        taken_from: draw
+            .one_in(6)
+            .then(|| Box::new(("db".into(), draw.of(&ROLES).into()))),
+    }
+}
+
+#[test]
+fn a_look_at_many_members_finds_each_where_its_plain_definition_does() {
+    let mut draw = Draw(7);
+    let mut interner = Interner::default();
+    let members: Vec<(Row, Member)> = (0..4_000)
+        .map(|i| {
+            let uid = Uid::from_wire(&[1 + (i % 9) as u8; 16]).expect("a uid");
+            let row = Row::new(uid, i, &agent(&mut draw), &mut interner);
+            (row, member(&mut draw))
+        })
+        .collect();
+    let programs: Vec<Program> = (0..40).map(|_| program(&mut draw)).collect();
+    let mut seen = std::collections::BTreeSet::new();
+    // Each program twice, so that what rows remember is of the same question, and of another one.
+    for program in programs.iter().flat_map(|program| [program, program]) {
+        let state = draw.of(&[store::RolloutState::Running, store::RolloutState::Completed]);
+        let rollout = store::Rollout {
+            id: ID.into(),
+            family: "web".into(),
+            state: state.into(),
+            ..store::Rollout::default()
+        };
+        let mut stand = Stand::of(&rollout, program, NOW_MS);
+        for (row, member) in &members {
+            let fresh = !draw.one_in(4);
+            let expected = plainly(&rollout, program, (row, member), fresh);
+            assert_eq!(
+                stand.bucket(row, member, || fresh),
+                expected,
+                "{row:?} {member:?} {program:?}"
+            );
+            seen.insert(expected);
+        }
+    }
+    let open = [
+        Bucket::Waiting,
+        Bucket::PendingPickup,
+        Bucket::Converged,
+        Bucket::Excluded,
+    ];
+    assert!(
+        open.iter().all(|bucket| seen.contains(bucket)) && seen.len() > 15,
+        "{seen:?}"
+    );
+}
+
+#[test]
+fn a_walk_beside_the_lists_finds_what_a_search_for_each_agent_does() {
+    let mut draw = Draw(11);
+    let mut interner = Interner::default();
+    let mut columns = Columns::default();
+    for i in 1..=500u16 {
+        let mut bytes = [3; 16];
+        bytes[..2].copy_from_slice(&i.to_be_bytes());
+        let uid = Uid::from_wire(&bytes).expect("a uid");
+        let row = Row::new(uid, 1, &agent(&mut draw), &mut interner);
+        columns.rows.insert(uid, row);
+        // One that no program names, and two in either order.
+        let lists = draw.of(&[&[][..], &[ID], &[OTHER_ID, ID], &[ID, OTHER_ID], &["ro-0"]]);
+        for id in lists {
+            let list = columns.lists.entry((*id).to_owned()).or_default();
+            list.insert(uid, member(&mut draw));
+            columns.listed.entry(uid).or_default().push((*id).into());
+        }
+    }
+    for _ in 0..40 {
+        let program = program(&mut draw);
+        let mut everybody = Everybody::of(&columns, &program);
+        // Not everybody is asked for.
+        for row in columns.rows.values().filter(|_| !draw.one_in(3)) {
+            let place = place_of(&columns, &program, row.uid, row.owner());
+            let expected = desired(&subject_of(row, place), &program);
+            assert_eq!(
+                everybody.desired(row).named(),
+                expected,
+                "{row:?} {program:?}"
+            );
+        }
+    }
+}
