@@ -11,7 +11,8 @@ use proto::edge;
 use proto::opamp::AgentToServer;
 use proto::sequence::Digest;
 use proto::uid::Uid;
-use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
+use tokio::sync::{Semaphore, oneshot};
+use uuid::Uuid;
 
 use crate::limits::Limits;
 use crate::link::{Link, LinkError};
@@ -20,6 +21,9 @@ use crate::opamp::reply::Reply;
 use crate::opamp::wire;
 use crate::session::table::{Decision, Heard, Settled};
 use crate::session::{Holder, Sessions, TurnGuard};
+
+/// How often an agent's leader is asked for what it has for it, while there is none; each time for some seconds.
+const PULLS_MAX: usize = 10;
 
 /// Where a message came from; one per connection (WebSocket) or request (HTTP).
 #[derive(Clone, Debug)]
@@ -222,16 +226,41 @@ impl<L: Link> Exchange<L> {
     }
 
     /// Asks the leader what it has for an agent that said nothing. None: there is nothing to write.
+    ///
+    /// Until there is an answer it is the same asking, also to another leader: what the first one has granted is answered
+    /// again, and does not get lost.
     pub async fn pull(&self, source: &Source, uid: Uid) -> Option<Outcome> {
-        let _permit: SemaphorePermit<'_> = self.reports.acquire().await.ok()?;
-        let _turn = self.turn(uid).await?;
+        let asking = Bytes::copy_from_slice(Uuid::new_v4().as_bytes());
+        for _ in 0..PULLS_MAX {
+            match self.pull_once(source, uid, asking.clone()).await {
+                Err(Refusal::Unavailable(after)) => tokio::time::sleep(after).await,
+                answered => return answered.ok().flatten(),
+            }
+        }
+        None
+    }
+
+    async fn pull_once(
+        &self,
+        source: &Source,
+        uid: Uid,
+        asking: Bytes,
+    ) -> Result<Option<Outcome>, Refusal> {
+        let permit = self.reports.acquire().await;
+        let (Ok(_permit), Some(_turn)) = (permit, self.turn(uid).await) else {
+            return Ok(None);
+        };
         let session = self.sessions.shard(&uid).table.known(&uid);
         if session.as_ref().is_some_and(|session| !session.pending) {
-            return None;
+            return Ok(None);
         }
         self.metrics.pushes.inc();
-        let answer = self.report(self.blank(source, &uid, session)).await.ok()?;
-        Some(self.settle(source, uid, answer, false))
+        let report = edge::Report {
+            digest: asking,
+            ..self.blank(source, &uid, session)
+        };
+        let answer = self.report(report).await?;
+        Ok(Some(self.settle(source, uid, answer, false)))
     }
 
     /// A uid seen for the first time on a WebSocket connection can be pushed to from now on.

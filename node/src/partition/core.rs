@@ -95,6 +95,11 @@ impl Core {
         self.grace_from_ms = now_ms;
     }
 
+    /// For how long it has been led here.
+    pub fn led_for_ms(&self, now_ms: u64) -> u64 {
+        now_ms.saturating_sub(self.grace_from_ms)
+    }
+
     /// The gateway that holds the agent's session, if it is another one.
     pub fn holder(&self, uid: Uid, gateway: &str) -> Option<Arc<str>> {
         let live = self.live.get(&uid)?;

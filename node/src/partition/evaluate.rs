@@ -89,6 +89,8 @@ pub struct Evaluation {
     pub offers: bool,
     /// Something more is waiting for the agent.
     pub pending: bool,
+    /// It was answered with an offer before, which may not be repeated now: the same is to be asked again.
+    pub unsure: bool,
     /// Full state is asked for in the answer.
     pub asks_full: bool,
     /// The agent gets this uid.
@@ -112,11 +114,13 @@ pub fn evaluate(
     let message = report.message.as_ref();
     let verdict = message.map(|m| verdict(report, m, stored, ctx));
     let mut turn = Turn::begin(uid, report, stored, tombstone, ctx);
-    if let Some(message) = message {
-        if verdict == Some(Verdict::Retry) {
-            return turn.again(message);
+    match message {
+        Some(message) if verdict == Some(Verdict::Retry) => {
+            return turn.again(|offer| offer.number == message.sequence_num);
         }
-        turn.hear(message, verdict.unwrap_or(Verdict::Next));
+        Some(message) => turn.hear(message, verdict.unwrap_or(Verdict::Next)),
+        None if turn.was_asked() => return turn.again(|_| true),
+        None => {}
     }
     turn.answer()
 }
@@ -201,16 +205,21 @@ impl<'a> Turn<'a> {
         }
     }
 
-    /// The same message again: the same answer, unless what it offered has been withdrawn.
-    fn again(mut self, message: &AgentToServer) -> Evaluation {
+    /// Has this asking of a gateway, without a message of the agent's, been answered with the last offer?
+    fn was_asked(&self) -> bool {
+        let offer = self.agent.delivery.as_ref();
+        offer.is_some_and(|offer| !offer.asking.is_empty() && *offer.asking == *self.report.digest)
+    }
+
+    /// The same once more: the same answer, unless what it offered has been withdrawn.
+    fn again(mut self, is_answer: impl Fn(&store::Delivery) -> bool) -> Evaluation {
         self.asks_full = self.agent.full_asked && self.ctx.full_asked_ms_ago.is_some();
         if !self.agent.alias_of.is_empty() {
             self.new_uid = Uid::from_wire(&self.agent.alias_of).ok();
         }
         let desired = self.desired();
         let delivery = self.agent.delivery.clone().unwrap_or_default();
-        let offered =
-            delivery.state() == DeliveryState::Offered && delivery.number == message.sequence_num;
+        let offered = delivery.state() == DeliveryState::Offered && is_answer(&delivery);
         if offered {
             let wanted =
                 desired.delivery.map(|d| d.as_bytes().to_vec()) == Some(delivery.hash.clone());
@@ -221,8 +230,11 @@ impl<'a> Turn<'a> {
                 self.set_delivery_state(State::Withdrawn, "");
             }
         }
+        let outstanding = self.agent.delivery.as_ref().map(store::Delivery::state);
+        let outstanding = offered && outstanding == Some(DeliveryState::Offered);
         let mut evaluation = self.finish();
         evaluation.pending |= offered && !evaluation.offers;
+        evaluation.unsure = outstanding && !evaluation.offers;
         evaluation
     }
 
@@ -690,6 +702,10 @@ impl<'a> Turn<'a> {
             },
             earlier,
             number: self.agent.number,
+            asking: match self.report.message {
+                Some(_) => vec![],
+                None => self.report.digest.to_vec(),
+            },
             restarts: 0,
             reoffered: self.again || same.is_some_and(|b| b.reoffered),
         });
@@ -777,6 +793,7 @@ impl<'a> Turn<'a> {
             replies,
             offers,
             pending: false,
+            unsure: false,
             asks_full: self.asks_full,
             new_uid: self.new_uid,
             goodbye: self.merged.goodbye,

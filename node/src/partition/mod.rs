@@ -53,8 +53,11 @@ pub const LEASE: Duration = Duration::from_secs(3);
 /// After so long no leader has a lease that it had before: the lease, and a tenth for clocks that run apart.
 pub const LEASE_OVER: Duration = Duration::from_millis(3_300);
 
+/// A new leader has so long to get its first lease.
+const HOLD: Duration = Duration::from_secs(5);
+
 /// A gateway that has lost an agent to another one has so long to say where the conversation stood.
-const RECALL: Duration = Duration::from_millis(500);
+const RECALL: Duration = Duration::from_secs(1);
 
 /// The refusals of a forgotten agent are kept for so long.
 const TOMBSTONE_LIFE: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -403,6 +406,11 @@ impl Partition {
             skipped,
         };
         let mut evaluation = self.evaluate(uid, &report, known, true).await?;
+        // What the leader before has granted, and its gateway has not seen, must not get lost in the first moments of this
+        // one, which has no lease yet. Later the agent's liveness counts more.
+        if evaluation.unsure && self.core().led_for_ms(now) < millis(HOLD) {
+            return Err(Error::NotLeader { uid });
+        }
         evaluation.pending |= self.core().is_owed(uid);
         if let Some(message) = &report.message {
             self.core().handled(

@@ -57,13 +57,26 @@ impl World {
     fn offered(re_offers: bool) -> Self {
         let mut world = World {
             re_offers,
+            ..World::new()
+        };
+        assert!(world.registers().offers);
+        world
+    }
+
+    /// Nobody has spoken yet.
+    fn new() -> Self {
+        World {
+            re_offers: false,
             lease: true,
             has_room: true,
             now_ms: 1000,
             number: 0,
             stored: None,
             remembered: Remembered::default(),
-        };
+        }
+    }
+
+    fn registers(&mut self) -> Evaluation {
         let name = opamp::KeyValue {
             key: "service.name".into(),
             value: Some(opamp::AnyValue {
@@ -82,24 +95,34 @@ impl World {
                 | AgentCapabilities::ReportsRemoteConfig as u64,
             ..AgentToServer::default()
         };
-        let answer = world.says(first);
-        assert!(answer.offers);
-        world
+        self.says(first)
     }
 
     fn says(&mut self, message: AgentToServer) -> Evaluation {
         self.number += 1;
-        self.now_ms += 1000;
-        let number = self.number;
-        let said = |number: u64| (number, [u8::try_from(number).unwrap(); 16]);
         let report = Report {
             message: Some(AgentToServer {
-                sequence_num: number,
+                sequence_num: self.number,
                 ..message
             }),
-            digest: said(number).1.to_vec().into(),
+            digest: said(self.number).1.to_vec().into(),
             ..Report::default()
         };
+        self.hears(&report)
+    }
+
+    /// Its gateway asks for it: what there is for the agent, which has said nothing.
+    fn is_asked(&mut self, asking: u8) -> Evaluation {
+        let report = Report {
+            digest: vec![asking; 16].into(),
+            ..Report::default()
+        };
+        self.hears(&report)
+    }
+
+    fn hears(&mut self, report: &Report) -> Evaluation {
+        self.now_ms += 1000;
+        let number = self.number;
         let uid = Uid::from_wire(&[7; 16]).unwrap();
         let program = program();
         let ctx = Context {
@@ -123,12 +146,12 @@ impl World {
             duplicate: false,
         };
         let stored = self.stored.as_ref().map(|(v, agent)| (*v, agent));
-        let evaluation = evaluate(uid, &report, stored, None, &ctx);
+        let evaluation = evaluate(uid, report, stored, None, &ctx);
         let mut writes = evaluation.entry.iter().flat_map(|entry| &entry.writes);
         let record = writes.rfind(|write| write.table == u32::from(table::AGENT));
         if let Some(record) = record {
             let agent = store::Agent::decode(record.value.as_slice()).unwrap();
-            self.stored = Some((number, agent));
+            self.stored = Some((self.now_ms, agent));
         }
         evaluation
     }
@@ -137,6 +160,11 @@ impl World {
         let (_, agent) = self.stored.as_ref().unwrap();
         agent.delivery.clone().unwrap()
     }
+}
+
+/// Number and digest of an agent's message.
+fn said(number: u64) -> (u64, [u8; 16]) {
+    (number, [u8::try_from(number).unwrap(); 16])
 }
 
 fn applied() -> AgentToServer {
@@ -357,4 +385,23 @@ fn a_config_that_failed_the_second_time_is_not_offered_a_third() {
     assert!(!world.says(failed).offers);
     assert_eq!(world.delivery().state(), DeliveryState::Failed);
     assert!(!world.says(runs(EDITED)).offers);
+}
+
+#[test]
+fn what_a_gateway_asks_again_since_no_answer_came_is_answered_with_the_same_offer() {
+    let mut world = World::new();
+    world.lease = false;
+    assert!(!world.registers().offers);
+    world.lease = true;
+    assert!(world.is_asked(5).offers);
+    let offer = world.delivery();
+    assert!(world.is_asked(5).offers, "the answer may have been lost");
+    assert_eq!(world.delivery(), offer, "it is not another one");
+    assert!(!world.is_asked(6).offers, "that one was answered");
+    // A new leader without a lease cannot repeat it, and does not say that there is nothing.
+    world.lease = false;
+    let unsure = world.is_asked(5);
+    assert!(unsure.unsure && unsure.pending && !unsure.offers);
+    world.lease = true;
+    assert!(world.is_asked(5).offers);
 }
