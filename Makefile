@@ -39,6 +39,7 @@ run: build ## demo: a server, 50 simulated supervisors, one rollout; Ctrl-C ends
 	@scripts/demo "$(BIN)"
 
 test: build ## every test but those with real peers (make interop)
+	@scripts/setup test
 	@cargo test --workspace --no-fail-fast
 
 interop: build ## the real OpAMP supervisor, a real collector and the Python client against muster

@@ -2,7 +2,8 @@
 //!
 //! `failover ROUNDS` kills a node that leads partitions, while an agent of each of them says something new all the time:
 //! how long the longest answer took. `gateways AGENTS` kills every gateway at once under a fleet that polls every 30 s: who
-//! was asked for full state, and when everybody is in sync again. Prints JSON.
+//! was asked for full state, and when everybody is in sync again. `rolling AGENTS` restarts every process, one by one, while
+//! a rollout runs: what a client would not have retried by itself, and who was offered something twice. Prints JSON.
 
 #![allow(clippy::unwrap_used, reason = "a bench may fail")]
 
@@ -13,11 +14,12 @@ use std::time::{Duration, Instant};
 use muster_loadtest::fleet::Transport;
 use muster_loadtest::{Fleet, FleetConfig};
 use prost::Message;
-use proto::api::cluster_service_client::ClusterServiceClient;
-use proto::api::{Cluster as View, GetClusterRequest};
+use proto::api::Cluster as View;
 use proto::opamp::{AgentToServer, ComponentHealth};
 use serde_json::json;
+use system_tests::api::Api;
 use system_tests::cluster::Cluster;
+use system_tests::manifest::{config, family, plan, role};
 use system_tests::process::{Signal, signal};
 use system_tests::raw::{Http, Script, healthy};
 use system_tests::wait::{eventually, holds};
@@ -44,18 +46,17 @@ async fn main() {
     let figures = match words.first().map(String::as_str) {
         Some("failover") => failover(number(1, 5)).await,
         Some("gateways") => gateways(number(1, 10_000)).await,
-        _ => panic!("cluster failover ROUNDS | gateways AGENTS"),
+        Some("rolling") => rolling(number(1, 10_000)).await,
+        _ => panic!("cluster failover ROUNDS | gateways AGENTS | rolling AGENTS"),
     };
     println!("{figures}");
 }
 
 async fn view(cluster: &Cluster) -> Result<View, String> {
-    let api = cluster.described().gateways[0].api;
-    let client = ClusterServiceClient::connect(format!("http://{api}")).await;
-    let mut client = client.map_err(|error| error.to_string())?;
-    let view = client.get_cluster(GetClusterRequest {}).await;
-    view.map(tonic::Response::into_inner)
-        .map_err(|status| status.to_string())
+    let view = Api::new(cluster.described().gateways[0].api)
+        .cluster()
+        .await;
+    view.map_err(|status| status.to_string())
 }
 
 /// Everybody is there, and no node leads much more than another.
@@ -187,8 +188,8 @@ async fn probe(
     answers
 }
 
-async fn gateways(agents: usize) -> serde_json::Value {
-    let cluster = Cluster::start(&["--agent-interval=30s"], &[]);
+/// So many agents that poll every 30 s, half of them over WebSocket, connected.
+async fn crowd(cluster: &Cluster, agents: usize) -> Fleet {
     let urls = cluster.http_urls();
     let mut config = FleetConfig::fast(urls[0].clone(), 0);
     config.servers = urls;
@@ -197,7 +198,81 @@ async fn gateways(agents: usize) -> serde_json::Value {
     config.ramp = INTERVAL;
     config.options.interval = INTERVAL;
     let fleet = Fleet::start(config).unwrap();
-    fleet.connected(2 * INTERVAL).await.unwrap();
+    fleet.connected(3 * INTERVAL).await.unwrap();
+    fleet
+}
+
+async fn rolling(agents: usize) -> serde_json::Value {
+    let cluster = Cluster::start(&["--agent-interval=30s"], &[]);
+    let fleet = crowd(&cluster, agents).await;
+    settled(&cluster).await;
+    // The last wave opens while processes go and come back.
+    let waves = ["size: 1%, soak: 5s", "size: 40%, soak: 20s", "size: 100%"];
+    let manifests = [
+        family("edge", 10, &[role("agent", "role = agent", &config("one"))]),
+        plan("rolling", &waves, ""),
+    ];
+    let file = cluster.write("edge.yaml", &manifests.join("---\n"));
+    cluster.cli().apply(&file);
+    let api = Api::new(cluster.described().gateways[0].api);
+    let id = api.start("edge", "rolling").await.unwrap().id;
+    let hash = api.delivery_hash("edge", "agent").await;
+    let before = fleet.stats();
+    let began = Instant::now();
+    let described = cluster.described();
+    let nodes = described.nodes.iter().map(|node| node.pid);
+    let processes: Vec<u32> = nodes
+        .chain(described.gateways.iter().map(|gateway| gateway.pid))
+        .collect();
+    for process in &processes {
+        assert!(signal(*process, Signal::TERM));
+        eventually(PATIENCE, "the process to be back", async || {
+            let described = cluster.described();
+            let nodes = described.nodes.iter().map(|node| node.pid);
+            let mut now = nodes.chain(described.gateways.iter().map(|gateway| gateway.pid));
+            holds(now.all(|now| now != *process), &described)
+        })
+        .await;
+        // As docs/operations.md has it: the next one when nothing is waited for.
+        eventually(PATIENCE, "a cluster that waits for nothing", async || {
+            let view = view(&cluster).await?;
+            holds(view.waits_for.is_empty(), &view.waits_for)
+        })
+        .await;
+    }
+    let restarted = began.elapsed();
+    let completed = eventually(10 * INTERVAL, "the rollout to complete", async || {
+        let rollout = api.try_rollout(&id).await;
+        let rollout = rollout.map_err(|status| status.to_string())?;
+        let seen = (&rollout.state, &rollout.cause, &rollout.total);
+        holds(rollout.state == "completed", seen).map(|()| rollout)
+    });
+    let completed = completed.await;
+    let after = fleet.stats();
+    let repeated = fleet.record().repeated_offers().len();
+    let offered = fleet.offers().iter().filter(|o| o.hash == hash).count();
+    fleet.stop().await;
+    let total = completed.total.unwrap_or_default();
+    json!({
+        "agents": agents,
+        "processes": processes.len(),
+        "restarted_in_s": restarted.as_secs_f64(),
+        "completed_in_s": began.elapsed().as_secs_f64(),
+        "converged": total.converged,
+        "offered": offered,
+        "offered_twice": repeated,
+        "check_ins": after.check_ins - before.check_ins,
+        "not_retried": after.discarded + after.undecodable + after.error_responses
+            - before.discarded - before.undecodable - before.error_responses,
+        "shed": after.shed - before.shed,
+        "network_errors": after.network_errors - before.network_errors,
+        "full_state_requests": after.full_state_requests - before.full_state_requests,
+    })
+}
+
+async fn gateways(agents: usize) -> serde_json::Value {
+    let cluster = Cluster::start(&["--agent-interval=30s"], &[]);
+    let fleet = crowd(&cluster, agents).await;
     tokio::time::sleep(INTERVAL).await;
     let before = fleet.stats();
     for gateway in cluster.described().gateways {

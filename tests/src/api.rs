@@ -4,11 +4,13 @@ use std::net::SocketAddr;
 
 use proto::api::admin_service_client::AdminServiceClient;
 use proto::api::agent_service_client::AgentServiceClient;
+use proto::api::cluster_service_client::ClusterServiceClient;
 use proto::api::family_service_client::FamilyServiceClient;
 use proto::api::rollout_service_client::RolloutServiceClient;
 use proto::api::{
-    Agent, AgentDetail, AuditEntry, GetAgentRequest, GetFamilyRequest, GetRolloutRequest,
-    ListAgentsRequest, ListAuditRequest, PreviewRequest, Rollout, StartRolloutRequest,
+    Agent, AgentDetail, AuditEntry, Cluster, GetAgentRequest, GetClusterRequest, GetFamilyRequest,
+    GetRolloutRequest, ListAgentsRequest, ListAuditRequest, PreviewRequest, Rollout,
+    StartRolloutRequest,
 };
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
@@ -20,6 +22,7 @@ pub struct Api {
     pub families: FamilyServiceClient<Channel>,
     pub rollouts: RolloutServiceClient<Channel>,
     pub admin: AdminServiceClient<Channel>,
+    pub clusters: ClusterServiceClient<Channel>,
 }
 
 // === impl Api ===
@@ -34,7 +37,8 @@ impl Api {
             agents: AgentServiceClient::new(channel.clone()),
             families: FamilyServiceClient::new(channel.clone()),
             rollouts: RolloutServiceClient::new(channel.clone()),
-            admin: AdminServiceClient::new(channel),
+            admin: AdminServiceClient::new(channel.clone()),
+            clusters: ClusterServiceClient::new(channel),
         }
     }
 
@@ -52,6 +56,15 @@ impl Api {
             .unwrap()
             .into_inner()
             .agents
+    }
+
+    /// Nodes and groups as a gateway sees them.
+    pub async fn cluster(&self) -> Result<Cluster, Status> {
+        let mut clusters = self.clusters.clone();
+        Ok(clusters
+            .get_cluster(GetClusterRequest {})
+            .await?
+            .into_inner())
     }
 
     /// One agent, if there is one of this name.

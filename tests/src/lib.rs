@@ -1,12 +1,16 @@
-//! What the whole-system tests share: a real `muster serve` process, its command line, its API, and raw OpAMP clients.
+//! What the whole-system tests share: real `muster` processes, their command line and API, fleets, and raw OpAMP clients.
 //!
 //! Everything here fails by panicking: it is test code, and its panics name what was waited for and where the logs are.
 #![allow(clippy::unwrap_used, reason = "the helpers of a test may fail it, too")]
 
+pub mod apart;
 pub mod api;
 pub mod cli;
 pub mod cluster;
+pub mod crowd;
+pub mod disk;
 pub mod manifest;
+pub mod network;
 pub mod process;
 pub mod raw;
 pub mod scene;

@@ -3,132 +3,48 @@
 
 use std::time::Duration;
 
-use muster_loadtest::fleet::Transport;
-use muster_loadtest::{Fleet, FleetConfig};
-use proto::api::cluster_service_client::ClusterServiceClient;
-use proto::api::{Cluster as View, GetClusterRequest};
 use proto::opamp::ServerToAgent;
 use system_tests::api::Api;
-use system_tests::cli::Cli;
 use system_tests::cluster::Cluster;
+use system_tests::crowd::{Crowd, NODE, PATIENCE};
 use system_tests::manifest::{config, family, role};
 use system_tests::process::{Signal, signal};
 use system_tests::raw::{FULL_STATE, Http, Script, Ws, offer};
-use system_tests::scene::{assert_adds_up, plans};
+use system_tests::scene::plans;
 use system_tests::wait::{SOON, eventually, holds};
 
-/// For everything that waits for an election, on a loaded machine.
-const PATIENCE: Duration = Duration::from_secs(90);
-
-const NODE: [&str; 3] = [
-    "--agent-interval=500ms",
-    "--lost-after=20",
-    "--offer-timeout=20s",
-];
-
+/// A cluster, and a fleet in front of it.
 struct Scene {
     cluster: Cluster,
-    api: Api,
-    cli: Cli,
-    fleet: Fleet,
+    crowd: Crowd,
 }
 
 impl Scene {
-    /// A cluster, and so many agents, half of them over WebSocket, spread over both gateways.
     async fn of(agents: usize) -> Self {
         let cluster = Cluster::start(&NODE, &[]);
-        let urls = cluster.http_urls();
-        let mut config = FleetConfig::fast(urls[0].clone(), 0);
-        config.servers = urls;
-        config.roles = vec![("agent".to_owned(), agents)];
-        config.transport = Transport::Mixed;
-        config.options.interval = Duration::from_millis(300);
-        config.options.apply_timeout = Duration::from_millis(200);
-        let fleet = Fleet::start(config).unwrap();
-        fleet.connected(SOON).await.unwrap();
-        let api = Api::new(cluster.described().gateways[0].api);
-        let cli = cluster.cli();
-        let scene = Scene {
-            cluster,
-            api,
-            cli,
-            fleet,
-        };
-        eventually(
-            SOON,
-            "the whole fleet to be listed and healthy",
-            async || {
-                let agents = scene.api.list("").await;
-                let healthy = agents.iter().filter(|agent| agent.healthy).count();
-                holds(healthy == scene.fleet.len(), (healthy, agents.len()))
-            },
-        )
-        .await;
-        scene
+        let api = cluster.described().gateways[0].api;
+        let crowd = Crowd::of(agents, cluster.http_urls(), api).await;
+        Scene { cluster, crowd }
     }
 
-    /// Stores the family "edge" and the plans. Answers the delivery hash.
     async fn store(&self, marker: &str) -> Vec<u8> {
-        let manifests = family(
-            "edge",
-            10,
-            &[role("agent", "role = agent", &config(marker))],
-        );
-        let manifests = [&[manifests], &plans()[..]].concat().join("---\n");
-        self.cli.apply(&self.cluster.write("edge.yaml", &manifests));
-        self.api.delivery_hash("edge", "agent").await
-    }
-
-    async fn view(&self) -> View {
-        view(&self.cluster).await.unwrap()
+        let file = self.cluster.write("edge.yaml", "");
+        self.crowd.store(&file, marker).await
     }
 
     /// The process id of the node that leads a group.
     async fn leader(&self, group: &str) -> u32 {
-        let leader = eventually(PATIENCE, "a leader", async || {
-            let view = view(&self.cluster)
-                .await
-                .map_err(|status| status.to_string())?;
-            let group = view.groups.iter().find(|g| g.name == group).unwrap();
-            holds(group.leader != 0, group).map(|()| group.leader)
-        })
-        .await;
+        let leader = self.crowd.leader(group).await;
         let nodes = self.cluster.described().nodes;
         nodes.iter().find(|node| node.id == leader).unwrap().pid
     }
+}
 
-    async fn completes(&self, id: &str) {
-        eventually(PATIENCE, "the rollout to complete", async || {
-            let rollout = self
-                .api
-                .try_rollout(id)
-                .await
-                .map_err(|status| status.to_string())?;
-            assert_adds_up(&rollout);
-            holds(
-                rollout.state == "completed",
-                (
-                    &rollout.state,
-                    &rollout.cause,
-                    &rollout.total,
-                    &rollout.waiting,
-                ),
-            )
-        })
-        .await;
-    }
+impl std::ops::Deref for Scene {
+    type Target = Crowd;
 
-    fn assert_offered_once_to_everybody(&self, hash: &[u8]) {
-        let offers = self.fleet.offers();
-        let mut agents: Vec<usize> = offers
-            .iter()
-            .filter(|o| o.hash == hash)
-            .map(|o| o.agent)
-            .collect();
-        agents.sort_unstable();
-        let everybody: Vec<usize> = (0..self.fleet.len()).collect();
-        assert_eq!(agents, everybody);
-        assert_eq!(self.fleet.record().repeated_offers(), []);
+    fn deref(&self) -> &Crowd {
+        &self.crowd
     }
 }
 
@@ -136,42 +52,23 @@ fn asks_full(reply: &ServerToAgent) -> bool {
     reply.flags & FULL_STATE != 0
 }
 
-async fn view(cluster: &Cluster) -> Result<View, tonic::Status> {
-    let api = cluster.described().gateways[0].api;
-    let client = ClusterServiceClient::connect(format!("http://{api}")).await;
-    let mut client = client.map_err(|error| tonic::Status::unavailable(error.to_string()))?;
-    Ok(client.get_cluster(GetClusterRequest {}).await?.into_inner())
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rollout_survives_the_node_that_moves_it_and_nobody_is_offered_it_twice() {
     let scene = Scene::of(24).await;
-    let seen = scene.view().await;
+    let seen = scene.api.cluster().await.unwrap();
     assert_eq!(seen.waits_for, Vec::<String>::new(), "{seen:?}");
     assert_eq!((seen.nodes.len(), seen.groups.len()), (3, 9));
 
     let hash = scene.store("one").await;
     let id = scene.api.start("edge", "pausing").await.unwrap().id;
-    eventually(SOON, "the second wave", async || {
-        let rollout = scene.api.rollout(&id).await;
-        let converged = rollout.total.as_ref().map_or(0, |total| total.converged);
-        holds(converged >= 2, rollout.total)
-    })
-    .await;
+    scene.converge(&id, 2).await;
     let leader = scene.leader("control").await;
     scene.cluster.kill(leader);
     scene.completes(&id).await;
     scene.assert_offered_once_to_everybody(&hash);
-    eventually(PATIENCE, "the cluster to be whole again", async || {
-        let view = view(&scene.cluster)
-            .await
-            .map_err(|status| status.to_string())?;
-        holds(view.waits_for.is_empty(), &view.waits_for)
-    })
-    .await;
-    let verified = scene.cli.run(&["audit", "verify"]);
-    assert_eq!(verified.code, 0, "{verified:?}");
-    scene.fleet.stop().await;
+    scene.cluster_is_whole().await;
+    scene.assert_audit_verifies();
+    scene.crowd.fleet.stop().await;
     scene.cluster.stop();
 }
 
@@ -243,7 +140,7 @@ async fn gateways_may_be_lost_all_at_once() {
         full <= scene.fleet.len() as u64,
         "{full}: each may have lost one message, and is asked once"
     );
-    scene.fleet.stop().await;
+    scene.crowd.fleet.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -256,7 +153,9 @@ async fn halt_returns_in_bounded_time_with_a_frozen_node_and_nobody_is_offered_i
         PATIENCE,
         "another node to lead some partition",
         async || {
-            let view = view(&scene.cluster)
+            let view = scene
+                .api
+                .cluster()
                 .await
                 .map_err(|status| status.to_string())?;
             let control = view
@@ -283,24 +182,14 @@ async fn halt_returns_in_bounded_time_with_a_frozen_node_and_nobody_is_offered_i
     let took = began.elapsed();
     assert_eq!(halted.code, 0, "{leads}: {halted:?}");
     assert!(took < Duration::from_secs(12), "{took:?}");
-    let before = scene
-        .fleet
-        .offers()
-        .iter()
-        .filter(|o| o.hash == hash)
-        .count();
+    let before = scene.offers(&hash);
     // Longer than every lease and grant of the frozen one would last, had it been awake.
     tokio::time::sleep(Duration::from_secs(3)).await; // the claim is about this time
     assert!(signal(pid, Signal::CONT));
     tokio::time::sleep(Duration::from_secs(3)).await; // and about this
-    let after = scene
-        .fleet
-        .offers()
-        .iter()
-        .filter(|o| o.hash == hash)
-        .count();
+    let after = scene.offers(&hash);
     assert_eq!(after, before);
-    scene.fleet.stop().await;
+    scene.crowd.fleet.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -312,7 +201,9 @@ async fn a_node_joins_takes_its_part_and_another_one_leaves() {
         .cluster
         .join_node(&described.nodes[0].addr.to_string());
     eventually(PATIENCE, "the fourth node to be known", async || {
-        let view = view(&scene.cluster)
+        let view = scene
+            .api
+            .cluster()
             .await
             .map_err(|status| status.to_string())?;
         holds(
@@ -340,7 +231,7 @@ async fn a_node_joins_takes_its_part_and_another_one_leaves() {
     assert_eq!(removed.code, 0, "{removed:?}");
     let applied = scene.cli.run(&["cluster", "apply", "--yes"]);
     assert_eq!(applied.code, 0, "{applied:?}");
-    let seen = scene.view().await;
+    let seen = scene.api.cluster().await.unwrap();
     for group in &seen.groups {
         let nodes: Vec<u64> = group.replicas.iter().map(|replica| replica.node).collect();
         assert!(!nodes.contains(&3), "{group:?}");
@@ -357,7 +248,7 @@ async fn a_node_joins_takes_its_part_and_another_one_leaves() {
     let nothing = scene.cli.run(&["cluster", "plan"]);
     assert!(nothing.stdout.contains("nothing to move"), "{nothing:?}");
     assert_eq!(scene.cli.run(&["audit", "verify"]).code, 0);
-    scene.fleet.stop().await;
+    scene.crowd.fleet.stop().await;
     drop(joined);
 }
 
@@ -390,7 +281,8 @@ async fn with_certificates_only_nodes_and_gateways_of_the_cluster_are_heard() {
     let mut agent = Script::new("a");
     let mut http = Http::connect(described.gateways[0].opamp).await;
     assert!(!asks_full(&http.ask(&agent.full()).await));
-    let seen = view(&cluster).await.unwrap();
+    let api = Api::new(described.gateways[0].api);
+    let seen = api.cluster().await.unwrap();
     assert_eq!(seen.waits_for, Vec::<String>::new());
     // Without a certificate nobody gets as far as HTTP.
     let plain = system_tests::server::get(described.nodes[0].addr, "/readyz");

@@ -1,0 +1,144 @@
+/*
+ * A disk that fails: preloaded into a node, it answers for the system calls by which data reaches a disk.
+ *
+ * $MUSTER_TEST_DISK names a file with one word and a number, read anew each time:
+ *   slow 200   each sync takes 200 ms longer
+ *   eio 0      syncs fail with EIO, as those of a dying disk do
+ *   enospc 0   writes and new space fail with ENOSPC, as on a full one
+ * No such file, or another word: the disk is sound. Only files of a RocksDB are meant, so that logs and the rest go on.
+ *
+ * Beside it, in a file of the same name with `.synced` behind it, stands how far each write-ahead log is on the disk for
+ * certain: a power cut may take all that lies beyond.
+ */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/types.h>
+#include <sys/uio.h>
+#include <time.h>
+#include <unistd.h>
+
+static long fault(const char *word) {
+    const char *path = getenv("MUSTER_TEST_DISK");
+    int kept = errno;
+    long number = -1;
+    char text[64] = {0}, found[32] = {0};
+    int file = path ? open(path, O_RDONLY | O_CLOEXEC) : -1;
+    if (file >= 0) {
+        ssize_t got = read(file, text, sizeof text - 1);
+        close(file);
+        if (got <= 0 || sscanf(text, "%31s %ld", found, &number) != 2 || strcmp(found, word) != 0)
+            number = -1;
+    }
+    errno = kept;
+    return number;
+}
+
+static int has_end(const char *path, const char *end) {
+    size_t length = strlen(path), tail = strlen(end);
+    return length > tail && strcmp(path + length - tail, end) == 0;
+}
+
+static int path_of(int fd, char *path, size_t room) {
+    char link[32];
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    ssize_t length = readlink(link, path, room - 1);
+    path[length > 0 ? length : 0] = 0;
+    return length > 0;
+}
+
+/* Is it a write-ahead log or a table file? */
+static int is_data(int fd) {
+    char path[512];
+    int kept = errno;
+    int is = path_of(fd, path, sizeof path) && (has_end(path, ".log") || has_end(path, ".sst"));
+    errno = kept;
+    return is;
+}
+
+static long long size_of(int fd) {
+    struct stat found;
+    return fstat(fd, &found) == 0 ? (long long)found.st_size : 0;
+}
+
+static void is_synced(int fd, long long size) {
+    char path[512], name[512], line[600];
+    const char *control = getenv("MUSTER_TEST_DISK");
+    if (!control || !path_of(fd, path, sizeof path) || !has_end(path, ".log"))
+        return;
+    snprintf(name, sizeof name, "%s.synced", control);
+    int file = open(name, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+    if (file >= 0) {
+        int length = snprintf(line, sizeof line, "%lld %s\n", size, path);
+        if (write(file, line, length) != length)
+            abort();
+        close(file);
+    }
+}
+
+static int sync_fault(int fd) {
+    if (!is_data(fd))
+        return 0;
+    long slow = fault("slow");
+    if (slow > 0) {
+        struct timespec pause = {slow / 1000, (slow % 1000) * 1000000};
+        nanosleep(&pause, NULL);
+    }
+    return fault("eio") >= 0;
+}
+
+static int full(int fd) {
+    return fault("enospc") >= 0 && is_data(fd);
+}
+
+#define REAL(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
+#define FAIL(code) do { errno = code; return -1; } while (0)
+
+int fsync(int fd) {
+    if (sync_fault(fd))
+        FAIL(EIO);
+    long long size = size_of(fd);
+    int done = REAL(fsync)(fd);
+    if (done == 0)
+        is_synced(fd, size);
+    return done;
+}
+
+int fdatasync(int fd) {
+    if (sync_fault(fd))
+        FAIL(EIO);
+    long long size = size_of(fd);
+    int done = REAL(fdatasync)(fd);
+    if (done == 0)
+        is_synced(fd, size);
+    return done;
+}
+
+int sync_file_range(int fd, off64_t offset, off64_t length, unsigned flags) {
+    if (sync_fault(fd))
+        FAIL(EIO);
+    return REAL(sync_file_range)(fd, offset, length, flags);
+}
+
+ssize_t write(int fd, const void *data, size_t length) {
+    if (full(fd))
+        FAIL(ENOSPC);
+    return REAL(write)(fd, data, length);
+}
+
+ssize_t pwrite64(int fd, const void *data, size_t length, off64_t offset) {
+    if (full(fd))
+        FAIL(ENOSPC);
+    return REAL(pwrite64)(fd, data, length, offset);
+}
+
+int fallocate64(int fd, int mode, off64_t offset, off64_t length) {
+    if (full(fd))
+        FAIL(ENOSPC);
+    return REAL(fallocate64)(fd, mode, offset, length);
+}
