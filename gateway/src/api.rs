@@ -24,6 +24,9 @@ use crate::metrics::Metrics;
 const USER_HEADER: &str = "muster-user";
 const USER_LENGTH_MAX: usize = 64;
 
+/// What `/metrics` is, by its content type.
+pub const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
 /// What the operators' listener serves.
 pub struct Services {
     /// gRPC services and pages. Handlers find the `Operator` among the request's extensions.
@@ -214,8 +217,7 @@ impl<A: Access> Api<A> {
             );
         }
         let mut answer = plain(StatusCode::OK, text);
-        let kind =
-            HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+        let kind = HeaderValue::from_static(OPEN_METRICS);
         answer.headers_mut().insert(header::CONTENT_TYPE, kind);
         answer
     }

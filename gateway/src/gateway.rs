@@ -128,7 +128,9 @@ async fn presence<L: Link, A: Access>(edge: Arc<Edge<L, A>>, stop: CancellationT
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let last = stop.run_until_cancelled(ticks.tick()).await.is_none();
-        let batch = edge.exchange.sessions.presence(&edge.exchange.metrics);
+        let exchange = &edge.exchange;
+        let batch = exchange.sessions.presence(&exchange.metrics);
+        exchange.metrics.reports_in_flight.set(exchange.in_flight());
         edge.exchange.link.presence(batch).await;
         if last {
             return;
@@ -145,6 +147,8 @@ async fn notices<L: Link, A: Access>(edge: Arc<Edge<L, A>>) {
             .filter_map(|notice| sessions.notice(notice))
             .collect();
         if !stood.is_empty() {
+            let moved = u64::try_from(stood.len()).unwrap_or(0);
+            edge.exchange.metrics.moved.inc_by(moved);
             edge.exchange.link.presence(stood).await;
         }
     }

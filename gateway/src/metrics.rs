@@ -29,6 +29,12 @@ pub struct Metrics {
     pub in_flight_bytes: Gauge,
     /// Sessions in memory.
     pub sessions: Gauge,
+    /// Reports that are under way to leaders.
+    pub reports_in_flight: Gauge,
+    /// Sessions let go because another gateway serves their agents now.
+    pub moved: Counter,
+    /// Orders to WebSocket connections that had too many waiting. The pending bit stays.
+    pub orders_dropped: Counter,
     /// Sessions given up because the table was full.
     pub evicted: Counter,
     /// Agents asked for because their leader had something for them.
@@ -101,11 +107,26 @@ impl Metrics {
             self.in_flight_bytes.clone(),
         );
         registry.register("sessions", "Sessions in memory", self.sessions.clone());
+        registry.register(
+            "reports_in_flight",
+            "Reports that are under way to leaders",
+            self.reports_in_flight.clone(),
+        );
         let counters = [
             (
                 "sessions_evicted",
                 "Sessions given up because the table was full",
                 &self.evicted,
+            ),
+            (
+                "sessions_moved",
+                "Sessions let go because another gateway serves their agents now",
+                &self.moved,
+            ),
+            (
+                "orders_dropped",
+                "Orders to WebSocket connections that had too many waiting",
+                &self.orders_dropped,
             ),
             (
                 "pushes",
@@ -165,6 +186,9 @@ impl Default for Metrics {
             ws_connections: transport("websocket"),
             in_flight_bytes: Gauge::default(),
             sessions: Gauge::default(),
+            reports_in_flight: Gauge::default(),
+            moved: Counter::default(),
+            orders_dropped: Counter::default(),
             evicted: Counter::default(),
             pushes: Counter::default(),
             grants_expired: Counter::default(),

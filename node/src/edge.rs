@@ -1,6 +1,7 @@
 //! What gateways ask of this node: one stream each way, for everything.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -38,30 +39,85 @@ const WAITING: usize = 256;
 /// A gateway whose stream was not made again within this is gone, and its connections with it.
 const GONE: Duration = Duration::from_secs(10);
 
-/// The gateways that are connected, and how many streams each has: a new one may begin before the old one ends.
+/// The gateways that are connected, with the streams of each: a new one may begin before the old one ends.
 #[derive(Default)]
-pub struct Gateways(Mutex<BTreeMap<String, usize>>);
+pub struct Gateways {
+    streams: Mutex<BTreeMap<String, Vec<Queues>>>,
+    shed: AtomicU64,
+    missed: AtomicU64,
+}
+
+/// What can fill up in one stream.
+struct Queues {
+    places: Arc<Semaphore>,
+    answers: mpsc::WeakSender<Answered>,
+    down: mpsc::WeakSender<Result<Downward, Status>>,
+}
+
+/// The streams of all gateways together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Streams {
+    /// How many there are.
+    pub streams: usize,
+    /// Reports under way.
+    pub reports: usize,
+    /// Answers that wait to be put into a message.
+    pub answers: usize,
+    /// Messages that wait to be taken by a gateway.
+    pub messages: usize,
+    /// Reports that were shed since this node runs: their gateway had too many under way.
+    pub shed: u64,
+    /// Batches of notices that slow gateways have missed since this node runs.
+    pub missed: u64,
+}
 
 impl Gateways {
-    fn state(&self) -> MutexGuard<'_, BTreeMap<String, usize>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, BTreeMap<String, Vec<Queues>>> {
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn began(&self, gateway: &str) {
-        *self.state().entry(gateway.to_owned()).or_default() += 1;
+    fn began(&self, gateway: &str, queues: Queues) {
+        self.state()
+            .entry(gateway.to_owned())
+            .or_default()
+            .push(queues);
     }
 
-    fn ended(&self, gateway: &str) {
+    /// Streams whose conversation is over are forgotten.
+    fn ended(&self) {
         let mut state = self.state();
-        if let Some(streams) = state.get_mut(gateway) {
-            *streams = streams.saturating_sub(1);
+        for streams in state.values_mut() {
+            streams.retain(|stream| stream.down.strong_count() > 0);
         }
-        state.retain(|_, streams| *streams > 0);
+        state.retain(|_, streams| !streams.is_empty());
     }
 
     fn has(&self, gateway: &str) -> bool {
         self.state().contains_key(gateway)
     }
+
+    /// How full everything is now.
+    pub fn streams(&self) -> Streams {
+        let mut all = Streams {
+            shed: self.shed.load(Ordering::Relaxed),
+            missed: self.missed.load(Ordering::Relaxed),
+            ..Streams::default()
+        };
+        for queues in self.state().values().flatten() {
+            all.streams += 1;
+            all.reports += REPORTS.saturating_sub(queues.places.available_permits());
+            all.answers += waiting(&queues.answers);
+            all.messages += waiting(&queues.down);
+        }
+        all
+    }
+}
+
+/// How many wait in a queue.
+fn waiting<T>(queue: &mpsc::WeakSender<T>) -> usize {
+    queue
+        .upgrade()
+        .map_or(0, |queue| queue.max_capacity() - queue.capacity())
 }
 
 /// Answers gateways.
@@ -119,12 +175,15 @@ impl Edge for EdgeDoor {
         }
         tracing::info!(gateway = hello.gateway, "a gateway has connected");
         let (down, stream) = mpsc::channel(WAITING);
+        let (answers, answered) = mpsc::channel(REPORTS);
         let conversation = Conversation {
             node: node.clone(),
             hello,
             down,
+            answers,
+            places: Arc::new(Semaphore::new(REPORTS)),
         };
-        tokio::spawn(conversation.run(said));
+        tokio::spawn(conversation.run(said, answered));
         Ok(Response::new(ReceiverStream::new(stream)))
     }
 }
@@ -134,15 +193,23 @@ struct Conversation {
     node: Arc<Node>,
     hello: Hello,
     down: mpsc::Sender<Result<Downward, Status>>,
+    answers: mpsc::Sender<Answered>,
+    places: Arc<Semaphore>,
 }
 
 impl Conversation {
-    async fn run(self, said: Streaming<Upward>) {
+    async fn run(self, said: Streaming<Upward>, answered: mpsc::Receiver<Answered>) {
         let gateway = self.hello.gateway.clone();
-        self.node.gateways.began(&gateway);
+        let queues = Queues {
+            places: self.places.clone(),
+            answers: self.answers.downgrade(),
+            down: self.down.downgrade(),
+        };
+        self.node.gateways.began(&gateway, queues);
         let ended = self.node.stopping();
         tokio::select! {
             () = self.listen(said) => {}
+            () = self.answer(answered) => {}
             () = self.notices() => {}
             () = self.routes() => {}
             () = self.tokens() => {}
@@ -152,7 +219,7 @@ impl Conversation {
         tracing::info!(gateway, "the stream of a gateway has ended");
         let node = self.node.clone();
         drop(self);
-        node.gateways.ended(&gateway);
+        node.gateways.ended();
         tokio::time::sleep(GONE).await;
         if !node.gateways.has(&gateway) {
             for partition in node.partitions.iter() {
@@ -169,29 +236,24 @@ impl Conversation {
     // ---- what it asks ----
 
     async fn listen(&self, mut said: Streaming<Upward>) {
-        let (answers, answered) = mpsc::unbounded_channel();
-        let places = Arc::new(Semaphore::new(REPORTS));
-        let listening = async {
-            while let Ok(Some(message)) = said.message().await {
-                match message.what {
-                    Some(upward::What::Asks(asks)) => {
-                        for ask in asks.asks {
-                            self.ask(ask, &places, &answers);
-                        }
+        while let Ok(Some(message)) = said.message().await {
+            match message.what {
+                Some(upward::What::Asks(asks)) => {
+                    for ask in asks.asks {
+                        self.ask(ask);
                     }
-                    Some(upward::What::Presences(presences)) => self.heard(presences).await,
-                    Some(upward::What::Closed(closed)) => self.closed(closed).await,
-                    Some(upward::What::Hello(_)) | None => {}
                 }
+                Some(upward::What::Presences(presences)) => self.heard(presences).await,
+                Some(upward::What::Closed(closed)) => self.closed(closed).await,
+                Some(upward::What::Hello(_)) | None => {}
             }
-        };
-        tokio::select! {
-            () = listening => {}
-            () = self.answer(answered) => {}
         }
     }
 
-    fn ask(&self, ask: Ask, places: &Arc<Semaphore>, answers: &mpsc::UnboundedSender<Answered>) {
+    /// Answered later, or refused at once. The queue of answers is bounded, so that a gateway that takes none piles up
+    /// nothing here: a refusal that finds no room is not sent, and the gateway gives up by its own time. It is listened
+    /// to all the same, as it may wait for that itself.
+    fn ask(&self, ask: Ask) {
         let Ask { id, report } = ask;
         let answer = move |result| Answered {
             id,
@@ -204,14 +266,17 @@ impl Conversation {
         let uid = report.as_ref().map(|r| Uid::from_wire(&r.instance_uid));
         let (Some(report), Some(Ok(uid))) = (report, uid) else {
             let why = "the uid of the agent is not one".to_owned();
-            let _gone = answers.send(answer(refuse(refused::Kind::Rejected, why)));
+            let rejected = answer(refuse(refused::Kind::Rejected, why));
+            let _full_or_gone = self.answers.try_send(rejected);
             return;
         };
-        let Ok(place) = places.clone().try_acquire_owned() else {
-            let _gone = answers.send(answer(refuse(refused::Kind::Overloaded, String::new())));
+        let Ok(place) = self.places.clone().try_acquire_owned() else {
+            self.node.gateways.shed.fetch_add(1, Ordering::Relaxed);
+            let shed = answer(refuse(refused::Kind::Overloaded, String::new()));
+            let _full_or_gone = self.answers.try_send(shed);
             return;
         };
-        let (node, answers) = (self.node.clone(), answers.clone());
+        let (node, answers) = (self.node.clone(), self.answers.clone());
         tokio::spawn(async move {
             let result = match node.partition(uid).report(report).await {
                 Ok(answer) => answered::Result::Answer(answer),
@@ -223,13 +288,13 @@ impl Conversation {
                     refuse(kind, error.to_string())
                 }
             };
-            drop(place);
             // A gateway that has gone asks again elsewhere.
-            let _gone = answers.send(answer(result));
+            let _gone = answers.send(answer(result)).await;
+            drop(place);
         });
     }
 
-    async fn answer(&self, mut answered: mpsc::UnboundedReceiver<Answered>) {
+    async fn answer(&self, mut answered: mpsc::Receiver<Answered>) {
         loop {
             let mut answers = Vec::new();
             if answered.recv_many(&mut answers, TOGETHER).await == 0
@@ -286,7 +351,7 @@ impl Conversation {
                     }
                 }
                 // Too slow: what was missed is named anew.
-                Err(RecvError::Lagged(_)) => self.node.name_pending(),
+                Err(RecvError::Lagged(missed)) => self.node.has_missed(missed),
                 Err(RecvError::Closed) => return,
             }
         }
@@ -340,6 +405,12 @@ fn kind(error: &Error) -> refused::Kind {
 }
 
 impl Node {
+    /// A gateway was too slow for so many batches of notices: everything that is pending is named anew.
+    pub fn has_missed(&self, batches: u64) {
+        self.gateways.missed.fetch_add(batches, Ordering::Relaxed);
+        self.name_pending();
+    }
+
     /// What this node knows of where everything is.
     pub fn routes(&self) -> Routes {
         let route = |(_, status): (&str, raft::GroupStatus)| Route {
@@ -393,5 +464,39 @@ impl Node {
         Tokens {
             tokens: valid.map(token).collect(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn streams_show_how_full_they_are_until_their_conversation_is_over() {
+        let gateways = Gateways::default();
+        let (down, _taken) = mpsc::channel(WAITING);
+        let (answers, _answered) = mpsc::channel::<Answered>(REPORTS);
+        let places = Arc::new(Semaphore::new(REPORTS));
+        let queues = Queues {
+            places: places.clone(),
+            answers: answers.downgrade(),
+            down: down.downgrade(),
+        };
+        gateways.began("gateway-1", queues);
+        let place = places.try_acquire_owned().unwrap();
+        down.try_send(Ok(Downward::default())).unwrap();
+        let full = Streams {
+            streams: 1,
+            reports: 1,
+            messages: 1,
+            ..Streams::default()
+        };
+        assert_eq!(gateways.streams(), full);
+        gateways.ended();
+        assert!(gateways.has("gateway-1"), "another stream has ended");
+        drop((place, down));
+        gateways.ended();
+        assert!(!gateways.has("gateway-1"));
+        assert_eq!(gateways.streams(), Streams::default());
     }
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use proto::cluster::{NodeDescription, OpenRoomsRequest};
 use proto::edge::Notice;
 use proto::uid::Uid;
-use raft::{Group, GroupConfig, GroupId, GroupStatus, NodeId, Store, StoreConfig};
+use raft::{DiskUse, Group, GroupConfig, GroupId, GroupStatus, NodeId, Store, StoreConfig};
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
@@ -99,6 +99,8 @@ pub struct Node {
     store: std::sync::Mutex<Option<Store>>,
     /// What each open rollout waits for, as the controller saw it last.
     pub waiting: crate::controller::Board,
+    /// What the controller has counted.
+    pub tally: crate::controller::tally::Tally,
     /// Asks what gates want to know from outside.
     pub asker: ask::Asker,
     /// Tries configs before they are stored.
@@ -163,6 +165,7 @@ impl Node {
         let node = Arc::new(Node {
             store: std::sync::Mutex::new(Some(store)),
             waiting: crate::controller::Board::default(),
+            tally: crate::controller::tally::Tally::default(),
             asker: ask::Asker::new(config.ask),
             otelcol: Otelcol::new(config.otelcol),
             control_ledger,
@@ -360,6 +363,18 @@ impl Node {
         let control = std::iter::once((control.name(), control.group().status()));
         let partitions = self.partitions.iter().map(|p| &p.ledger);
         control.chain(partitions.map(|ledger| (ledger.name(), ledger.group().status())))
+    }
+
+    /// What waits for the disk; nothing once the store is closed.
+    pub fn disk_use(&self) -> DiskUse {
+        let store = self.store.lock();
+        let store = store.unwrap_or_else(std::sync::PoisonError::into_inner);
+        store.as_ref().map(Store::disk_use).unwrap_or_default()
+    }
+
+    /// Batches of notices that the slowest gateway has yet to take.
+    pub fn notices_waiting(&self) -> usize {
+        self.notices.len()
     }
 
     /// Where this node and its groups stand.

@@ -100,6 +100,11 @@ impl Otelcol {
         }
     }
 
+    /// How many configs are being tried now. More wait for their turn.
+    pub fn under_way(&self) -> usize {
+        RUNS_MAX.saturating_sub(self.turns.available_permits())
+    }
+
     /// Is there none?
     pub fn is_empty(&self) -> bool {
         self.binaries.is_empty()

@@ -38,11 +38,11 @@ pub use error::{
     ChangeError, Fatal, OpenError, ProposeError, ReadError, ReceiveError, SnapshotError,
     StartError, TransferError,
 };
-pub use group::{Digest, Group, GroupStatus, Leadership, Progress, Role};
+pub use group::{Digest, Group, GroupCounts, GroupStatus, Leadership, Progress, Role};
 pub use ids::{GroupId, NodeId, StoreId};
 pub use machine::StateMachine;
 pub use peers::{Incoming, NoPeers, PeerError, Peers, SnapshotFile};
-pub use store::{ScratchFile, Store};
+pub use store::{DiskUse, ScratchFile, Store};
 pub use view::{Row, Rows, View};
 
 /// The longest entry that can be proposed, in bytes. A longer one is [`ProposeError::TooLarge`].

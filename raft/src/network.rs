@@ -4,6 +4,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,6 +16,7 @@ use openraft::raft::{
     TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 
+use crate::group::{Counters, UnderWay};
 use crate::types::{TypeConfig, Vote};
 use crate::wire::{Announce, Ask, Reply, Request, Tell};
 use crate::worker::GroupSnapshot;
@@ -27,6 +29,7 @@ pub(crate) struct Network {
     pub group: GroupId,
     pub request_timeout: Duration,
     pub snapshot_timeout: Duration,
+    pub counters: Arc<Counters>,
 }
 
 /// Talks to one peer.
@@ -152,8 +155,11 @@ impl RaftNetworkV2<TypeConfig> for Client {
             peers,
             group,
             snapshot_timeout,
+            counters,
             ..
         } = &self.network;
+        let bytes = snapshot.snapshot.bytes();
+        let _under_way = UnderWay::new(&counters.snapshots_sending, 1);
         let message =
             Request::encode_to(self.to, Ask::Snapshot(Announce::new(&vote, &snapshot.meta)));
         let send = peers.send_snapshot(
@@ -163,10 +169,22 @@ impl RaftNetworkV2<TypeConfig> for Client {
             snapshot.snapshot,
             *snapshot_timeout,
         );
-        let answer = match select(send, Box::pin(cancel)).await {
-            Either::Left((answer, _)) => answer.map_err(|error| streaming(rpc_error(error)))?,
-            Either::Right((closed, _)) => return Err(StreamingError::Closed(closed)),
+        let sent = match select(send, Box::pin(cancel)).await {
+            Either::Left((sent, _)) => sent.map_err(|error| streaming(rpc_error(error))),
+            Either::Right((closed, _)) => Err(StreamingError::Closed(closed)),
         };
+        match &sent {
+            Ok(_) => {
+                counters.snapshots_sent.fetch_add(1, Ordering::Relaxed);
+                counters
+                    .snapshot_bytes_sent
+                    .fetch_add(bytes, Ordering::Relaxed);
+            }
+            Err(_) => {
+                counters.snapshots_failed.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        let answer = sent?;
         match parse(answer).map_err(streaming)? {
             Tell::Snapshot(installed) => installed
                 .try_into()

@@ -58,6 +58,12 @@ async fn answers_of_many_come_in_order() {
     assert_eq!(answers, expected);
     assert!(group.linearize().await.unwrap() >= 3000);
     assert!(group.propose_many(Vec::new()).await.is_empty());
+    assert_eq!(group.counts().proposals, 0, "all were answered");
+    let disk = store.disk_use();
+    assert!(
+        disk.syncs > 0 && disk.queued_bytes <= disk.queue_bytes_max,
+        "{disk:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

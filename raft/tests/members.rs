@@ -214,6 +214,10 @@ async fn a_learner_behind_the_purge_gets_a_snapshot_and_is_the_same_then() {
     cluster.group(1).add_learner(NodeId(2)).await.unwrap();
     cluster.caught_up(1, 2).await;
     assert_eq!(cluster.wires.snapshots_to(2), 1);
+    let (sender, receiver) = (cluster.group(1).counts(), cluster.group(2).counts());
+    assert_eq!((sender.snapshots_sent, sender.snapshots_sending), (1, 0));
+    assert!(sender.snapshot_bytes_sent > 0, "{sender:?}");
+    assert_eq!(receiver.snapshots_installed, 1);
     eventually("applied", || {
         cluster.group(2).status().applied == cluster.group(1).status().applied
     })

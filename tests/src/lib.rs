@@ -10,6 +10,7 @@ pub mod cluster;
 pub mod crowd;
 pub mod disk;
 pub mod manifest;
+pub mod metrics;
 pub mod network;
 pub mod process;
 pub mod raw;

@@ -1,6 +1,7 @@
 //! Many processes: nodes are killed, gateways are killed, and nothing is lost, offered twice or asked for again.
 #![allow(clippy::unwrap_used, reason = "the helpers of a test may fail it, too")]
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use proto::opamp::ServerToAgent;
@@ -8,6 +9,7 @@ use system_tests::api::Api;
 use system_tests::cluster::Cluster;
 use system_tests::crowd::{Crowd, NODE, PATIENCE};
 use system_tests::manifest::{config, family, role};
+use system_tests::metrics::Exposed;
 use system_tests::process::{Signal, signal};
 use system_tests::raw::{FULL_STATE, Http, Script, Ws, offer};
 use system_tests::scene::plans;
@@ -70,6 +72,39 @@ async fn a_rollout_survives_the_node_that_moves_it_and_nobody_is_offered_it_twic
     scene.assert_audit_verifies();
     scene.crowd.fleet.stop().await;
     scene.cluster.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_metrics_of_a_cluster_show_its_leaders_lines_and_recalls() {
+    let cluster = Cluster::start(&NODE, &[]);
+    let described = cluster.described();
+    let mut agent = Script::new("wanderer").with("role", "agent");
+    let mut first = Http::connect(described.gateways[0].opamp).await;
+    let mut other = Http::connect(described.gateways[1].opamp).await;
+    first.ask(&agent.full()).await;
+    first.ask(&agent.bare()).await;
+    other.ask(&agent.bare()).await;
+    eventually(SOON, "every process to show what it does", async || {
+        let nodes = described.nodes.iter().map(|node| Exposed::at(node.addr));
+        let nodes: Vec<Exposed> = nodes.collect();
+        let gateways = described.gateways.iter().map(|g| Exposed::at(g.api));
+        let gateways: Vec<Exposed> = gateways.collect();
+        let unlisted = nodes.iter().chain(&gateways).map(Exposed::unlisted);
+        assert_eq!(unlisted.flatten().collect::<BTreeSet<_>>(), BTreeSet::new());
+        let sum = |of: &[Exposed], name: &str| of.iter().map(|e| e.total(name)).sum::<f64>();
+        let seen = [
+            sum(&nodes, "muster_group_leads"),
+            sum(&nodes, "muster_edge_streams"),
+            sum(&nodes, "muster_partition_recalls_total"),
+            sum(&gateways, "muster_gateway_line_connected"),
+            sum(&gateways, "muster_gateway_groups_unreached"),
+        ];
+        let followed = sum(&nodes, "muster_group_replica_silent_seconds") > 0.0;
+        let [leads, streams, recalls, connected, unreached] = seen;
+        let fine = (leads, streams, connected, unreached) == (9.0, 6.0, 6.0, 0.0);
+        holds(fine && recalls >= 1.0 && followed, (seen, followed))
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

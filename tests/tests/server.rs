@@ -1,7 +1,7 @@
 //! The process itself: start and stop, tokens, listeners, what machines read of it, what it refuses.
 #![allow(clippy::unwrap_used, reason = "the helpers of a test may fail it, too")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use proto::api::{
 use proto::opamp::AgentCapabilities;
 use system_tests::api::Api;
 use system_tests::manifest::{config, family, role};
+use system_tests::metrics::Exposed;
 use system_tests::raw::{self, FULL_STATE, Http, Script, Ws};
 use system_tests::server::{Server, free_address, get, serve_that_refuses};
 use system_tests::wait::{SOON, eventually, holds};
@@ -425,7 +426,13 @@ async fn spans_and_the_figures_of_metrics_go_to_the_otlp_endpoint() {
         body.windows(text.len())
             .any(|window| window == text.as_bytes())
     };
-    assert!(has("trace.v1.TraceService", "report"), "{:?}", seen.keys());
+    for span in ["check-in", "report", "commit"] {
+        assert!(
+            has("trace.v1.TraceService", span),
+            "{span}: {:?}",
+            seen.keys()
+        );
+    }
     assert!(
         has("metrics.v1.MetricsService", "muster_agents"),
         "{:?}",
@@ -435,7 +442,7 @@ async fn spans_and_the_figures_of_metrics_go_to_the_otlp_endpoint() {
 }
 
 #[tokio::test]
-async fn metrics_count_the_agents() {
+async fn metrics_count_the_agents_and_are_those_that_the_manual_lists() {
     let server = Server::start(&[]);
     Http::connect(server.opamp)
         .await
@@ -456,6 +463,15 @@ async fn metrics_count_the_agents() {
         },
     )
     .await;
+    let exposed = Exposed::at(server.api);
+    assert_eq!(exposed.unlisted(), BTreeSet::new());
+    assert_eq!(
+        exposed.total("muster_group_leads"),
+        9.0,
+        "control and eight partitions"
+    );
+    assert_eq!(exposed.total("muster_gateway_check_ins_total"), 1.0);
+    assert!(exposed.total("muster_log_syncs_total") > 0.0);
     assert_eq!(get(server.api, "/healthz").unwrap().0, 200);
 }
 

@@ -56,12 +56,14 @@ async fn serve(args: GatewayArgs, stop: CancellationToken) -> anyhow::Result<()>
     let ended = CancellationToken::new();
     let cluster = Cluster::start(config, ended.clone());
     let readiness = cluster.clone();
+    let mut registry = Registry::default();
+    cluster.register(&mut registry);
     let behind = Behind {
         name,
         access: cluster.access(args.edge.require_tokens),
         api: proxy(cluster.clone()),
         link: cluster,
-        registry: Registry::default(),
+        registry,
         ready: Arc::new(move || readiness.ready()),
     };
     let served = listen(&args.edge, behind, stop).await;

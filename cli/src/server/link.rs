@@ -85,7 +85,7 @@ impl Link for Embedded {
                     match receiver.recv().await {
                         Ok(batch) => return Some((batch.to_vec(), receiver)),
                         // Too slow: what was missed is named anew.
-                        Err(RecvError::Lagged(_)) => node.name_pending(),
+                        Err(RecvError::Lagged(missed)) => node.has_missed(missed),
                         Err(RecvError::Closed) => return None,
                     }
                 }

@@ -107,7 +107,8 @@ async fn report_health(
     }
 }
 
-async fn export(mut figures: observe::figures::Figures, stop: CancellationToken) {
+/// Sends what is measured to the OTLP endpoint, if there is one.
+pub(super) async fn export(mut figures: observe::figures::Figures, stop: CancellationToken) {
     let mut ticks = tokio::time::interval(GAUGES);
     while stop.run_until_cancelled(ticks.tick()).await.is_some() {
         figures.refresh();

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 use axum::body::Body;
 use axum::extract::Request;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use node::Node;
 use node::api::{Actor, Role};
 use node::cluster::{Cluster, Config, Door, Identity, join, may_found};
@@ -21,9 +21,11 @@ use tonic::Status;
 use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo};
 use tower::ServiceExt;
 
+use super::listeners::export;
 use super::options::{Certificates, Log, State, private_dir};
 use super::serve::gauge;
 use super::{access, operators, ready, with_telemetry};
+use crate::observe::figures::Figures;
 
 /// What closing the store may take, below the 10 s after which service managers kill.
 const STOP: Duration = Duration::from_secs(5);
@@ -125,6 +127,9 @@ async fn serve(args: NodeArgs, stop: CancellationToken) -> anyhow::Result<()> {
     // Others are answered until everything here has ended.
     let ended = CancellationToken::new();
     let _ends = ended.clone().drop_guard();
+    let registry = Arc::new(registry);
+    let figures = Figures::new(registry.clone());
+    tokio::spawn(export(figures, ended.clone()));
     let serving = tokio::spawn(answer(
         routes(&door, registry),
         listener,
@@ -310,7 +315,7 @@ async fn answer(
 }
 
 /// Nodes and gateways, operators' calls that gateways pass on, health and metrics.
-fn routes(door: &Door, registry: Registry) -> axum::Router {
+fn routes(door: &Door, registry: Arc<Registry>) -> axum::Router {
     let mut services = tonic::service::Routes::builder();
     services.add_service(door.service());
     services.add_service(EdgeDoor::new(door.clone()).service());
@@ -319,7 +324,6 @@ fn routes(door: &Door, registry: Registry) -> axum::Router {
         services: Arc::default(),
     };
     let asked = door.clone();
-    let registry = Arc::new(registry);
     services
         .routes()
         .prepare()
@@ -346,8 +350,14 @@ fn routes(door: &Door, registry: Registry) -> axum::Router {
             axum::routing::get(move || async move {
                 let mut text = String::new();
                 match prometheus_client::encoding::text::encode(&mut text, &registry) {
-                    Ok(()) => text,
-                    Err(_) => "metrics cannot be printed\n".to_owned(),
+                    Ok(()) => {
+                        let kind = (axum::http::header::CONTENT_TYPE, gateway::api::OPEN_METRICS);
+                        ([kind], text).into_response()
+                    }
+                    Err(_) => {
+                        let failed = axum::http::StatusCode::INTERNAL_SERVER_ERROR;
+                        (failed, "metrics cannot be printed\n").into_response()
+                    }
                 }
             }),
         )

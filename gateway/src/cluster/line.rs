@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
 
 use super::Cluster;
+use super::metrics::Held;
 
 /// A node that does not accept within this is not there.
 const CONNECT: Duration = Duration::from_secs(1);
@@ -42,6 +43,7 @@ pub struct Line {
     next: AtomicU64,
     /// When the node said something last, in milliseconds of the gateway's clock; 0: not since the line was made.
     heard_ms: AtomicU64,
+    breaks: AtomicU64,
 }
 
 #[derive(Default)]
@@ -67,6 +69,7 @@ impl Line {
             state: Mutex::default(),
             next: AtomicU64::new(1),
             heard_ms: AtomicU64::new(0),
+            breaks: AtomicU64::new(0),
         });
         let running = line.clone();
         tokio::spawn(stop.clone().run_until_cancelled_owned(async move {
@@ -80,6 +83,7 @@ impl Line {
                     "the line to a node does not stand"
                 );
                 if heard {
+                    running.breaks.fetch_add(1, Ordering::Relaxed);
                     tracing::warn!(address = running.address, why, "the line to a node broke");
                     pause = AGAIN;
                 }
@@ -110,6 +114,24 @@ impl Line {
     /// When the node said something last, on the gateway's clock.
     pub fn heard_ms(&self) -> u64 {
         self.heard_ms.load(Ordering::Relaxed)
+    }
+
+    /// What it holds now.
+    pub(super) fn held(&self) -> Held {
+        let state = self.state();
+        let (reports_queued, messages_queued) = state
+            .up
+            .as_ref()
+            .map_or((0, 0), |up| (queued(&up.asks), queued(&up.others)));
+        Held {
+            node: state.node,
+            connected: state.up.is_some(),
+            heard_ms: self.heard_ms(),
+            reports_queued,
+            messages_queued,
+            unanswered: state.asked.len(),
+            breaks: self.breaks.load(Ordering::Relaxed),
+        }
     }
 
     /// For calls beside the stream.
@@ -276,6 +298,10 @@ impl Drop for Forget<'_> {
     fn drop(&mut self) {
         self.line.state().asked.remove(&self.id);
     }
+}
+
+fn queued<T>(queue: &mpsc::Sender<T>) -> usize {
+    queue.max_capacity() - queue.capacity()
 }
 
 fn message(what: upward::What) -> Upward {

@@ -1,6 +1,7 @@
 //! The way to the partition leaders, wherever they are.
 
 use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use futures::stream::BoxStream;
@@ -27,10 +28,14 @@ impl Link for Cluster {
             .map_err(|error| LinkError::Rejected(error.to_string()))?;
         let begun = Instant::now();
         let mut changed = self.changed.subscribe();
+        let (mut asked, mut held) = (false, false);
         loop {
             changed.mark_unchanged();
             let group = self.table.load().group(&uid);
             if let Some(line) = self.line_to_leader(group) {
+                if std::mem::replace(&mut asked, true) {
+                    self.asked_again.fetch_add(1, Ordering::Relaxed);
+                }
                 let attempt = Instant::now();
                 let leads = || {
                     self.line_to_leader(group)
@@ -67,6 +72,8 @@ impl Link for Cluster {
                     },
                     None => {}
                 }
+            } else if !std::mem::replace(&mut held, true) {
+                self.held.fetch_add(1, Ordering::Relaxed);
             }
             if begun.elapsed() >= HOLD {
                 return Err(LinkError::Unavailable { retry_after: RETRY });

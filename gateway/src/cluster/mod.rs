@@ -1,15 +1,18 @@
 //! The state cluster as a gateway sees it: a line to each node, who leads what, which tokens are valid.
 //!
 //! `table` is what the nodes say of the cluster, `line` the connection to one of them, `link` the way of reports,
-//! `tokens` who may speak, `proxy` the way of operators' calls. Nothing here is kept beyond the process.
+//! `tokens` who may speak, `proxy` the way of operators' calls, `metrics` what all of it holds. Nothing here is kept
+//! beyond the process.
 
 mod line;
 mod link;
+mod metrics;
 mod proxy;
 mod table;
 mod tokens;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -52,6 +55,9 @@ pub struct Cluster {
     tokens: ArcSwap<tokens::Valid>,
     notices: mpsc::Sender<Vec<edge::Notice>>,
     heard: Mutex<Option<mpsc::Receiver<Vec<edge::Notice>>>>,
+    /// Reports that had to wait for a leader, and those that were sent more than once.
+    held: AtomicU64,
+    asked_again: AtomicU64,
 }
 
 /// Batches of notices that wait for the gateway.
@@ -70,6 +76,8 @@ impl Cluster {
             tokens: ArcSwap::default(),
             notices,
             heard: Mutex::new(Some(heard)),
+            held: AtomicU64::new(0),
+            asked_again: AtomicU64::new(0),
         });
         let keeping = cluster.clone();
         tokio::spawn(stop.clone().run_until_cancelled_owned(async move {
@@ -95,6 +103,14 @@ impl Cluster {
             Some(0) => Err("the control group has no leader that is reached".to_owned()),
             Some(n) => Err(format!("partition {} has no leader that is reached", n - 1)),
         }
+    }
+
+    /// Groups whose leader is not reached; 1 until a node has said which there are.
+    fn unreached(&self) -> u32 {
+        let partitions = self.table.load().partitions();
+        let groups = 0..=partitions;
+        let unreached = groups.filter(|group| self.line_to_leader(*group).is_none());
+        u32::try_from(unreached.count()).unwrap_or(u32::MAX)
     }
 
     fn lines(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Line>>> {

@@ -103,6 +103,13 @@ pub struct Exchange<L> {
 // === impl Exchange ===
 
 impl<L: Link> Exchange<L> {
+    /// Reports that are under way.
+    pub fn in_flight(&self) -> i64 {
+        let limit = self.limits.in_flight_reports.min(Semaphore::MAX_PERMITS);
+        let free = self.reports.available_permits();
+        i64::try_from(limit.saturating_sub(free)).unwrap_or(i64::MAX)
+    }
+
     /// Looks at a message and answers it from memory if it may be. `bytes` is bare protobuf.
     pub fn hear(&self, source: &Source, bytes: Bytes) -> First {
         let outline = match wire::scan(&bytes, &self.limits) {
@@ -177,6 +184,7 @@ impl<L: Link> Exchange<L> {
     }
 
     /// Goes on with a message that could not be answered at once.
+    #[tracing::instrument(name = "check-in", skip_all, fields(uid = %later.heard.uid))]
     pub async fn finish(&self, source: &Source, later: Later) -> Result<Outcome, Refusal> {
         let Later {
             heard,

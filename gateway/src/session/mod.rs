@@ -5,6 +5,7 @@ pub mod table;
 pub mod turns;
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -46,6 +47,8 @@ pub struct Sessions {
     shards: Box<[Mutex<Shard>]>,
     started: Instant,
     limits: Arc<Limits>,
+    /// Orders that a full connection did not take, since they were counted last.
+    dropped: AtomicU64,
 }
 
 /// One shard. Its parts are changed together, under its lock.
@@ -80,6 +83,7 @@ impl Sessions {
             shards,
             started: Instant::now(),
             limits,
+            dropped: AtomicU64::new(0),
         })
     }
 
@@ -171,7 +175,10 @@ impl Sessions {
             edge::notice::Kind::Unspecified => return None,
         };
         if let Some(holder) = shard.holders.get(&uid) {
-            let _full_or_gone = holder.orders.try_send(order);
+            let sent = holder.orders.try_send(order);
+            if matches!(sent, Err(mpsc::error::TrySendError::Full(_))) {
+                self.dropped.fetch_add(1, Ordering::Relaxed);
+            }
         }
         None
     }
@@ -187,6 +194,8 @@ impl Sessions {
             sessions += shard.table.len();
             metrics.evicted.inc_by(shard.table.take_evicted());
         }
+        let dropped = self.dropped.swap(0, Ordering::Relaxed);
+        metrics.orders_dropped.inc_by(dropped);
         metrics
             .sessions
             .set(i64::try_from(sessions).unwrap_or(i64::MAX));

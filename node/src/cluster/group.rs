@@ -6,7 +6,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use proto::cluster::change_request::Change;
 use proto::cluster::{GroupDescription, Voters};
-use raft::{Group, Incoming, NodeId, ProposeError, ReadError, StateMachine};
+use raft::{
+    Group, GroupCounts, GroupStatus, Incoming, NodeId, Progress, ProposeError, ReadError,
+    StateMachine,
+};
 
 /// A member that lacks fewer entries has nearly everything: a second of a busy group.
 const NEARLY: u64 = 5_000;
@@ -16,6 +19,15 @@ const NEARLY: u64 = 5_000;
 pub trait AnyGroup: Incoming {
     /// As other nodes are told.
     fn describe(&self) -> GroupDescription;
+
+    /// Where it stands on this node.
+    fn status(&self) -> GroupStatus;
+
+    /// How far its members have followed, if it is led here.
+    fn progress(&self) -> Option<Vec<Progress>>;
+
+    /// What it has counted.
+    fn counts(&self) -> GroupCounts;
 
     /// Proposes if it is led here: the machine's answer, and what is applied by then.
     async fn propose(&self, entry: Bytes) -> Result<(Vec<u8>, u64), ProposeError>;
@@ -31,7 +43,7 @@ pub trait AnyGroup: Incoming {
 impl<M: StateMachine> AnyGroup for Group<M> {
     fn describe(&self) -> GroupDescription {
         let status = Group::status(self);
-        let progress = self.progress().unwrap_or_default();
+        let progress = Group::progress(self).unwrap_or_default();
         let caught_up = progress.iter().filter(|member| member.behind < NEARLY);
         GroupDescription {
             group: status.group.0,
@@ -44,6 +56,18 @@ impl<M: StateMachine> AnyGroup for Group<M> {
             stopped: status.stopped.unwrap_or_default(),
             caught_up: caught_up.map(|member| member.node.0).collect(),
         }
+    }
+
+    fn status(&self) -> GroupStatus {
+        Group::status(self)
+    }
+
+    fn progress(&self) -> Option<Vec<Progress>> {
+        Group::progress(self)
+    }
+
+    fn counts(&self) -> GroupCounts {
+        Group::counts(self)
     }
 
     async fn propose(&self, entry: Bytes) -> Result<(Vec<u8>, u64), ProposeError> {

@@ -148,6 +148,26 @@ impl Asker {
         findings
     }
 
+    /// How many asks are under way now. More wait for their turn.
+    pub fn under_way(&self) -> usize {
+        ASKS_MAX.saturating_sub(self.0.turns.available_permits())
+    }
+
+    /// How many checks were answered how, of those that are asked now.
+    pub fn answers(&self) -> BTreeMap<&'static str, u64> {
+        let mut answers = BTreeMap::from(["pass", "fail", "inconclusive", "none"].map(|a| (a, 0)));
+        for told in self.told().values() {
+            let answer = match &told.answer {
+                None => "none",
+                Some((Answer::Pass, _)) => "pass",
+                Some((Answer::Fail(_), _)) => "fail",
+                Some((Answer::Inconclusive(_), _)) => "inconclusive",
+            };
+            *answers.entry(answer).or_default() += 1;
+        }
+        answers
+    }
+
     /// Forgets what belongs to rollouts that are not open any more.
     pub fn keep(&self, open: &[String]) {
         self.told().retain(|key, _| open.contains(&key.rollout));

@@ -3,10 +3,11 @@
 pub mod ask;
 pub mod prepare;
 mod quotas;
+pub mod tally;
 pub mod verbs;
 pub mod window;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -44,6 +45,8 @@ pub struct Controller {
     node: Arc<Node>,
     memory: HashMap<String, Memory>,
     given: quotas::Given,
+    /// Judged in the look that is under way.
+    gates: tally::Gates,
 }
 
 /// Between two writes.
@@ -68,6 +71,22 @@ impl Board {
             .get(rollout)
             .cloned()
             .unwrap_or_default()
+    }
+
+    /// How many rollouts wait for what, in one word each.
+    pub fn kinds(&self) -> BTreeMap<&'static str, u64> {
+        let board = self
+            .0
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut kinds = BTreeMap::new();
+        for waiting in board.values() {
+            let names: BTreeSet<_> = waiting.iter().map(tally::waiting_name).collect();
+            for name in names {
+                *kinds.entry(name).or_default() += 1;
+            }
+        }
+        kinds
     }
 
     fn write(&self, rollout: &str, waiting: Vec<Waiting>) {
@@ -95,6 +114,7 @@ impl Controller {
             node,
             memory: HashMap::new(),
             given: quotas::Given::nothing(),
+            gates: tally::Gates::default(),
         }
     }
 
@@ -110,6 +130,7 @@ impl Controller {
             if !self.node.leads() || self.node.control_ledger.sync().await.is_err() {
                 // Whoever moves them next has it from the documents, and so has this node when it is its turn again.
                 (self.memory, self.given) = (HashMap::new(), quotas::Given::nothing());
+                self.node.tally.rests();
                 pause = LOOK;
                 continue;
             }
@@ -117,14 +138,18 @@ impl Controller {
             if let Err(error) = expire_pins(&self.node).await {
                 tracing::warn!(error = %chain(&error), "a pin that has expired was not ended; it is tried again");
             }
-            self.node.look().await;
+            let unread = self.node.look().await;
             quotas::divide(&self.node, &mut self.given).await;
+            self.gates = tally::Gates::default();
             for id in self.open() {
                 if let Err(error) = self.step(&id).await {
+                    self.node.tally.failed();
                     tracing::warn!(rollout = id, error = %chain(&error), "the rollout was not moved; it is tried again");
                 }
             }
-            pause = rest(began.elapsed());
+            let took = began.elapsed();
+            self.node.tally.looked(took, &unread, self.gates);
+            pause = rest(took);
         }
     }
 
@@ -199,6 +224,9 @@ impl Controller {
         }
         observed.freeze = self.node.control.read().freeze(&stored.family, &rollout);
         let next = plan(&rollout, &observed, elapsed_ms);
+        if rollout.state == State::Running {
+            self.gates.judge(&rollout, &observed, &next.clocks);
+        }
         rollout.inconclusive_ms = next.inconclusive_ms;
         self.node.waiting.write(id, next.waiting.clone());
         self.remember(id, version, stored, next, observed, now)
@@ -273,12 +301,14 @@ impl Controller {
             .steps
             .iter()
             .any(|step| matches!(step, Step::Stop { .. } | Step::Pause { .. }));
+        let steps: Vec<_> = next.steps.iter().map(tally::step_name).collect();
         let node = self.node.clone();
         let change = aside(move || apply(&node, stored, version, &next.steps, &observed));
         let Some(change) = change.await else {
             return Ok(()); // the node stops
         };
         self.node.control_ledger.propose(change).await?;
+        self.node.tally.stepped(&steps);
         self.memory.remove(id);
         if fences {
             self.node.fence().await?;

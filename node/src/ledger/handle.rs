@@ -149,6 +149,7 @@ impl<M: Mirror> Ledger<M> {
 
     /// Stores an entry, wherever the leader is: answered after commit and apply, also here, with the version its
     /// documents got.
+    #[tracing::instrument(name = "commit", skip_all, fields(group = self.name))]
     pub async fn propose(&self, entry: Entry) -> Result<u64, ProposeError> {
         let entry = Bytes::from(entry.encode_to_vec());
         let begun = Instant::now();
@@ -178,6 +179,7 @@ impl<M: Mirror> Ledger<M> {
     }
 
     /// Stores an entry if this node leads the group.
+    #[tracing::instrument(name = "commit", skip_all, fields(group = self.name))]
     pub async fn propose_here(&self, entry: Entry) -> Result<u64, ProposeError> {
         let answer = self.group.propose(Bytes::from(entry.encode_to_vec())).await;
         self.outcome(answer)

@@ -33,7 +33,7 @@ use tokio::sync::broadcast;
 
 pub use evaluate::{SERVER_CAPABILITIES, history_key, merged_config, state_word};
 pub use members::{Candidate, MemberView};
-pub use occupancy::{Counted, Occupancy};
+pub use occupancy::{Counted, Occupancy, Room};
 pub use place::place_of;
 pub use stand::excluded_text;
 
@@ -191,6 +191,12 @@ pub struct Partition {
     quotas_until_ms: std::sync::atomic::AtomicU64,
     /// Who waited when rooms were counted last; none: they were not, since this node leads.
     waiting: std::sync::Mutex<Option<BTreeMap<room::Lane, Vec<Uid>>>>,
+    /// The sum of the quotas that were given last, and how many agents had something due when they were counted.
+    given: std::sync::atomic::AtomicU64,
+    wanted: std::sync::atomic::AtomicU64,
+    /// Conversations that other gateways were asked for, and those that none of them knew of in time.
+    recalls: std::sync::atomic::AtomicU64,
+    recalls_unanswered: std::sync::atomic::AtomicU64,
     notices: broadcast::Sender<Arc<Vec<Notice>>>,
     /// Are there other nodes that may have led it before?
     others: bool,
@@ -234,6 +240,10 @@ impl Partition {
             rooms: room::Rooms::default(),
             quotas_until_ms: 0.into(),
             waiting: std::sync::Mutex::default(),
+            given: 0.into(),
+            wanted: 0.into(),
+            recalls: 0.into(),
+            recalls_unanswered: 0.into(),
             notices,
             others,
             turns: (0..TURNS).map(|_| tokio::sync::Mutex::new(())).collect(),
@@ -346,6 +356,8 @@ impl Partition {
         if before.is_none() && (!self.others || follows(&self.core())) {
             return;
         }
+        self.recalls
+            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         self.notify(vec![Notice {
             instance_uid: uid.as_bytes().to_vec().into(),
             kind: notice::Kind::Moved.into(),
@@ -358,6 +370,8 @@ impl Partition {
                 break;
             }
             if tokio::time::timeout_at(until, told).await.is_err() {
+                self.recalls_unanswered
+                    .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                 tracing::debug!(%uid, "no gateway knows of the messages before this one");
                 return;
             }
@@ -912,7 +926,14 @@ impl Partition {
             .fetch_max(at, std::sync::atomic::Ordering::SeqCst);
     }
 
-    fn has_lease(&self) -> bool {
+    /// Conversations that other gateways were asked for since this node runs, and those of which none knew in time.
+    pub fn recalls(&self) -> (u64, u64) {
+        let read = |n: &std::sync::atomic::AtomicU64| n.load(std::sync::atomic::Ordering::Relaxed);
+        (read(&self.recalls), read(&self.recalls_unanswered))
+    }
+
+    /// May this node's leader authorise offers now?
+    pub fn has_lease(&self) -> bool {
         let confirmed = self.confirmed_ms.load(std::sync::atomic::Ordering::SeqCst);
         confirmed != 0 && self.monotonic_ms().saturating_sub(confirmed) < millis(LEASE)
     }

@@ -45,10 +45,37 @@ pub struct Counted {
     pub bounds: BTreeMap<Lane, u64>,
 }
 
+/// What is limited in a partition, all its lanes together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Room {
+    /// Agents that may be in flight.
+    pub quota: u64,
+    /// The upper bound of those that are.
+    pub in_flight: u64,
+    /// Agents that something was due for when they were counted last.
+    pub wanted: u64,
+}
+
 impl Partition {
+    /// What is limited now. None: nothing is, or this node does not lead.
+    pub fn room(&self) -> Option<Room> {
+        if !self.leads() || self.rooms.limits().is_empty() {
+            return None;
+        }
+        let holds = self.quotas_until_ms.load(Ordering::SeqCst) >= self.monotonic_ms();
+        let given = self.given.load(Ordering::Relaxed);
+        Some(Room {
+            quota: if holds { given } else { 0 },
+            in_flight: self.rooms.in_flight(),
+            wanted: self.wanted.load(Ordering::Relaxed),
+        })
+    }
+
     /// Counts, and grants nothing more in any lane until [`Partition::open_rooms`]. Whom it would name is kept here.
     pub fn hold_rooms(&self) -> Counted {
         let mut occupancy = self.occupancy();
+        let wanted = occupancy.waiting.values().map(|(wanted, _)| wanted).sum();
+        self.wanted.store(wanted, Ordering::Relaxed);
         let bounds = self.rooms.hold();
         let named =
             |(lane, (_, uids)): (&Lane, &mut (u64, Vec<Uid>))| (lane.clone(), std::mem::take(uids));
@@ -77,6 +104,10 @@ impl Partition {
             return;
         };
         let bounds = self.rooms.open(quotas);
+        let given = quotas
+            .values()
+            .fold(0u64, |sum, quota| sum.saturating_add(*quota));
+        self.given.store(given, Ordering::Relaxed);
         let until = self.monotonic_ms() + millis(QUOTA_LIFE);
         self.quotas_until_ms.store(until, Ordering::SeqCst);
         for (lane, waiting) in waiting {

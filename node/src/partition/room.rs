@@ -229,6 +229,11 @@ impl Rooms {
             .collect()
     }
 
+    /// The bound of what is in flight, all lanes together.
+    pub fn in_flight(&self) -> u64 {
+        self.state().lanes.values().map(Room::bound).sum()
+    }
+
     /// New quotas, of everything in flight. Answers how much of it each lane uses already.
     pub fn open(&self, quotas: &BTreeMap<Lane, u64>) -> BTreeMap<Lane, u64> {
         let mut state = self.state();
@@ -356,6 +361,7 @@ mod tests {
         let rooms = rooms();
         rooms.open(&BTreeMap::from([(lane("a"), 5)]));
         assert_ne!(rooms.take(&desired(), &zone("a")), Taken::Full);
+        assert_eq!(rooms.in_flight(), 1);
         assert_eq!(rooms.hold(), BTreeMap::from([(lane("a"), 1)]));
         assert_eq!(rooms.take(&desired(), &zone("a")), Taken::Full);
     }

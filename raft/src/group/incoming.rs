@@ -5,6 +5,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use openraft::errors::RaftError;
@@ -81,6 +82,8 @@ impl<M: StateMachine> Group<M> {
         };
         let installed = self.shared.raft.install_full_snapshot(vote, snapshot).await;
         let installed = installed.map_err(|error| ReceiveError::Fatal(chain(&error)))?;
+        let counters = &self.shared.counters;
+        counters.snapshots_installed.fetch_add(1, Ordering::Relaxed);
         Ok(Reply::encode(Tell::Snapshot((&installed).into())))
     }
 

@@ -3,6 +3,7 @@
 //! Not the consensus core, which it drives. Invariants: an answered proposal is committed and
 //! applied here; what is answered `NotLeader` or `TooLarge` was appended nowhere.
 
+mod counts;
 mod digest;
 mod incoming;
 mod members;
@@ -23,6 +24,8 @@ use openraft::errors::{
 use openraft::{Raft, ReadPolicy};
 use tokio::sync::watch;
 
+pub use counts::GroupCounts;
+pub(crate) use counts::{Counters, UnderWay};
 pub use digest::Digest;
 pub use members::Progress;
 pub use status::{GroupStatus, Leadership, Role};
@@ -67,6 +70,7 @@ struct Running<M: StateMachine> {
     /// Held by who changes members or leader.
     changes: tokio::sync::Mutex<()>,
     leadership: watch::Receiver<Leadership>,
+    counters: Arc<Counters>,
     /// Tasks that follow the core; they end with it, or with the last handle.
     tasks: Vec<tokio::task::AbortHandle>,
 }
@@ -98,6 +102,7 @@ impl<M: StateMachine> Group<M> {
     /// [`ProposeError`]: only `NotLeader` and `TooLarge` say that nothing happened.
     pub async fn propose(&self, entry: Bytes) -> Result<Vec<u8>, ProposeError> {
         check_size(&entry)?;
+        let _under_way = UnderWay::new(&self.shared.counters.proposals, 1);
         let write = self.shared.raft.client_write(Proposal(entry));
         let Ok(written) = tokio::time::timeout(self.shared.propose_timeout, write).await else {
             return Err(ProposeError::Unknown);
@@ -120,6 +125,7 @@ impl<M: StateMachine> Group<M> {
             .filter(|(_, size)| size.is_ok())
             .map(|(entry, _)| Proposal(entry))
             .collect();
+        let _under_way = UnderWay::new(&self.shared.counters.proposals, fitting.len());
         let mut answers = Vec::with_capacity(fitting.len());
         let deadline = tokio::time::Instant::now() + self.shared.propose_timeout;
         if !fitting.is_empty() {

@@ -12,7 +12,7 @@ use openraft::metrics::WaitError;
 use openraft::{Config, EmptyNode, Raft, SnapshotPolicy};
 use tokio::sync::watch;
 
-use super::{Group, Leadership, Parts, Running, current};
+use super::{Counters, Group, Leadership, Parts, Running, current};
 use crate::log::{self, Log, LogStore};
 use crate::network::Network;
 use crate::store::{self, Shared};
@@ -52,11 +52,13 @@ async fn run<M: StateMachine>(
         opened.map_err(|error| failed(Fatal::because("open the group", error)))??;
     let pristine = parts.log.is_pristine();
 
+    let counters = Arc::new(Counters::default());
     let network = Network {
         peers: Arc::clone(&config.peers),
         group,
         request_timeout: config.request_timeout,
         snapshot_timeout: config.snapshot_timeout,
+        counters: Arc::clone(&counters),
     };
     let raft = Raft::new(
         node.0,
@@ -93,6 +95,7 @@ async fn run<M: StateMachine>(
         silence: config.election_min,
         changes: tokio::sync::Mutex::new(()),
         leadership,
+        counters,
         tasks,
     };
     let started = Group {

@@ -91,6 +91,14 @@ impl Queue {
         Ok(permits)
     }
 
+    /// Bytes that wait or are reserved, and how many may, rounded up to permits.
+    pub(crate) fn usage(&self) -> (u64, u64) {
+        let room = self.room.available_permits().min(self.room_max as usize);
+        let used = self.room_max as usize - room;
+        let bytes = |permits: usize| (permits * PERMIT_BYTES) as u64;
+        (bytes(used), bytes(self.room_max as usize))
+    }
+
     /// Queues work of about `bytes`, with the permits reserved for it.
     pub(crate) fn push(&self, work: Work, bytes: usize, permits: u32) -> Result<(), Fatal> {
         let mut waiting = self.lock();

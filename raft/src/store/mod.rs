@@ -17,6 +17,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 pub(crate) use db::Db;
 pub(crate) use io::{Queue, Work};
@@ -46,6 +47,19 @@ const LOCK: &str = "LOCK";
 pub struct Store {
     pub(crate) shared: Arc<Shared>,
     _owner: Arc<Owner>,
+}
+
+/// What waits for the disk, and what it has done since the store was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DiskUse {
+    /// Bytes of log that wait to be written, all groups.
+    pub queued_bytes: u64,
+    /// How many may, before appends wait.
+    pub queue_bytes_max: u64,
+    /// Fsyncs of the log.
+    pub syncs: u64,
+    /// What they took, all together.
+    pub sync_time: Duration,
 }
 
 /// Closes the store when the last handle goes, whatever groups still hold of it.
@@ -141,6 +155,18 @@ impl Store {
     /// The id this store was given when it was first opened.
     pub fn id(&self) -> StoreId {
         self.shared.id
+    }
+
+    /// What waits for the disk. Cheap; of a moment ago.
+    pub fn disk_use(&self) -> DiskUse {
+        let (queued_bytes, queue_bytes_max) = self.shared.queue.usage();
+        let (syncs, sync_time) = self.shared.stop.syncs();
+        DiskUse {
+            queued_bytes,
+            queue_bytes_max,
+            syncs,
+            sync_time,
+        }
     }
 
     /// Directory of files being received, within the store's own; emptied at open.

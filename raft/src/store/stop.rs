@@ -4,7 +4,8 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use crate::error::chain;
 use crate::{Disk, Fatal};
@@ -16,6 +17,8 @@ pub(crate) struct FailStop {
     closed: AtomicBool,
     disk: Arc<dyn Disk>,
     abort: Arc<dyn Fn() + Send + Sync>,
+    syncs: AtomicU64,
+    sync_micros: AtomicU64,
 }
 
 impl FailStop {
@@ -25,6 +28,8 @@ impl FailStop {
             closed: AtomicBool::new(false),
             disk,
             abort,
+            syncs: AtomicU64::new(0),
+            sync_micros: AtomicU64::new(0),
         }
     }
 
@@ -53,6 +58,13 @@ impl FailStop {
     /// Everything queued was done; what comes late fails quietly.
     pub(crate) fn close(&self) {
         self.closed.store(true, Ordering::Release);
+    }
+
+    /// How often the log was synced, and how long that took, all together.
+    pub(crate) fn syncs(&self) -> (u64, Duration) {
+        let micros = self.sync_micros.load(Ordering::Relaxed);
+        let syncs = self.syncs.load(Ordering::Relaxed);
+        (syncs, Duration::from_micros(micros))
     }
 
     fn is_closed(&self) -> bool {
@@ -87,8 +99,11 @@ impl FailStop {
     pub(crate) fn sync(&self, engine: &rocksdb::DB) -> Result<(), Fatal> {
         self.check()?;
         let mut real = || engine.flush_wal(true).map_err(io::Error::other);
-        self.disk
-            .sync(&mut real)
-            .map_err(|error| Fatal::because("sync the log", error))
+        let began = Instant::now();
+        let synced = self.disk.sync(&mut real);
+        let micros = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.syncs.fetch_add(1, Ordering::Relaxed);
+        self.sync_micros.fetch_add(micros, Ordering::Relaxed);
+        synced.map_err(|error| Fatal::because("sync the log", error))
     }
 }
