@@ -42,10 +42,12 @@ test: build ## every test but those with real peers (make interop)
 	@scripts/setup test
 	@cargo test --workspace --no-fail-fast
 
-interop: build ## the real OpAMP supervisor, a real collector and the Python client against muster
+interop: build ## what needs Go: real supervisor, collector and Python client; histories of clients checked
 	@scripts/setup interop
 	@tests/interop/build
+	@cd tests/linearizable && CGO_ENABLED=0 GOWORK=off GOFLAGS=-buildvcs=false go test ./...
 	@cargo test --workspace --features system-tests/interop --test interop -- --test-threads $(INTEROP_AT_ONCE)
+	@cargo test --workspace --features system-tests/interop --test linearizable
 
 lint: target ## formatting, clippy, licences, and the rules of scripts/check
 	@scripts/lint

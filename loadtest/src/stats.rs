@@ -142,7 +142,7 @@ impl Record {
     }
 
     /// Since the fleet's start; the `now` of its agents.
-    pub(crate) fn now(&self) -> Duration {
+    pub fn now(&self) -> Duration {
         self.epoch.elapsed()
     }
 

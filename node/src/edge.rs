@@ -173,6 +173,13 @@ impl Edge for EdgeDoor {
                 hello.cluster
             )));
         }
+        let gateway = format!("gateway {}", hello.gateway);
+        if let Err(refused) =
+            proto::protocol::check(&gateway, hello.protocol, &node.id().to_string())
+        {
+            tracing::warn!(%refused, "a gateway is refused");
+            return Err(Status::permission_denied(refused.to_string()));
+        }
         tracing::info!(gateway = hello.gateway, "a gateway has connected");
         let (down, stream) = mpsc::channel(WAITING);
         let (answers, answered) = mpsc::channel(REPORTS);

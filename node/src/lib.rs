@@ -31,4 +31,7 @@ pub mod metrics;
 
 mod local;
 
+#[cfg(test)]
+mod frozen;
+
 pub use local::{Config, Node, StartError, open};

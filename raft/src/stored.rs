@@ -512,6 +512,17 @@ mod tests {
     }
 
     #[test]
+    fn snapshot_marker_bytes_of_version_1_are_frozen() {
+        let marker = SnapshotMarker {
+            version: VERSION,
+            file: "g7-300-2.snapshot".to_owned(),
+        };
+        let bytes = [[8, 1, 18, 17].as_slice(), b"g7-300-2.snapshot"].concat();
+        assert_eq!(marker.encode_to_vec(), bytes);
+        assert_eq!(SnapshotMarker::decode(bytes.as_slice()).unwrap(), marker);
+    }
+
+    #[test]
     fn store_header_bytes_of_version_1_are_frozen() {
         let before_ids = StoreHeader {
             version: VERSION,

@@ -429,3 +429,102 @@ impl TryFrom<Installed> for SnapshotResponse<TypeConfig> {
         Ok(Self::new(vote(&installed.vote)?))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn vote() -> Vote {
+        Vote {
+            version: stored::VERSION,
+            term: 5,
+            node: 2,
+            committed: true,
+        }
+    }
+
+    fn at(index: u64) -> Option<Position> {
+        Some(Position {
+            term: 1,
+            node: 2,
+            index,
+        })
+    }
+
+    #[test]
+    fn requests_of_version_1_are_frozen() {
+        let frozen = |ask: Ask, bytes: &[u8]| {
+            let encoded = Request::encode_to(NodeId(3), ask.clone());
+            assert_eq!(encoded, bytes);
+            assert_eq!(Request::parse(encoded).unwrap(), (NodeId(3), ask));
+        };
+        let ballot = || Ballot {
+            vote: Some(vote()),
+            last: at(7),
+            transfer: true,
+        };
+        let said = [
+            10, 8, 8, 1, 16, 5, 24, 2, 32, 1, 18, 6, 8, 1, 16, 2, 24, 7, 24, 1,
+        ];
+        frozen(
+            Ask::Vote(ballot()),
+            &[&[8, 1, 16, 3, 34, 20][..], &said].concat(),
+        );
+        frozen(
+            Ask::PreVote(ballot()),
+            &[&[8, 1, 16, 3, 42, 20][..], &said].concat(),
+        );
+        let append = Append {
+            vote: Some(vote()),
+            before: at(7),
+            entries: vec![stored::LogEntry {
+                version: stored::VERSION,
+                position: at(8),
+                payload: Some(stored::Payload::Normal(Bytes::from_static(b"abc"))),
+            }],
+            commit: at(6),
+        };
+        frozen(
+            Ask::Append(append),
+            &[
+                8, 1, 16, 3, 26, 43, 10, 8, 8, 1, 16, 5, 24, 2, 32, 1, 18, 6, 8, 1, 16, 2, 24, 7,
+                26, 15, 8, 1, 18, 6, 8, 1, 16, 2, 24, 8, 34, 3, 97, 98, 99, 34, 6, 8, 1, 16, 2, 24,
+                6,
+            ],
+        );
+    }
+
+    #[test]
+    fn replies_of_version_1_are_frozen() {
+        let voted = Tell::Vote(Voted {
+            vote: Some(vote()),
+            granted: true,
+            last: at(7),
+        });
+        let bytes = [
+            8, 1, 26, 20, 10, 8, 8, 1, 16, 5, 24, 2, 32, 1, 16, 1, 26, 6, 8, 1, 16, 2, 24, 7,
+        ];
+        let encoded = Reply::encode(voted.clone());
+        assert_eq!(encoded, bytes.as_slice());
+        assert_eq!(Reply::parse(encoded).unwrap(), voted);
+    }
+
+    #[test]
+    fn another_version_is_refused() {
+        let request = Request {
+            version: 2,
+            to: 3,
+            ask: None,
+        };
+        let refused = Request::parse(request.encode_to_vec().into()).unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            "request has format 2, this version knows 1"
+        );
+        let reply = Reply {
+            version: 2,
+            tell: None,
+        };
+        assert!(Reply::parse(reply.encode_to_vec().into()).is_err());
+    }
+}

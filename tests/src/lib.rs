@@ -9,6 +9,8 @@ pub mod cli;
 pub mod cluster;
 pub mod crowd;
 pub mod disk;
+pub mod grants;
+pub mod history;
 pub mod manifest;
 pub mod metrics;
 pub mod network;

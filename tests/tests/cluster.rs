@@ -8,6 +8,7 @@ use proto::opamp::ServerToAgent;
 use system_tests::api::Api;
 use system_tests::cluster::Cluster;
 use system_tests::crowd::{Crowd, NODE, PATIENCE};
+use system_tests::grants::{Act, Acts, unexplained};
 use system_tests::manifest::{config, family, role};
 use system_tests::metrics::Exposed;
 use system_tests::process::{Signal, signal};
@@ -217,6 +218,10 @@ async fn halt_returns_in_bounded_time_with_a_frozen_node_and_nobody_is_offered_i
     let took = began.elapsed();
     assert_eq!(halted.code, 0, "{leads}: {halted:?}");
     assert!(took < Duration::from_secs(12), "{took:?}");
+    let halt = Act {
+        hash: hash.clone(),
+        at: scene.fleet.record().now(),
+    };
     let before = scene.offers(&hash);
     // Longer than every lease and grant of the frozen one would last, had it been awake.
     tokio::time::sleep(Duration::from_secs(3)).await; // the claim is about this time
@@ -224,6 +229,13 @@ async fn halt_returns_in_bounded_time_with_a_frozen_node_and_nobody_is_offered_i
     tokio::time::sleep(Duration::from_secs(3)).await; // and about this
     let after = scene.offers(&hash);
     assert_eq!(after, before);
+    let acts = Acts {
+        timeout: Duration::from_secs(20), // as `NODE` has it
+        halted: vec![halt],
+        ..Acts::default()
+    };
+    let unexplained = unexplained(&scene.fleet.offers(), &scene.fleet.reports(), &acts);
+    assert_eq!(unexplained, Vec::<String>::new());
     scene.crowd.fleet.stop().await;
 }
 

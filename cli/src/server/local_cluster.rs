@@ -421,3 +421,29 @@ fn spawn(args: &[String], log: &Path) -> anyhow::Result<Child> {
         .spawn()?;
     Ok(child)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Scripts read it: nothing of it is ever renamed or removed.
+    #[test]
+    fn cluster_json_is_frozen() {
+        let described = Described {
+            nodes: vec![DescribedNode {
+                id: 1,
+                pid: 100,
+                addr: "127.0.0.1:5001".to_owned(),
+            }],
+            gateways: vec![DescribedGateway {
+                pid: 200,
+                opamp: "127.0.0.1:4320".to_owned(),
+                api: "127.0.0.1:4321".to_owned(),
+            }],
+        };
+        assert_eq!(
+            serde_json::to_string(&described).unwrap(),
+            r#"{"nodes":[{"id":1,"pid":100,"addr":"127.0.0.1:5001"}],"gateways":[{"pid":200,"opamp":"127.0.0.1:4320","api":"127.0.0.1:4321"}]}"#
+        );
+    }
+}

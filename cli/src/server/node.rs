@@ -33,6 +33,9 @@ const STOP: Duration = Duration::from_secs(5);
 /// What calls that are under way may take at the end.
 const DRAIN: Duration = Duration::from_secs(2);
 
+/// Tells where everything stands, also when nothing can be confirmed any more.
+const ALWAYS_ANSWERED: &str = "/muster.v1.ClusterService/GetCluster";
+
 /// Dead connections are looked for so often.
 const PING: Duration = Duration::from_secs(5);
 
@@ -367,7 +370,9 @@ fn routes(door: &Door, registry: Arc<Registry>) -> axum::Router {
         })
 }
 
-/// Answers operators' calls where the control group is led.
+/// Answers operators' calls where the control group is led. A node may think so and be wrong: frozen for a while, cut off,
+/// or elected a moment ago and not yet at the end of what was stored before. So each call begins with a linearizable
+/// read, after which everything that anybody has been answered is here.
 #[derive(Clone)]
 struct Operators {
     door: Door,
@@ -387,19 +392,27 @@ impl Operators {
             return Status::permission_denied("operators connect to a gateway").into_http::<Body>();
         }
         let Some(node) = self.door.node().filter(|node| node.leads()) else {
-            // Nothing happens here, and the gateway is told so.
-            let elsewhere = Status::unavailable("the control group is not led here");
-            let mut answer = elsewhere.into_http::<Body>();
-            let yes = axum::http::HeaderValue::from_static("1");
-            answer.headers_mut().insert(NOT_LEADER_HEADER, yes);
-            return answer;
+            return elsewhere();
         };
+        let confirmed = async { node.control_ledger.group().linearize().await.is_ok() };
+        if request.uri().path() != ALWAYS_ANSWERED && !confirmed.await {
+            return elsewhere();
+        }
         let services = self.services.get_or_init(|| operators(node)).clone();
         match services.oneshot(name_actor(request)).await {
             Ok(answer) => answer,
             Err(never) => match never {},
         }
     }
+}
+
+/// Nothing happens here, and the gateway is told so.
+fn elsewhere() -> Response {
+    let status = Status::unavailable("the control group is not led here");
+    let mut answer = status.into_http::<Body>();
+    let yes = axum::http::HeaderValue::from_static("1");
+    answer.headers_mut().insert(NOT_LEADER_HEADER, yes);
+    answer
 }
 
 /// The operator that the gateway has let in.

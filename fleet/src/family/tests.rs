@@ -121,3 +121,26 @@ fn a_role_without_a_baseline_has_the_default_one() {
     assert_eq!(own.baseline(), own.config);
     assert_ne!(stop_delivery(), delivery_hash(&default_baseline()));
 }
+
+/// They stand in databases and on agents: a line is never edited, a change is a new domain beside this one.
+#[test]
+fn the_hashes_of_deliveries_and_revisions_are_frozen() {
+    let agent = role("agent", &["gateway", "cluster"]);
+    assert_eq!(
+        delivery_hash(&agent.config).to_hex(),
+        "2f9344179350ad3f1154510f02056dc89b15842812acb5be3dc0cea9e12f8ca1"
+    );
+    assert_eq!(
+        stop_delivery().to_hex(),
+        "384c7f2e50e9c1dd1b573f75a7c6961a960a33da0013ca186ede4e111b6f7618"
+    );
+    assert_eq!(
+        delivery_hash(&default_baseline()).to_hex(),
+        "4fd78d31abd37c8c8b8bec71de02827db8034bd59fe5b7357b61bf74a914a99a"
+    );
+    let policies = ["require redaction".to_owned()];
+    assert_eq!(
+        revision_hash(-10, &[agent, role("gateway", &[])], &policies).to_hex(),
+        "1de68294103adb82b201338e0651855cd9b02ad9ae635df8f91566b51ca772f6"
+    );
+}

@@ -389,6 +389,77 @@ mod tests {
         assert_ne!(plan.hash(), other.hash());
     }
 
+    /// Approvals are bound to it: a line is never edited, a change is a new domain beside this one. It hashes what `Debug`
+    /// says, so a renamed variant shows here.
+    #[test]
+    fn the_plan_hash_is_frozen() {
+        let checks = [
+            Check::Converged,
+            Check::Healthy,
+            Check::NoRestartLoop,
+            Check::Flow,
+            Check::Resources,
+            Check::PromQl("up == 1".into()),
+            Check::Webhook("https://a/b".into()),
+            Check::Person("oncall".into()),
+        ];
+        let checks = checks.map(|check| CheckSpec {
+            check,
+            observe: false,
+        });
+        let plain = WaveSpec {
+            gate: Gate {
+                success: 100_000,
+                max_failures: None,
+                min_sample: 0,
+                checks: vec![],
+            },
+            ..WaveSpec::of(Size::Count(1), 0)
+        };
+        let wave = WaveSpec {
+            size: Size::Percent(10_000),
+            selector: Some(Selector::parse("env = prod").unwrap()),
+            zone: Some("a".into()),
+            soak_ms: 60_000,
+            max_in_flight: 20,
+            max_unreachable: Some(Size::Count(3)),
+            unreachable_ms: 120_000,
+            deadline_ms: Some(3_600_000),
+            gate: Gate {
+                success: 99_000,
+                max_failures: Some(Size::Percent(1_000)),
+                min_sample: 5,
+                checks: checks.to_vec(),
+            },
+        };
+        for (on_stop, hash) in [
+            (
+                OnStop::Default,
+                "9d029ec4d4a5bdc340e5f17c98fc0e6f70b5ee8480864761611f5599c693d7ed",
+            ),
+            (
+                OnStop::Hold,
+                "d479ed84b54f697a6067692091e34e731713a8b08984abfc54b8ffb8e822a7c3",
+            ),
+            (
+                OnStop::RollBackWave,
+                "ce60ef644786ed0d5940b4c97f14dda07b7d587e5e58c61c5f96e1b41b7f6e7c",
+            ),
+            (
+                OnStop::RollBackAll,
+                "5b51184409f9d43d785290ef89b73d59dcdf1f1a6bae13698f2f7713c5e9ce9c",
+            ),
+        ] {
+            let plan = PlanSpec {
+                waves: vec![plain.clone(), wave.clone()],
+                on_stop,
+                interleave: true,
+                urgent: false,
+            };
+            assert_eq!(plan.hash().to_hex(), hash, "{on_stop:?}");
+        }
+    }
+
     #[test]
     fn what_goes_back_follows_the_policy_and_the_cause() {
         let cause = |failure| Cause::Failures {

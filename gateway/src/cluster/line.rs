@@ -184,6 +184,7 @@ impl Line {
         let hello = Hello {
             gateway: cluster.config.name.clone(),
             cluster: cluster.config.cluster.clone(),
+            protocol: proto::protocol::PROTOCOL,
         };
         if up.try_send(message(upward::What::Hello(hello))).is_err() {
             return "it cannot be told anything".to_owned();

@@ -80,6 +80,7 @@ impl Door {
                 own.node, own.name, caller.cluster
             )));
         }
+        understood(caller, own.node)?;
         if caller.to != 0 && caller.to != own.node.0 {
             return Err(Status::permission_denied(format!(
                 "this is {}, not n{}: the address has gone to another node",
@@ -124,6 +125,16 @@ impl Shown {
     }
 }
 
+/// Does the caller speak as this node does?
+fn understood(caller: &Caller, own: NodeId) -> Result<(), Status> {
+    let who = match caller.from {
+        0 => "the node that wants to join".to_owned(),
+        node => NodeId(node).to_string(),
+    };
+    proto::protocol::check(&who, caller.protocol, &own.to_string())
+        .map_err(|refused| Status::permission_denied(refused.to_string()))
+}
+
 fn no_group() -> Status {
     Status::not_found("no such group on this node")
 }
@@ -164,6 +175,7 @@ impl Peer for Door {
         let node = match request.caller.as_ref() {
             // Who has no number yet shows the certificate of the one it will have: nobody knows which.
             Some(caller) if caller.from == 0 && caller.cluster == self.cluster.config.name => {
+                understood(caller, self.cluster.config.node)?;
                 if !self.cluster.believes(&from.0, tls::Name::AnyNode) {
                     return Err(Status::permission_denied(
                         "the certificate that was shown is not that of a node",
@@ -343,5 +355,28 @@ fn refused(error: ReceiveError) -> Status {
         ReceiveError::Snapshot(_) => Status::data_loss(error.to_string()),
         ReceiveError::OtherNode { .. } => Status::permission_denied(error.to_string()),
         ReceiveError::Fatal(_) => Status::internal(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_of_another_protocol_is_refused_with_what_to_do() {
+        let speaks = |from, protocol| Caller {
+            from,
+            protocol,
+            ..Caller::default()
+        };
+        for protocol in [0, 1] {
+            assert!(understood(&speaks(2, protocol), NodeId(1)).is_ok());
+        }
+        let refused = understood(&speaks(2, 7), NodeId(1)).unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::PermissionDenied);
+        let said = refused.message();
+        assert!(said.starts_with("n2 speaks version 7") && said.contains("n1 version 1"));
+        let joins = understood(&speaks(0, 7), NodeId(1)).unwrap_err();
+        assert!(joins.message().starts_with("the node that wants to join"));
     }
 }

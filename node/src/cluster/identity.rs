@@ -8,6 +8,9 @@ use serde_json::{Value, json};
 
 const FILE: &str = "node.json";
 
+/// How it is written. A file without a number is from before there were any, and the same.
+const FORMAT: u64 = 1;
+
 /// What a data directory belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
@@ -46,6 +49,16 @@ pub enum IdentityError {
     /// It cannot be understood.
     #[error("{0} is damaged: it names no cluster and node")]
     Damaged(PathBuf),
+    /// It was written by a newer version.
+    #[error(
+        "{path} has format {found}, this version knows {FORMAT}: start the version that has written it, or a newer one"
+    )]
+    Format {
+        /// Which.
+        path: PathBuf,
+        /// As written.
+        found: u64,
+    },
 }
 
 impl Identity {
@@ -58,6 +71,13 @@ impl Identity {
             Err(source) => return Err(IdentityError::File { path, source }),
         };
         let found: Value = serde_json::from_str(&text).unwrap_or_default();
+        let format = found["format"].as_u64().unwrap_or(FORMAT);
+        if format != FORMAT {
+            return Err(IdentityError::Format {
+                path,
+                found: format,
+            });
+        }
         let (Some(cluster), Some(node)) = (found["cluster"].as_str(), found["node"].as_u64())
         else {
             return Err(IdentityError::Damaged(path));
@@ -89,7 +109,7 @@ impl Identity {
     /// Writes it down, durably.
     pub fn write(&self, dir: &Path) -> Result<(), IdentityError> {
         let path = dir.join(FILE);
-        let text = json!({"cluster": self.cluster, "node": self.node, "nodes": self.nodes});
+        let text = json!({"format": FORMAT, "cluster": self.cluster, "node": self.node, "nodes": self.nodes});
         let failed = |source| IdentityError::File {
             path: path.clone(),
             source,
@@ -134,6 +154,35 @@ mod tests {
                 .unwrap_err()
                 .to_string()
                 .contains("damaged")
+        );
+    }
+
+    /// Such files stand in data directories: none of them is ever edited here, a new format is one more.
+    #[test]
+    fn files_of_format_1_are_frozen() {
+        let own = Identity {
+            cluster: "prod".to_owned(),
+            node: 3,
+            nodes: BTreeMap::from([
+                (1, "10.0.0.1:4322".to_owned()),
+                (3, "10.0.0.3:4322".to_owned()),
+            ]),
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("node.json");
+        own.write(dir.path()).unwrap();
+        let text = "{\n  \"cluster\": \"prod\",\n  \"format\": 1,\n  \"node\": 3,\n  \"nodes\": {\n    \"1\": \"10.0.0.1:4322\",\n    \"3\": \"10.0.0.3:4322\"\n  }\n}\n";
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), text);
+        let before_numbers = text.replace("  \"format\": 1,\n", "");
+        for text in [text, &before_numbers] {
+            std::fs::write(&file, text).unwrap();
+            assert_eq!(Identity::read(dir.path()).unwrap(), Some(own.clone()));
+        }
+        std::fs::write(&file, text.replace("\"format\": 1", "\"format\": 2")).unwrap();
+        let refused = Identity::read(dir.path()).unwrap_err().to_string();
+        assert!(
+            refused.contains("has format 2, this version knows 1"),
+            "{refused}"
         );
     }
 }

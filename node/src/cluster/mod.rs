@@ -83,6 +83,7 @@ impl Cluster {
             from: self.config.node.0,
             to: to.0,
             from_disk: self.config.disk.to_vec().into(),
+            protocol: proto::protocol::PROTOCOL,
         })
     }
 }

@@ -123,6 +123,7 @@ pub async fn join(
             caller: Some(Caller {
                 cluster: cluster.to_owned(),
                 from_disk: disk.to_vec().into(),
+                protocol: proto::protocol::PROTOCOL,
                 ..Caller::default()
             }),
             address: own_address.to_owned(),

@@ -11,6 +11,7 @@ use super::table;
 
 const META_FLOOR: &[u8] = b"floor";
 const META_HEAD: &[u8] = b"head";
+const META_OUTCOMES: &[u8] = b"outcomes";
 
 /// Outcomes kept for repeated idempotency keys. At one change a second, a little under three hours.
 const OUTCOMES_KEPT: u64 = 10_000;
@@ -111,9 +112,7 @@ impl<M: Mirror> Machine<M> {
             batch.delete(table, &write.key);
             None
         } else {
-            let mut value = index.to_be_bytes().to_vec();
-            value.extend_from_slice(&write.value);
-            batch.put(table, &write.key, value);
+            batch.put(table, &write.key, document(index, &write.value));
             Some((index, write.value))
         };
         if M::TABLES.contains(&table) {
@@ -146,9 +145,7 @@ impl<M: Mirror> Machine<M> {
                 stored.encode_to_vec(),
             );
         }
-        let mut bytes = head.seq.to_be_bytes().to_vec();
-        bytes.extend_from_slice(head.digest.as_bytes());
-        batch.put(table::META, META_HEAD, bytes);
+        batch.put(table::META, META_HEAD, head_bytes(&head));
         Ok(())
     }
 }
@@ -231,28 +228,35 @@ fn remember(
     batch: &mut Batch<'_>,
 ) -> Result<(), Fatal> {
     let count = batch
-        .get(table::META, b"outcomes")?
+        .get(table::META, META_OUTCOMES)?
         .map_or(0, |bytes| number(&bytes));
-    let mut slot = b"outcome/".to_vec();
-    slot.extend_from_slice(&(count % OUTCOMES_KEPT).to_be_bytes());
+    let slot = outcome_slot(count);
     if let Some(old) = batch.get(table::META, &slot)? {
         batch.delete(table::OUTCOME, &old);
     }
-    let mut value = index.to_be_bytes().to_vec();
-    Outcome {
+    let outcome = Outcome {
         outcome: Some(outcome.clone()),
-    }
-    .encode(&mut value)
-    .map_err(|e| Fatal::because("encode an outcome", e))?;
+    };
+    let value = document(index, &outcome.encode_to_vec());
     batch.put(table::OUTCOME, key.as_bytes(), value);
     batch.put(table::META, &slot, key.as_bytes());
-    batch.put(table::META, b"outcomes", (count + 1).to_be_bytes());
+    batch.put(table::META, META_OUTCOMES, (count + 1).to_be_bytes());
     Ok(())
 }
 
 /// Tables fit a byte; an entry that names another one is from a version that this one cannot follow.
 fn table_of(write: &Write) -> u8 {
     u8::try_from(write.table).unwrap_or(u8::MAX)
+}
+
+/// The key under which the idempotency key number `count` stands, so that it goes when its turn comes again.
+fn outcome_slot(count: u64) -> Vec<u8> {
+    [&b"outcome/"[..], &(count % OUTCOMES_KEPT).to_be_bytes()].concat()
+}
+
+/// A document as it is stored: its version, then its value.
+fn document(version: u64, value: &[u8]) -> Vec<u8> {
+    [&version.to_be_bytes()[..], value].concat()
 }
 
 /// Version and value of a stored document.
@@ -267,6 +271,10 @@ pub(super) fn versioned(stored: &[u8]) -> Result<(u64, &[u8]), Fatal> {
 fn number(bytes: &[u8]) -> u64 {
     let mut bytes = bytes;
     if bytes.len() < 8 { 0 } else { bytes.get_u64() }
+}
+
+fn head_bytes(head: &audit::Head) -> Vec<u8> {
+    [&head.seq.to_be_bytes()[..], head.digest.as_bytes()].concat()
 }
 
 pub(super) fn stored_head(chain: &str, stored: Option<Vec<u8>>) -> Result<audit::Head, Fatal> {
@@ -292,5 +300,42 @@ pub(super) fn record(act: &proto::store::Act) -> audit::Record {
         object: act.object.clone(),
         detail: act.detail.clone(),
         at_ms: act.at_ms,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // What stands here stands in databases: a line is never edited. A change is a new `FORMAT` that still reads this one.
+
+    #[test]
+    fn documents_of_format_1_are_frozen() {
+        let stored = document(0x0102_0304_0506_0708, b"abc");
+        assert_eq!(stored, b"\x01\x02\x03\x04\x05\x06\x07\x08abc");
+        assert_eq!(
+            versioned(&stored).unwrap(),
+            (0x0102_0304_0506_0708, &b"abc"[..])
+        );
+        assert_eq!(document(1, b""), [0, 0, 0, 0, 0, 0, 0, 1]);
+        assert!(versioned(b"1234567").is_err());
+    }
+
+    #[test]
+    fn what_is_kept_beside_documents_is_frozen_in_format_1() {
+        assert_eq!(
+            [META_FLOOR, META_HEAD, META_OUTCOMES],
+            [&b"floor"[..], b"head", b"outcomes"]
+        );
+        assert_eq!(outcome_slot(258), b"outcome/\0\0\0\0\0\0\x01\x02");
+        assert_eq!(outcome_slot(OUTCOMES_KEPT + 258), outcome_slot(258));
+        assert_eq!(number(&[0, 0, 0, 0, 0, 0, 1, 2]), 258);
+        let head = audit::Head {
+            seq: 258,
+            digest: Digest::from_bytes([7; 32]),
+        };
+        let bytes = [&[0, 0, 0, 0, 0, 0, 1, 2][..], &[7; 32]].concat();
+        assert_eq!(head_bytes(&head), bytes);
+        assert_eq!(stored_head("control", Some(bytes)).unwrap(), head);
     }
 }

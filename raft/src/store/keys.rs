@@ -94,6 +94,30 @@ mod tests {
 
     use super::*;
 
+    #[test]
+    fn names_and_keys_are_frozen() {
+        assert_eq!(
+            [RAFT_LOG, RAFT_META, STATE, SM_META],
+            ["raft_log", "raft_meta", "state", "sm_meta"]
+        );
+        let group = GroupId(0x0102_0304);
+        let index = 0x0506_0708_090a_0b0c;
+        assert_eq!(log(group, index), [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]);
+        assert_eq!(log_index(group, &log(group, index)), Some(index));
+        for (kind, number) in [
+            (Kind::Vote, 1),
+            (Kind::Purged, 2),
+            (Kind::Committed, 3),
+            (Kind::Snapshot, 4),
+        ] {
+            assert_eq!(meta(group, kind), [1, 2, 3, 4, number]);
+        }
+        assert_eq!(applied(group), [1, 2, 3, 4]);
+        let key = join(&space(group, 0x0506_0708), &in_table(20, b"ab"));
+        assert_eq!(key, [1, 2, 3, 4, 5, 6, 7, 8, 20, b'a', b'b']);
+        assert_eq!(generation(group, &key), Some(0x0506_0708));
+    }
+
     proptest! {
         #[test]
         fn log_keys_sort_as_group_then_index(a: (u32, u64), b: (u32, u64)) {
