@@ -13,6 +13,7 @@ use raft::{DiskUse, Group, GroupConfig, GroupId, GroupStatus, NodeId, Store, Sto
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
+use crate::cluster::compare::{self, Compared};
 use crate::cluster::group::{AnyGroup, any};
 use crate::cluster::{Cluster, Wires, members, rooms};
 use crate::control::{Control, ControlMirror};
@@ -115,6 +116,8 @@ pub struct Node {
     pub cluster: Option<Arc<Cluster>>,
     /// The gateways that are connected.
     pub(crate) gateways: Gateways,
+    /// What comparisons of the groups that are led here have shown.
+    pub(crate) compared: Compared,
     started: Instant,
     /// Was the program confirmed the last time?
     confirmed: AtomicBool,
@@ -173,6 +176,7 @@ impl Node {
             partitions: partitions.into(),
             cluster: config.cluster,
             gateways: Gateways::default(),
+            compared: Compared::default(),
             started: Instant::now(),
             confirmed: AtomicBool::new(true),
             notices,
@@ -384,7 +388,13 @@ impl Node {
             node: self.id().0,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             running_ms: partition::millis(self.started.elapsed()),
-            groups: groups.map(|group| group.describe()).collect(),
+            groups: groups
+                .map(|group| {
+                    let mut described = group.describe();
+                    self.compared.describe(&mut described);
+                    described
+                })
+                .collect(),
         }
     }
 
@@ -431,6 +441,10 @@ impl Node {
         tasks.spawn(follow_program(self.clone(), stop.clone()));
         tasks.spawn(members::follow_addresses(self.clone(), stop.clone()));
         tasks.spawn(members::keep(self.clone(), stop.clone()));
+        if let Some(cluster) = &self.cluster {
+            let pause = cluster.config.compare_every;
+            tasks.spawn(every(pause, stop.clone(), self.clone(), compare::compare));
+        }
         let controller = Controller::new(self.clone());
         tasks.spawn(async move { controller.run(stop).await });
     }

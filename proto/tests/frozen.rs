@@ -177,6 +177,7 @@ fn delivery() -> store::Delivery {
         restarts: 1,
         reoffered: true,
         earlier: vec![vec![5; 32], vec![6; 32]],
+        asking: vec![],
     }
 }
 

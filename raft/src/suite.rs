@@ -59,6 +59,7 @@ impl StoreBuilder<TypeConfig, LogStore, Worker<Nothing>, (Store, TempDir)> for B
             Arc::clone(&log),
             limits,
             backlog,
+            Arc::default(),
         )
         .unwrap();
         Ok(((store, dir), LogStore(log), worker))

@@ -40,6 +40,43 @@ async fn every_replica_applies_the_same_and_followers_name_the_leader() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn replicas_are_compared_at_one_index_while_entries_come() {
+    let cluster = Cluster::of(1..=3).await;
+    cluster.leader(1..=3).await;
+    let compare = async |ahead: u64| {
+        let last = cluster.groups()[0].status().last_log.unwrap();
+        let groups = cluster.groups();
+        let asked = groups
+            .iter()
+            .map(|group| group.digest_at(last + ahead, Duration::from_secs(10)));
+        let load = async {
+            for n in 0..ahead + 20 {
+                cluster.propose(1..=3, entry(n, last)).await;
+            }
+        };
+        let (digests, ()) = futures::join!(futures::future::join_all(asked), load);
+        let digests: Vec<Digest> = digests.into_iter().map(|d| d.unwrap().unwrap()).collect();
+        assert!(digests.iter().all(|d| d.applied == Some(last + ahead)));
+        digests
+    };
+    for ahead in [5, 40] {
+        let digests = compare(ahead).await;
+        assert!(digests.iter().all(|d| *d == digests[0]), "{digests:?}");
+    }
+    let group = cluster.group(1);
+    let passed = group.digest_at(1, Duration::from_millis(100)).await;
+    assert_eq!(
+        passed.unwrap(),
+        None,
+        "nobody knows what the state was then"
+    );
+
+    cluster.propose(1..=3, "~".into()).await;
+    let digests = compare(5).await;
+    assert!(digests[1..].iter().all(|d| *d != digests[0]), "{digests:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_was_answered_survives_the_loss_of_the_leader() {
     let cluster = Cluster::of(1..=3).await;
     let old = cluster.leader(1..=3).await;

@@ -52,20 +52,13 @@ async fn main() {
     println!("{figures}");
 }
 
-async fn view(cluster: &Cluster) -> Result<View, String> {
-    let view = Api::new(cluster.described().gateways[0].api)
-        .cluster()
-        .await;
-    view.map_err(|status| status.to_string())
-}
-
 /// Everybody is there, and no node leads much more than another.
 async fn settled(cluster: &Cluster) -> View {
     eventually(
         PATIENCE,
         "a healthy cluster with its leaders spread",
         async || {
-            let view = view(cluster).await?;
+            let view = cluster.view().await.map_err(|status| status.to_string())?;
             let most = view.nodes.iter().map(|node| node.leads).max();
             holds(view.waits_for.is_empty() && most <= Some(4), &view).map(|()| view)
         },
@@ -235,7 +228,7 @@ async fn rolling(agents: usize) -> serde_json::Value {
         .await;
         // As docs/operations.md has it: the next one when nothing is waited for.
         eventually(PATIENCE, "a cluster that waits for nothing", async || {
-            let view = view(&cluster).await?;
+            let view = cluster.view().await.map_err(|status| status.to_string())?;
             holds(view.waits_for.is_empty(), &view.waits_for)
         })
         .await;

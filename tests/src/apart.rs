@@ -108,7 +108,7 @@ impl Apart {
     }
 
     pub async fn leader(&self, group: &str) -> u8 {
-        self.crowd().leader(group).await.try_into().unwrap()
+        self.api.leader(group, PATIENCE).await.try_into().unwrap()
     }
 
     /// The nodes beside this one.

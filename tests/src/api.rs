@@ -1,6 +1,7 @@
 //! Clients of the operator API.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use proto::api::admin_service_client::AdminServiceClient;
 use proto::api::agent_service_client::AgentServiceClient;
@@ -14,6 +15,8 @@ use proto::api::{
 };
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
+
+use crate::wait::{eventually, holds};
 
 /// One connection, every service.
 #[derive(Clone, Debug)]
@@ -65,6 +68,16 @@ impl Api {
             .get_cluster(GetClusterRequest {})
             .await?
             .into_inner())
+    }
+
+    /// The number of the node that leads a group, once there is one.
+    pub async fn leader(&self, group: &str, within: Duration) -> u64 {
+        eventually(within, "a leader", async || {
+            let view = self.cluster().await.map_err(|status| status.to_string())?;
+            let group = view.groups.iter().find(|g| g.name == group).unwrap();
+            holds(group.leader != 0, group).map(|()| group.leader)
+        })
+        .await
     }
 
     /// One agent, if there is one of this name.

@@ -6,15 +6,14 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use proto::api::Cluster as View;
 use serde::Deserialize;
 
-use proto::api::cluster_service_client::ClusterServiceClient;
-use proto::api::{Cluster as View, GetClusterRequest};
-
+use crate::api::Api;
 use crate::cli::Cli;
 use crate::process::{Signal, signal};
 use crate::server::{STOP, binary, free_address, get};
-use crate::wait::{eventually, eventually_blocking, holds};
+use crate::wait::{eventually_blocking, holds};
 
 /// How long a cluster takes to be ready, on a loaded machine.
 const START: Duration = Duration::from_secs(60);
@@ -117,22 +116,18 @@ impl Cluster {
 
     /// What the cluster says of itself.
     pub async fn view(&self) -> Result<View, tonic::Status> {
-        let api = self.described().gateways[0].api;
-        let client = ClusterServiceClient::connect(format!("http://{api}")).await;
-        let mut client = client.map_err(|error| tonic::Status::unavailable(error.to_string()))?;
-        Ok(client.get_cluster(GetClusterRequest {}).await?.into_inner())
+        self.operator().cluster().await
     }
 
     /// The process id of the node that leads a group, once there is one.
     pub async fn leader(&self, group: &str, within: Duration) -> u32 {
-        let leader = eventually(within, "a leader", async || {
-            let view = self.view().await.map_err(|status| status.to_string())?;
-            let group = view.groups.iter().find(|g| g.name == group).unwrap();
-            holds(group.leader != 0, group).map(|()| group.leader)
-        })
-        .await;
+        let leader = self.operator().leader(group, within).await;
         let nodes = self.described().nodes;
         nodes.iter().find(|node| node.id == leader).unwrap().pid
+    }
+
+    fn operator(&self) -> Api {
+        Api::new(self.described().gateways[0].api)
     }
 
     /// Kills a process of the cluster and waits until another one has taken its place.

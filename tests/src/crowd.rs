@@ -106,17 +106,6 @@ impl Crowd {
         .await;
     }
 
-    /// Waits until a group has a leader. Answers the node's number.
-    pub async fn leader(&self, group: &str) -> u64 {
-        eventually(PATIENCE, "a leader", async || {
-            let view = self.api.cluster().await;
-            let view = view.map_err(|status| status.to_string())?;
-            let group = view.groups.iter().find(|g| g.name == group).unwrap();
-            holds(group.leader != 0, group).map(|()| group.leader)
-        })
-        .await
-    }
-
     /// Waits until `muster cluster status` has nothing to say.
     pub async fn cluster_is_whole(&self) {
         eventually(PATIENCE, "the cluster to be whole", async || {

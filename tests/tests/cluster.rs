@@ -37,9 +37,7 @@ impl Scene {
 
     /// The process id of the node that leads a group.
     async fn leader(&self, group: &str) -> u32 {
-        let leader = self.crowd.leader(group).await;
-        let nodes = self.cluster.described().nodes;
-        nodes.iter().find(|node| node.id == leader).unwrap().pid
+        self.cluster.leader(group, PATIENCE).await
     }
 }
 
@@ -297,6 +295,28 @@ async fn a_node_joins_takes_its_part_and_another_one_leaves() {
     assert_eq!(scene.cli.run(&["audit", "verify"]).code, 0);
     scene.crowd.fleet.stop().await;
     drop(joined);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_are_compared_and_found_to_be_the_same_while_agents_poll() {
+    let cluster = Cluster::start(&[&NODE[..], &["--compare-every=2s"]].concat(), &[]);
+    let gateway = cluster.described().gateways[0].clone();
+    let api = Api::new(gateway.api);
+    let mut http = Http::connect(gateway.opamp).await;
+    let mut turn = 0;
+    eventually(PATIENCE, "every group to be compared", async || {
+        turn += 1;
+        let mut agent = Script::new(&format!("agent-{turn}"));
+        http.ask(&agent.full()).await;
+        let view = api.cluster().await.map_err(|status| status.to_string())?;
+        assert!(view.groups.iter().all(|group| group.differs.is_empty()));
+        holds(
+            view.groups.iter().all(|group| group.same_at > 0),
+            &view.groups,
+        )
+    })
+    .await;
+    cluster.stop();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -55,7 +55,9 @@ pub fn status(cluster: &api::Cluster, look: &Look) -> String {
     ));
     text.push('\n');
     let mut headers = vec!["GROUP", "LEADER", ">TERM", ">ENTRIES", "REPLICAS"];
-    headers.extend(look.wide.then_some("APPLIED"));
+    if look.wide {
+        headers.extend(["APPLIED", "COMPARED"]);
+    }
     text.push_str(&table(
         &headers,
         cluster.groups.iter().map(|group| {
@@ -70,7 +72,9 @@ pub fn status(cluster: &api::Cluster, look: &Look) -> String {
                 group.last_log.to_string(),
                 replicas(group),
             ];
-            row.extend(look.wide.then(|| applied(group)));
+            if look.wide {
+                row.extend([applied(group), compared(group)]);
+            }
             row
         }),
     ));
@@ -139,6 +143,16 @@ fn replicas(group: &api::ClusterGroup) -> String {
     text
 }
 
+/// What the last comparison of its replicas has shown.
+fn compared(group: &api::ClusterGroup) -> String {
+    let nodes: Vec<String> = group.differs.iter().map(u64::to_string).collect();
+    match (nodes.as_slice(), group.same_at) {
+        ([], 0) => "not yet".to_owned(),
+        ([], index) => format!("same at {index}"),
+        (nodes, _) => format!("node {} differs", nodes.join(", ")),
+    }
+}
+
 fn applied(group: &api::ClusterGroup) -> String {
     let replica = |replica: &api::ClusterReplica| match (replica.answers, replica.behind) {
         (false, _) => format!("{}: silent", replica.node),
@@ -192,6 +206,7 @@ mod tests {
                 term: 4,
                 last_log: 12,
                 replicas: vec![replica(1, true), replica(2, false)],
+                ..Default::default()
             }],
             waits_for: vec!["node 2 at 10.0.0.2:4322, which does not answer".into()],
             answered_by: 1,
@@ -215,5 +230,6 @@ control   node 1      4        12   1 of 2 voters
             ..Look::default()
         };
         assert!(status(&cluster, &wide).contains("1: all, 2: silent"));
+        assert!(status(&cluster, &wide).contains("not yet"));
     }
 }

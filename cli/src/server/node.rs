@@ -85,6 +85,10 @@ pub struct NodeArgs {
     #[arg(long, conflicts_with = "founders", value_name = "ADDRESS", value_parser = super::options::node_address)]
     advertise: Option<String>,
 
+    /// How often the replicas of each group that this node leads are compared; each reads all of its data for it
+    #[arg(long, default_value = "1h", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    compare_every: Duration,
+
     /// Write the first admin token to DIR/admin.token, once, on the node that leads the control group then
     #[arg(long)]
     require_tokens: bool,
@@ -277,6 +281,7 @@ impl NodeArgs {
             address,
             founders,
             disk,
+            compare_every: self.compare_every,
         };
         Ok((config, identity))
     }

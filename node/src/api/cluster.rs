@@ -183,6 +183,7 @@ fn view(name: String, found: &[Found], names: &BTreeMap<u32, &str>) -> Cluster {
                 )
             }),
     );
+    waits_for.extend(groups.iter().flat_map(differs));
     Cluster {
         name,
         nodes,
@@ -190,6 +191,16 @@ fn view(name: String, found: &[Found], names: &BTreeMap<u32, &str>) -> Cluster {
         waits_for,
         answered_by: 0,
     }
+}
+
+/// What is to be done about replicas that are not what they should be.
+fn differs(group: &ClusterGroup) -> impl Iterator<Item = String> {
+    group.differs.iter().map(|node| {
+        let name = &group.name;
+        format!(
+            "node {node} to be replaced: its replica of {name} differs from the others; `muster cluster remove {node}`, and join a new one"
+        )
+    })
 }
 
 fn count(groups: &[ClusterGroup], is: impl Fn(&ClusterGroup) -> bool) -> u32 {
@@ -236,6 +247,8 @@ fn group(id: u32, name: &str, found: &[Found]) -> ClusterGroup {
             behind: last_log.saturating_sub(applied),
         }
     };
+    let leads = said.iter().find(|(node, _)| *node == newest.leader);
+    let leads = leads.map(|(_, group)| *group);
     let voters = newest.voters.iter().map(|node| replica(node, true));
     let learners = newest.learners.iter().map(|node| replica(node, false));
     ClusterGroup {
@@ -244,6 +257,8 @@ fn group(id: u32, name: &str, found: &[Found]) -> ClusterGroup {
         term: newest.term,
         last_log,
         replicas: voters.chain(learners).collect(),
+        same_at: leads.map_or(0, |group| group.same_at),
+        differs: leads.map(|group| group.differs.clone()).unwrap_or_default(),
     }
 }
 

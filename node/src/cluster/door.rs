@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use proto::cluster::peer_server::{Peer, PeerServer};
 use proto::cluster::{
-    Caller, ChangeReply, ChangeRequest, DescribeRequest, Held, HelloReply, HelloRequest,
-    HoldRoomsRequest, NodeDescription, OpenRoomsReply, OpenRoomsRequest, ProposeReply,
-    ProposeRequest, RaftAnswer, RaftMessage, RaiseFloorReply, RaiseFloorRequest, ReadIndexReply,
-    ReadIndexRequest, RegisterReply, RegisterRequest, SnapshotPart,
+    Caller, ChangeReply, ChangeRequest, DescribeRequest, DigestReply, DigestRequest, Held,
+    HelloReply, HelloRequest, HoldRoomsRequest, NodeDescription, OpenRoomsReply, OpenRoomsRequest,
+    ProposeReply, ProposeRequest, RaftAnswer, RaftMessage, RaiseFloorReply, RaiseFloorRequest,
+    ReadIndexReply, ReadIndexRequest, RegisterReply, RegisterRequest, SnapshotPart,
 };
 use raft::{GroupId, NodeId, ReceiveError, Store};
 use tonic::{Request, Response, Status, Streaming};
@@ -290,6 +290,21 @@ impl Peer for Door {
         })?;
         let looked_ms = node.of_group(group).map_or(0, |p| p.evidence_age_ms());
         Ok(Response::new(ReadIndexReply { index, looked_ms }))
+    }
+
+    async fn digest(
+        &self,
+        request: Request<DigestRequest>,
+    ) -> Result<Response<DigestReply>, Status> {
+        let (from, request) = (Shown::of(&request), request.into_inner());
+        let node = self.running(&from, request.caller.as_ref())?;
+        let group = node.group(GroupId(request.group)).ok_or_else(no_group)?;
+        let digest = group.digest_at(request.index).await;
+        let digest = digest.map_err(|fatal| Status::internal(fatal.to_string()))?;
+        let hash = digest.map(|hash| hash.to_vec().into());
+        Ok(Response::new(DigestReply {
+            hash: hash.unwrap_or_default(),
+        }))
     }
 
     async fn raise_floor(

@@ -2,17 +2,21 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use proto::cluster::change_request::Change;
 use proto::cluster::{GroupDescription, Voters};
 use raft::{
-    Group, GroupCounts, GroupStatus, Incoming, NodeId, Progress, ProposeError, ReadError,
+    Fatal, Group, GroupCounts, GroupStatus, Incoming, NodeId, Progress, ProposeError, ReadError,
     StateMachine,
 };
 
 /// A member that lacks fewer entries has nearly everything: a second of a busy group.
 const NEARLY: u64 = 5_000;
+
+/// An index that is not reached so soon is not waited for.
+const REACHED: Duration = Duration::from_secs(10);
 
 /// A group behind one face.
 #[tonic::async_trait]
@@ -37,6 +41,9 @@ pub trait AnyGroup: Incoming {
 
     /// Changes its members if it is led here; in words, why not.
     async fn change(&self, change: Change) -> Result<(), String>;
+
+    /// The digest of what is applied here at this index; none: it was passed, or is not reached soon.
+    async fn digest_at(&self, index: u64) -> Result<Option<[u8; 32]>, Fatal>;
 }
 
 #[tonic::async_trait]
@@ -55,6 +62,8 @@ impl<M: StateMachine> AnyGroup for Group<M> {
             learners: status.learners.iter().map(|node| node.0).collect(),
             stopped: status.stopped.unwrap_or_default(),
             caught_up: caught_up.map(|member| member.node.0).collect(),
+            same_at: 0,
+            differs: vec![],
         }
     }
 
@@ -93,6 +102,11 @@ impl<M: StateMachine> AnyGroup for Group<M> {
             }
         };
         changed.map_err(|error| error.to_string())
+    }
+
+    async fn digest_at(&self, index: u64) -> Result<Option<[u8; 32]>, Fatal> {
+        let digest = Group::digest_at(self, index, REACHED).await?;
+        Ok(digest.map(|digest| digest.hash))
     }
 }
 

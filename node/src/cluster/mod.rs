@@ -1,9 +1,10 @@
 //! This node among others: who they are, how they are reached, and what they ask of each other.
 //!
-//! `channels` knows addresses, `peers` carries what replicas say, `remote` asks leaders elsewhere, `door` answers. A
-//! process alone has none of this.
+//! `channels` knows addresses, `peers` carries what replicas say, `remote` asks leaders elsewhere, `door` answers, `compare`
+//! asks whether replicas are the same. A process alone has none of this.
 
 mod channels;
+pub(crate) mod compare;
 mod door;
 pub(crate) mod group;
 mod identity;
@@ -15,6 +16,7 @@ pub(crate) mod rooms;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use proto::cluster::Caller;
 use raft::NodeId;
@@ -39,6 +41,8 @@ pub struct Config {
     pub founders: BTreeMap<NodeId, String>,
     /// Drawn when this node's data directory was made.
     pub disk: [u8; 16],
+    /// How often the replicas of each group that is led here are compared.
+    pub compare_every: Duration,
 }
 
 /// This node, and the way to the others.

@@ -7,9 +7,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use proto::cluster::peer_client::PeerClient;
 use proto::cluster::{
-    Caller, ChangeRequest, DescribeRequest, Held, HelloReply, HelloRequest, HoldRoomsRequest,
-    NodeDescription, OpenRoomsRequest, ProposeRequest, RaiseFloorRequest, ReadIndexRequest,
-    RegisterReply, RegisterRequest,
+    Caller, ChangeRequest, DescribeRequest, DigestRequest, Held, HelloReply, HelloRequest,
+    HoldRoomsRequest, NodeDescription, OpenRoomsRequest, ProposeRequest, RaiseFloorRequest,
+    ReadIndexRequest, RegisterReply, RegisterRequest,
 };
 use raft::{GroupId, NodeId, ReadError};
 use tonic::transport::{Channel, Endpoint};
@@ -26,6 +26,8 @@ const PROPOSE: Duration = Duration::from_secs(11);
 const READ: Duration = Duration::from_secs(2);
 /// A floor is raised after the grants that are out have run out.
 const FLOOR: Duration = Duration::from_secs(8);
+/// Longer than a replica waits for an index, and reads all of its state.
+const DIGEST: Duration = Duration::from_secs(60);
 const ROOMS: Duration = Duration::from_secs(1);
 const CHANGE: Duration = Duration::from_secs(30);
 const REGISTER: Duration = Duration::from_secs(10);
@@ -63,6 +65,23 @@ impl Cluster {
         };
         let described = client.describe(within(DESCRIBE, request)).await?;
         Ok(described.into_inner())
+    }
+
+    /// The digest of a replica on another node, where the log has this index; none: it was passed, or is not reached soon.
+    pub async fn digest(
+        &self,
+        to: NodeId,
+        group: GroupId,
+        index: u64,
+    ) -> Result<Option<[u8; 32]>, Status> {
+        let mut client = self.client(to).ok_or_else(|| unreachable(to))?;
+        let request = DigestRequest {
+            caller: self.caller(to),
+            group: group.0,
+            index,
+        };
+        let reply = client.digest(within(DIGEST, request)).await?.into_inner();
+        Ok(reply.hash.as_ref().try_into().ok())
     }
 
     /// Has the partition's leader offer nothing older than this program.

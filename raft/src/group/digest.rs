@@ -3,6 +3,8 @@
 //! Not a snapshot's hash, which depends on how it was packed. Invariant: equal states at equal
 //! positions have equal digests, whatever versions of this software computed them.
 
+use std::time::Duration;
+
 use super::Group;
 use crate::{Fatal, StateMachine, View};
 
@@ -25,10 +27,28 @@ impl<M: StateMachine> Group<M> {
     /// # Errors
     /// The database failed or stored bytes are damaged.
     pub async fn digest(&self) -> Result<Digest, Fatal> {
-        let view = self.view()?;
-        let digest = tokio::task::spawn_blocking(move || of(&view)).await;
-        digest.map_err(|error| Fatal::because("compute the digest", error))?
+        aside(self.view()?).await
     }
+
+    /// The digest of what is applied here when the entry of this index is, and none after it: what
+    /// replicas are compared by while entries come. `None` if that was before, or is not within
+    /// `timeout`, or somebody asks for another index meanwhile.
+    ///
+    /// # Errors
+    /// The database failed or stored bytes are damaged.
+    pub async fn digest_at(&self, index: u64, timeout: Duration) -> Result<Option<Digest>, Fatal> {
+        let seen = self.shared.milestone.set(index);
+        match tokio::time::timeout(timeout, seen).await {
+            Ok(Ok(view)) => aside(view?).await.map(Some),
+            _ => Ok(None),
+        }
+    }
+}
+
+/// Where blocking is allowed.
+async fn aside(view: View) -> Result<Digest, Fatal> {
+    let digest = tokio::task::spawn_blocking(move || of(&view)).await;
+    digest.map_err(|error| Fatal::because("compute the digest", error))?
 }
 
 fn of(view: &View) -> Result<Digest, Fatal> {

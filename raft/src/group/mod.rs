@@ -33,7 +33,7 @@ pub use status::{GroupStatus, Leadership, Role};
 use crate::log::Log;
 use crate::store::Shared;
 use crate::types::{Proposal, TypeConfig};
-use crate::worker::Worker;
+use crate::worker::{Milestone, Worker};
 use crate::{
     ENTRY_BYTES_MAX, Fatal, GroupConfig, GroupId, NodeId, ProposeError, ReadError, SnapshotError,
     StartError, StateMachine, Store, View,
@@ -67,6 +67,8 @@ struct Running<M: StateMachine> {
     transfer_behind_max: u64,
     /// Time without an answer after which a node counts as away.
     silence: Duration,
+    /// Where replicas are compared.
+    milestone: Arc<Milestone>,
     /// Held by who changes members or leader.
     changes: tokio::sync::Mutex<()>,
     leadership: watch::Receiver<Leadership>,
@@ -325,4 +327,5 @@ fn stopped(error: &Stopped<TypeConfig>) -> String {
 struct Parts {
     log: Arc<Log>,
     backlog: Arc<AtomicU64>,
+    milestone: Arc<Milestone>,
 }

@@ -17,7 +17,7 @@ use crate::log::{self, Log, LogStore};
 use crate::network::Network;
 use crate::store::{self, Shared};
 use crate::types::TypeConfig;
-use crate::worker::{self, Worker};
+use crate::worker::{self, Milestone, Worker};
 use crate::{Bootstrap, Fatal, GroupConfig, GroupId, NodeId, StartError, StateMachine};
 
 pub(super) async fn start<M: StateMachine>(
@@ -93,6 +93,7 @@ async fn run<M: StateMachine>(
         // What fits into one message arrives before the voter is asked to stand.
         transfer_behind_max: config.replicate_entries_max,
         silence: config.election_min,
+        milestone: parts.milestone,
         changes: tokio::sync::Mutex::new(()),
         leadership,
         counters,
@@ -140,6 +141,7 @@ fn open<M: StateMachine>(
     );
     let log = Arc::new(Log::open(group, db, queue, stop, limits).map_err(failed)?);
     let backlog = Arc::new(AtomicU64::new(0));
+    let milestone = Arc::new(Milestone::default());
     let limits = worker::Limits {
         entries: config.apply_entries_max,
         bytes: config.apply_bytes_max,
@@ -150,9 +152,15 @@ fn open<M: StateMachine>(
         Arc::clone(&log),
         limits,
         Arc::clone(&backlog),
+        Arc::clone(&milestone),
     )
     .map_err(failed)?;
-    Ok((Parts { log, backlog }, worker))
+    let parts = Parts {
+        log,
+        backlog,
+        milestone,
+    };
+    Ok((parts, worker))
 }
 
 impl<M: StateMachine> Group<M> {

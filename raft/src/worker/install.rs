@@ -178,6 +178,7 @@ mod tests {
             log,
             limits,
             Arc::new(AtomicU64::new(0)),
+            Arc::default(),
         )
         .unwrap()
     }

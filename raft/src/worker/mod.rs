@@ -7,6 +7,7 @@
 
 mod apply;
 mod install;
+mod milestone;
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,6 +15,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::{Stream, StreamExt};
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine, Snapshot};
+
+pub(crate) use milestone::Milestone;
 
 use crate::log::Log;
 use crate::snapshot::{Contents, Shelf};
@@ -38,6 +41,8 @@ pub(crate) struct Worker<M> {
     limits: Limits,
     /// Bytes applied since the last snapshot, shared with who triggers the next.
     backlog: Arc<AtomicU64>,
+    /// Shared with who compares replicas.
+    milestone: Arc<Milestone>,
 }
 
 /// What is used by one blocking call at a time.
@@ -58,6 +63,7 @@ impl<M: StateMachine> Worker<M> {
         log: Arc<Log>,
         limits: Limits,
         backlog: Arc<AtomicU64>,
+        milestone: Arc<Milestone>,
     ) -> Result<Self, Fatal> {
         let group = log.group();
         let applied = store.db.applied(group)?;
@@ -76,6 +82,7 @@ impl<M: StateMachine> Worker<M> {
             core: Arc::new(Mutex::new(core)),
             limits,
             backlog,
+            milestone,
         })
     }
 
@@ -124,7 +131,7 @@ impl<M: StateMachine> RaftStateMachine<TypeConfig> for Worker<M> {
     {
         let mut ended = false;
         while !ended {
-            let (mut chunk, mut bytes) = (Vec::new(), 0);
+            let (mut chunk, mut bytes, mut last) = (Vec::new(), 0, 0);
             while chunk.len() < self.limits.entries && bytes < self.limits.bytes {
                 let Some(next) = entries.next().await else {
                     ended = true;
@@ -132,7 +139,11 @@ impl<M: StateMachine> RaftStateMachine<TypeConfig> for Worker<M> {
                 };
                 let next = next?;
                 bytes += apply::bytes(&next.0);
+                last = next.0.log_id.index;
                 chunk.push(next);
+                if self.milestone.is_at(last) {
+                    break;
+                }
             }
             if !chunk.is_empty() {
                 let chunk = self.blocking(move |core| core.apply(chunk)).await?;
@@ -140,6 +151,10 @@ impl<M: StateMachine> RaftStateMachine<TypeConfig> for Worker<M> {
                 for (responder, answer) in chunk {
                     responder.send(Answer(answer));
                 }
+                self.milestone.applied(last, || {
+                    let core = lock(&self.core);
+                    View::new(Arc::clone(&core.store.db), core.group)
+                });
             }
         }
         Ok(())

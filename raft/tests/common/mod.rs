@@ -6,6 +6,7 @@ pub mod cluster;
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -18,7 +19,8 @@ pub const TABLE: u8 = 1;
 /// What readers of a machine see.
 pub type Published = Arc<Mutex<BTreeMap<String, String>>>;
 
-/// Applies `key=value`, answers the value before. `!` is refused by an answer, `?` stops the node.
+/// Applies `key=value`, answers the value before. `!` is refused by an answer, `?` stops the node, and `~` is applied by
+/// each replica in another way, as no machine may.
 #[derive(Default)]
 pub struct Kv {
     pub published: Published,
@@ -34,6 +36,12 @@ impl StateMachine for Kv {
         let Some((key, value)) = entry.split_once('=') else {
             return match entry {
                 "?" => Err(Fatal::new("told to stop")),
+                "~" => {
+                    static APPLIED: AtomicU64 = AtomicU64::new(0);
+                    let nth = APPLIED.fetch_add(1, Ordering::Relaxed);
+                    batch.put(TABLE, b"~", nth.to_string());
+                    Ok(vec![])
+                }
                 _ => Ok(b"refused".to_vec()),
             };
         };
