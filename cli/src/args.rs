@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::exit;
 use crate::operator::Operator;
 use crate::operator::output::Format;
-use crate::server::{gateway, local_cluster, node, serve};
+use crate::server::{gateway, local_cluster, node, restore, serve};
 
 const EXAMPLES: &str = "\
 A first change, from file to fleet:
@@ -78,6 +78,8 @@ pub enum Command {
     Gateway(Box<gateway::GatewayArgs>),
     /// Run a whole cluster on this machine, to try it
     LocalCluster(Box<local_cluster::LocalClusterArgs>),
+    /// Make the data of a new cluster of a backup (offline)
+    Restore(Box<restore::RestoreArgs>),
     #[command(flatten)]
     Operator(Operator),
 }
@@ -129,6 +131,13 @@ mod tests {
     }
 
     #[test]
+    fn a_backup_wants_a_file_and_a_restore_wants_a_directory() {
+        assert!(parse("muster backup").is_err());
+        assert!(parse("muster backup verify").is_err());
+        assert!(parse("muster restore f.bak").is_err());
+    }
+
+    #[test]
     fn every_command_of_the_manual_parses() {
         for line in [
             "muster agents list -l a --text t --sort -name --state failed --limit 10 -o wide",
@@ -160,6 +169,10 @@ mod tests {
             "muster tokens revoke t",
             "muster audit list --object family/ --actor alice --since 2h",
             "muster audit verify",
+            "muster backup f.bak",
+            "muster backup f.bak --key-file k",
+            "muster backup verify f.bak --key-file k",
+            "muster restore f.bak --data-dir d --key-file k",
             "muster agents owner web-1 web-2 --accept --reason r",
             "muster agents owner -l env --keep --yes",
             "muster agents stop web-1 --reason r --yes",

@@ -15,7 +15,7 @@ use clap::Parser;
 
 use args::{Cli, Command};
 use exit::{Code, Failure};
-use server::{gateway, local_cluster, node, serve};
+use server::{gateway, local_cluster, node, restore, serve};
 
 /// Gives memory back to the system, which glibc's does not after a storm of registrations.
 #[global_allocator]
@@ -31,6 +31,7 @@ fn main() -> ExitCode {
         Command::Node(args) => run_server(node::run(*args)),
         Command::Gateway(args) => run_server(gateway::run(*args)),
         Command::LocalCluster(args) => run_server(local_cluster::run(*args)),
+        Command::Restore(args) => run_server(restore::run(*args)),
         Command::Operator(command) => {
             runtime(false).and_then(|runtime| runtime.block_on(operator::run(command, &connection)))
         }

@@ -20,6 +20,7 @@ pub mod value;
 
 pub mod offer;
 pub mod program;
+pub mod restored;
 
 pub mod governance;
 pub mod revisions;

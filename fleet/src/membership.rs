@@ -255,7 +255,7 @@ impl Exclusion {
             }
             Exclusion::Reassigned => "it speaks with a new uid now",
             Exclusion::Conflict => {
-                "it runs a config that this server never offered to it: look at it, then resume it"
+                "it runs a config that this server never offered to it: look at it, then `muster agents retry` it"
             }
         }
     }

@@ -5,6 +5,7 @@
 //! desired" alone: real supervisors answer a second delivery of the same config with APPLIED whatever their health.
 
 use crate::digest::Digest;
+use crate::restored::Doubt;
 
 /// Where an offer stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -72,6 +73,8 @@ pub struct Situation<'a> {
     pub many_collectors: bool,
     /// Two agents speak with its uid.
     pub duplicate: bool,
+    /// What a restore has left open about it.
+    pub doubt: Doubt,
     /// What it runs is to be somebody else's: another family's or role's, with the same config.
     pub changes_owner: bool,
     /// The report at hand is a full one that names another hash and whose collector started before the offer.
@@ -104,6 +107,10 @@ pub enum Why {
     ManyCollectors,
     /// Two agents speak with its uid.
     Duplicate,
+    /// It has not said since a restore what it runs.
+    Unheard,
+    /// It runs what the restored database never offered to it.
+    Conflict,
     /// It failed with this config before.
     Refused,
     /// It has been offered and has not answered yet.
@@ -126,10 +133,17 @@ pub fn decide(s: &Situation<'_>) -> Decision {
     if s.duplicate {
         return Decision::Nothing(Why::Duplicate);
     }
+    let runs_it = s.reported == Some((desired, Reported::Applied));
+    match s.doubt {
+        Doubt::None => {}
+        Doubt::Unheard => return Decision::Nothing(Why::Unheard),
+        // It says itself that it runs what it should: there is nothing left to be resolved.
+        Doubt::Conflict(_) if runs_it => return Decision::Adopt(desired),
+        Doubt::Conflict(_) => return Decision::Nothing(Why::Conflict),
+    }
     if s.refused.contains(&desired) {
         return Decision::Nothing(Why::Refused);
     }
-    let runs_it = s.reported == Some((desired, Reported::Applied));
     match s.last {
         Some(last) if last.hash == desired => match last.state {
             State::Offered | State::Applying => Decision::Nothing(Why::Outstanding),

@@ -1,7 +1,8 @@
 //! The state cluster: replicated documents, partition leaders, the rollout controller, and the services over them.
 //!
 //! `ledger` replicates documents; `control` and `inventory` are what their groups hold in memory; `partition` answers
-//! agents; `controller` moves rollouts; `api` answers operators. It never speaks OpAMP to a socket: that is `gateway`.
+//! agents; `controller` moves rollouts; `api` answers operators; `backup` keeps all of it in a file. It never speaks OpAMP
+//! to a socket: that is `gateway`.
 
 mod clock;
 pub mod cluster;
@@ -27,6 +28,7 @@ pub mod otelcol;
 pub mod preview;
 
 pub mod api;
+pub mod backup;
 pub mod metrics;
 
 mod local;

@@ -13,6 +13,7 @@ use raft::{DiskUse, Group, GroupConfig, GroupId, GroupStatus, NodeId, Store, Sto
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
+use crate::backup;
 use crate::cluster::compare::{self, Compared};
 use crate::cluster::group::{AnyGroup, any};
 use crate::cluster::{Cluster, Wires, members, rooms};
@@ -75,6 +76,12 @@ pub enum StartError {
         #[source]
         source: raft::OpenError,
     },
+    /// A restore into it was cut off.
+    #[error("a restore into {} was not finished: empty the directory and restore again", dir.display())]
+    Unfinished {
+        /// Which.
+        dir: PathBuf,
+    },
     /// A group.
     #[error("group {name} does not start")]
     Group {
@@ -118,6 +125,8 @@ pub struct Node {
     pub(crate) gateways: Gateways,
     /// What comparisons of the groups that are led here have shown.
     pub(crate) compared: Compared,
+    /// One backup at a time: each keeps old state from being removed while it reads.
+    pub(crate) backing_up: Arc<tokio::sync::Semaphore>,
     started: Instant,
     /// Was the program confirmed the last time?
     confirmed: AtomicBool,
@@ -129,6 +138,14 @@ pub struct Node {
 /// Opens or creates the store in a data directory.
 pub async fn open(dir: &Path) -> Result<Store, StartError> {
     let dir = dir.to_owned();
+    if dir.join(backup::UNFINISHED).exists() {
+        return Err(StartError::Unfinished { dir });
+    }
+    open_any(dir).await
+}
+
+/// The same, also where a restore is under way.
+pub(crate) async fn open_any(dir: PathBuf) -> Result<Store, StartError> {
     let opened = tokio::task::spawn_blocking({
         let dir = dir.clone();
         move || Store::open(&dir, StoreConfig::default())
@@ -177,6 +194,7 @@ impl Node {
             cluster: config.cluster,
             gateways: Gateways::default(),
             compared: Compared::default(),
+            backing_up: Arc::new(tokio::sync::Semaphore::new(1)),
             started: Instant::now(),
             confirmed: AtomicBool::new(true),
             notices,
@@ -233,7 +251,7 @@ impl Node {
 
     /// Publishes the control group's newest program to every partition and answers when nothing older can be sent.
     pub async fn fence(&self) -> Result<(), crate::ledger::ProposeError> {
-        let epoch = self.control.read().program_version;
+        let epoch = self.control.read().epoch().0;
         let since = Instant::now();
         let raised = self
             .partitions
@@ -441,8 +459,8 @@ impl Node {
         tasks.spawn(follow_program(self.clone(), stop.clone()));
         tasks.spawn(members::follow_addresses(self.clone(), stop.clone()));
         tasks.spawn(members::keep(self.clone(), stop.clone()));
-        if let Some(cluster) = &self.cluster {
-            let pause = cluster.config.compare_every;
+        let compare = self.cluster.as_ref().map(|c| c.config.compare_every);
+        if let Some(pause) = compare.filter(|pause| !pause.is_zero()) {
             tasks.spawn(every(pause, stop.clone(), self.clone(), compare::compare));
         }
         let controller = Controller::new(self.clone());
@@ -517,10 +535,10 @@ impl Node {
 }
 
 /// What the groups of this node have in common.
-struct Place {
-    node: NodeId,
-    group: GroupConfig,
-    leaders: Option<Arc<dyn Leaders>>,
+pub(crate) struct Place {
+    pub(crate) node: NodeId,
+    pub(crate) group: GroupConfig,
+    pub(crate) leaders: Option<Arc<dyn Leaders>>,
 }
 
 impl Place {
@@ -549,7 +567,7 @@ impl Place {
     }
 }
 
-async fn start_group<M: crate::ledger::Mirror>(
+pub(crate) async fn start_group<M: crate::ledger::Mirror>(
     store: &Store,
     id: u32,
     name: &str,

@@ -247,6 +247,8 @@ fn agent() -> store::Agent {
         reassigned_to: vec![13; 16],
         granted: Some(owner("edge", "agent")),
         stopped: true,
+        heard_in: 0,
+        conflict: vec![],
     }
 }
 

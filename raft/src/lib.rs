@@ -42,6 +42,7 @@ pub use group::{Digest, Group, GroupCounts, GroupStatus, Leadership, Progress, R
 pub use ids::{GroupId, NodeId, StoreId};
 pub use machine::StateMachine;
 pub use peers::{Incoming, NoPeers, PeerError, Peers, SnapshotFile};
+pub use snapshot::{Exported, check_export};
 pub use store::{DiskUse, ScratchFile, Store};
 pub use view::{Row, Rows, View};
 

@@ -119,8 +119,8 @@ impl Apart {
     /// What has to be true afterwards, whatever was cut.
     pub async fn ends_well(self, hash: &[u8]) {
         self.assert_offered_once_to_everybody(hash);
-        self.assert_nobody_is_lost().await;
         self.cluster_is_whole().await;
+        self.assert_nobody_is_lost().await;
         self.assert_audit_verifies();
         self.stop().await;
     }

@@ -47,18 +47,18 @@ impl Api {
 
     /// Every agent that matches; empty selector: all.
     pub async fn list(&self, selector: &str) -> Vec<Agent> {
+        self.try_list(selector).await.unwrap()
+    }
+
+    /// As [`Api::list`], of a server that may not be there.
+    pub async fn try_list(&self, selector: &str) -> Result<Vec<Agent>, Status> {
         let request = ListAgentsRequest {
             selector: selector.to_owned(),
             page_size: 1_000,
             ..Default::default()
         };
-        self.agents
-            .clone()
-            .list_agents(request)
-            .await
-            .unwrap()
-            .into_inner()
-            .agents
+        let mut agents = self.agents.clone();
+        Ok(agents.list_agents(request).await?.into_inner().agents)
     }
 
     /// Nodes and groups as a gateway sees them.

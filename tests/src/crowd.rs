@@ -52,7 +52,8 @@ impl Crowd {
             SOON,
             "the whole fleet to be listed and healthy",
             async || {
-                let agents = crowd.api.list("").await;
+                let agents = crowd.api.try_list("").await;
+                let agents = agents.map_err(|status| status.to_string())?;
                 let healthy = agents.iter().filter(|agent| agent.healthy).count();
                 holds(healthy == crowd.fleet.len(), (healthy, agents.len()))
             },
@@ -77,7 +78,8 @@ impl Crowd {
     /// Waits until so many members of a rollout have converged.
     pub async fn converge(&self, id: &str, members: u64) {
         eventually(SOON, "the first members to converge", async || {
-            let rollout = self.api.rollout(id).await;
+            let rollout = self.api.try_rollout(id).await;
+            let rollout = rollout.map_err(|status| status.to_string())?;
             let converged = rollout.total.as_ref().map_or(0, |total| total.converged);
             holds(converged >= members, rollout.total)
         })

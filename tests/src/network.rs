@@ -56,14 +56,22 @@ pub fn in_own_network<F: Future<Output = ()>>(inside: F) {
         allowed,
         "this machine allows no network namespaces (`unshare --net true` fails): set {WITHOUT}=1 to go on without"
     );
-    let status = unshare()
+    let ran = unshare()
         .arg(std::env::current_exe().unwrap())
         .args(["--exact", name, "--nocapture"])
         .env(INSIDE, "1")
         .env("MUSTER_BIN", binary())
-        .status()
+        .output()
         .unwrap();
-    assert!(status.success(), "{name} failed in its network: {status}");
+    let (said, errors) = (
+        String::from_utf8_lossy(&ran.stdout),
+        String::from_utf8_lossy(&ran.stderr),
+    );
+    assert!(
+        ran.status.success() && said.contains("1 passed"),
+        "{name} failed in its network: {}\n{said}\n{errors}",
+        ran.status
+    );
 }
 
 /// The bridge, and who is on it. Dropping it kills every process.
@@ -135,6 +143,9 @@ impl Network {
         if let Some(mut child) = self.hosts().remove(&host) {
             let _ = child.kill();
             let _ = child.wait();
+            // A dead namespace goes when the kernel comes to it.
+            let outer = format!("v{host}");
+            let _ = Command::new("ip").args(["link", "del", &outer]).output();
         }
     }
 

@@ -7,6 +7,7 @@ pub mod agents;
 pub mod apply;
 pub mod approve;
 pub mod audit;
+pub mod backup;
 pub mod certs;
 pub mod client;
 pub mod cluster;
@@ -110,6 +111,8 @@ pub enum Operator {
         after_help = "Examples:\n  muster audit list --since 2h\n  muster audit verify\n  muster audit export > audit.jsonl && muster audit check audit.jsonl"
     )]
     Audit(audit::Command),
+    /// Keep everything in a file, while the server runs
+    Backup(backup::BackupArgs),
     /// Look at the cluster: nodes, groups, what it waits for
     #[command(subcommand, after_help = "Example:\n  muster cluster status")]
     Cluster(cluster::Command),
@@ -181,6 +184,11 @@ pub async fn run(command: Operator, connection: &Connection) -> Result<(), Failu
         Operator::Cluster(command) => {
             cluster::run(command, &Client::connect(connection).await?, out).await
         }
+        Operator::Backup(backup::BackupArgs {
+            command: Some(backup::Command::Verify { file, key_file }),
+            ..
+        }) => backup::verify(&file, key_file.as_deref(), out),
+        Operator::Backup(args) => backup::run(args, &Client::connect(connection).await?, out).await,
         Operator::Audit(audit::Command::Check { file }) => audit::check::run(&file, out),
         Operator::Audit(command) => {
             audit::run(command, &Client::connect(connection).await?, out).await

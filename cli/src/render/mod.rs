@@ -6,6 +6,7 @@ pub mod agents;
 pub mod applied;
 pub mod at;
 pub mod audit;
+pub mod backup;
 pub mod beside;
 pub mod cluster;
 pub mod counts;

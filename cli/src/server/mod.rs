@@ -1,5 +1,5 @@
 //! The servers: all in one process (`serve`), or its halves (`node`, `gateway`), and a whole cluster on this machine
-//! (`local-cluster`).
+//! (`local-cluster`). `restore` makes the data that they start with of a backup.
 
 mod access;
 pub mod gateway;
@@ -8,6 +8,7 @@ mod listeners;
 pub mod local_cluster;
 pub mod node;
 mod options;
+pub mod restore;
 pub mod serve;
 
 use std::sync::Arc;

@@ -22,6 +22,7 @@ fn situation(desired: u8, last: Option<(u8, State)>) -> Situation<'static> {
         accepts: true,
         many_collectors: false,
         duplicate: false,
+        doubt: Doubt::None,
         changes_owner: false,
         proves_not_received: false,
     }
@@ -191,4 +192,31 @@ fn the_same_config_of_another_owner_is_adopted_and_not_sent() {
         ..moved
     };
     assert_eq!(decide(&held), Decision::Nothing(Why::Settled));
+}
+
+#[test]
+fn nothing_is_sent_after_a_restore_before_the_agent_has_said_what_it_runs() {
+    for last in [None, Some((2, State::Applied)), Some((1, State::Withdrawn))] {
+        let unheard = Situation {
+            doubt: Doubt::Unheard,
+            ..situation(1, last)
+        };
+        assert_eq!(decide(&unheard), Decision::Nothing(Why::Unheard));
+    }
+}
+
+#[test]
+fn an_agent_in_conflict_is_left_alone_until_it_runs_what_it_should() {
+    let conflict = Situation {
+        doubt: Doubt::Conflict(hash(3)),
+        reported: Some((hash(3), Reported::Applied)),
+        ..situation(1, Some((2, State::Applied)))
+    };
+    assert_eq!(decide(&conflict), Decision::Nothing(Why::Conflict));
+    // A person has made what it runs the newest revision again.
+    let again = Situation {
+        desired: Some(hash(3)),
+        ..conflict
+    };
+    assert_eq!(decide(&again), Decision::Adopt(hash(3)));
 }

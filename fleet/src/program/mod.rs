@@ -17,6 +17,9 @@ use crate::selector::{Facts, Selector};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Epoch(pub u64);
 
+/// Bits of an epoch that count within one incarnation: a thousand changes a second for 8,900 years.
+const COUNTER_BITS: u32 = 48;
+
 /// Number of a revision within its family, from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RevisionNumber(pub u64);
@@ -279,6 +282,20 @@ pub struct Claim<'p> {
     pub family: &'p str,
     /// Roles that match, in the revision's order; more than one is ambiguous.
     pub roles: Vec<&'p str>,
+}
+
+// === impl Epoch ===
+
+impl Epoch {
+    /// Of the change with this number, in this incarnation of the cluster.
+    pub fn new(incarnation: u16, counter: u64) -> Self {
+        Epoch(u64::from(incarnation) << COUNTER_BITS | counter & ((1 << COUNTER_BITS) - 1))
+    }
+
+    /// How often the cluster had been restored from a backup.
+    pub fn incarnation(self) -> u16 {
+        u16::try_from(self.0 >> COUNTER_BITS).unwrap_or(u16::MAX)
+    }
 }
 
 // === impl Claim ===

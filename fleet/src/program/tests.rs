@@ -535,3 +535,13 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_restored_cluster_is_ahead_of_everything_in_its_own_past() {
+    let past = Epoch::new(0, (1 << 48) - 1);
+    let restored = Epoch::new(1, 7);
+    assert!(past < restored);
+    assert_eq!((past.incarnation(), restored.incarnation()), (0, 1));
+    assert_eq!(Epoch::new(0, 7), Epoch(7));
+    assert_eq!(Epoch::new(u16::MAX, 7).incarnation(), u16::MAX);
+}

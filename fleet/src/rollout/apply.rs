@@ -6,6 +6,9 @@ use super::{Clock, Observed, Rollout, State};
 use crate::bucket::Counts;
 use crate::program::{RollBack, Scope};
 
+/// Cause of what a restore does to a rollout.
+pub const RESTORED: &str = "restored from a backup";
+
 /// A change of state: one audited entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Transition {
@@ -114,7 +117,7 @@ impl Rollout {
 
     /// Comes back from a backup: it stands still until a person has looked, since the fleet has gone on without it.
     pub fn restore(&mut self) -> Option<Transition> {
-        self.set(State::Halted, "restored from a backup")
+        self.set(self.state.restored()?, RESTORED)
     }
 
     /// Moves it, if its life cycle has that move.

@@ -59,6 +59,20 @@ impl State {
         }
     }
 
+    /// Where it comes back after a restore; none: as it was. It stands still until a person has looked. Of one that had
+    /// not begun, nobody has anything: it is given up, as by a halt, rather than begun by approvals from before.
+    pub fn restored(self) -> Option<State> {
+        match self {
+            State::Planned | State::AwaitingApproval => Some(State::Aborted),
+            State::Running | State::Paused | State::RollingBack => Some(State::Halted),
+            State::Halted
+            | State::RolledBack
+            | State::Completed
+            | State::Aborted
+            | State::Superseded => None,
+        }
+    }
+
     /// Nothing follows.
     pub fn is_final(self) -> bool {
         State::ALL.iter().all(|next| !self.can_move_to(*next))
@@ -93,6 +107,17 @@ mod tests {
             ["rolled back", "completed", "aborted", "superseded"]
         );
         assert!(!State::Planned.can_move_to(State::Completed));
+    }
+
+    #[test]
+    fn after_a_restore_nothing_moves_and_what_has_ended_stays_so() {
+        for state in State::ALL {
+            let restored = state.restored();
+            let stands = state.is_final() || state == State::Halted;
+            assert_eq!(restored.is_none(), stands, "{state:?}");
+            assert!(restored.is_none_or(|to| to == state || state.can_move_to(to)));
+            assert!(restored.is_none_or(|to| to == State::Halted || to == State::Aborted));
+        }
     }
 
     #[test]

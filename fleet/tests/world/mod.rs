@@ -247,6 +247,7 @@ impl World {
             accepts: true,
             many_collectors: false,
             duplicate: agent.duplicate,
+            doubt: fleet::restored::Doubt::None,
             changes_owner: wants.owner.is_some() && wants.owner != agent.owner,
             proves_not_received: false,
         }

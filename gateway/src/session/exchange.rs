@@ -239,11 +239,17 @@ impl<L: Link> Exchange<L> {
     /// again, and does not get lost.
     pub async fn pull(&self, source: &Source, uid: Uid) -> Option<Outcome> {
         let asking = Bytes::copy_from_slice(Uuid::new_v4().as_bytes());
-        for _ in 0..PULLS_MAX {
-            match self.pull_once(source, uid, asking.clone()).await {
-                Err(Refusal::Unavailable(after)) => tokio::time::sleep(after).await,
+        for attempt in 0..PULLS_MAX {
+            let pause = match self
+                .pull_once(source, uid, asking.clone(), attempt > 0)
+                .await
+            {
+                Err(refusal @ (Refusal::Unavailable(_) | Refusal::Overloaded)) => {
+                    refusal.retry_after()
+                }
                 answered => return answered.ok().flatten(),
-            }
+            };
+            tokio::time::sleep(pause).await;
         }
         None
     }
@@ -253,13 +259,15 @@ impl<L: Link> Exchange<L> {
         source: &Source,
         uid: Uid,
         asking: Bytes,
+        again: bool,
     ) -> Result<Option<Outcome>, Refusal> {
         let permit = self.reports.acquire().await;
         let (Ok(_permit), Some(_turn)) = (permit, self.turn(uid).await) else {
             return Ok(None);
         };
         let session = self.sessions.shard(&uid).table.known(&uid);
-        if session.as_ref().is_some_and(|session| !session.pending) {
+        // Who asks again has to know: what the agent said meanwhile was not an answer to what was granted before.
+        if !again && session.as_ref().is_some_and(|session| !session.pending) {
             return Ok(None);
         }
         self.metrics.pushes.inc();

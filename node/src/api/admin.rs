@@ -381,7 +381,7 @@ impl AdminService for Api {
             info.groups
                 .push(group_info(&partition.ledger, rows().count() as u64));
         }
-        info.epoch = self.node.control.read().program_version;
+        info.epoch = self.node.control.read().epoch().0;
         Ok(Response::new(info))
     }
 

@@ -6,17 +6,21 @@ use fleet::digest::Digest;
 use fleet::governance::actor::Act;
 use proto::api::cluster_service_server::ClusterService;
 use proto::api::{
-    ApplyPlanRequest, Cluster, ClusterGroup, ClusterNode, ClusterPlan, ClusterProgress,
-    ClusterReplica, GetClusterRequest, PlanClusterRequest, RemoveNodeRequest, RemoveNodeResponse,
+    ApplyPlanRequest, BackupHeader, BackupPart, BackupRequest, Cluster, ClusterGroup, ClusterNode,
+    ClusterPlan, ClusterProgress, ClusterReplica, GetClusterRequest, PlanClusterRequest,
+    RemoveNodeRequest, RemoveNodeResponse,
 };
 use proto::cluster::GroupDescription;
+use proto::store;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::{Api, short};
+use crate::backup::send;
 use crate::cluster::members::{self, Found};
 use crate::cluster::plan;
-use crate::ledger::once;
+use crate::control::IDENTITY_KEY;
+use crate::ledger::{act, entry, now_ms, once, put, table};
 
 /// A replica that is so many entries behind is catching up.
 const BEHIND: u64 = 10_000;
@@ -133,6 +137,55 @@ impl ClusterService for Api {
             .any(|found| found.id == request.node && found.says.is_some());
         Ok(Response::new(RemoveNodeResponse { answers }))
     }
+
+    type BackupStream = ReceiverStream<Result<BackupPart, Status>>;
+
+    async fn backup(
+        &self,
+        request: Request<BackupRequest>,
+    ) -> Result<Response<Self::BackupStream>, Status> {
+        let actor = self.actor(&request, Act::ManageCluster)?;
+        let node = self.node.clone();
+        let Ok(alone) = node.backing_up.clone().try_acquire_owned() else {
+            return Err(Status::resource_exhausted(
+                "another backup is being made: wait for its end",
+            ));
+        };
+        let at_ms = now_ms();
+        let fresh = uuid::Uuid::new_v4();
+        // Who reads everything is written down before anything is read. A cluster has an id from its first backup on.
+        let identity = self
+            .decide("", |documents| {
+                let known = documents.identity.get(IDENTITY_KEY);
+                let identity = known.map_or_else(
+                    || store::Identity {
+                        id: fresh.as_bytes().to_vec(),
+                        ..store::Identity::default()
+                    },
+                    |known| store::Identity::clone(&known.value),
+                );
+                let writes = match known {
+                    Some(_) => vec![],
+                    None => vec![put(table::IDENTITY, IDENTITY_KEY, 0, &identity)],
+                };
+                let object = format!("cluster/{}", hex::encode(&identity.id));
+                let acts = vec![act(&actor, "cluster.backup", object, String::new())];
+                Ok((Some(entry(writes, acts)), identity))
+            })
+            .await?;
+        let name = node.cluster.as_ref().map(|c| c.config.name.clone());
+        let header = BackupHeader {
+            cluster: identity.id,
+            name: name.unwrap_or_default(),
+            incarnation: identity.incarnation,
+            at_ms,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            groups: send::groups(&node),
+        };
+        let (to, parts) = tokio::sync::mpsc::channel(send::WAITING);
+        tokio::spawn(send::send(node, header, alone, to));
+        Ok(Response::new(ReceiverStream::new(parts)))
+    }
 }
 
 /// Of exactly these steps.
@@ -195,7 +248,8 @@ fn view(name: String, found: &[Found], names: &BTreeMap<u32, &str>) -> Cluster {
 
 /// What is to be done about replicas that are not what they should be.
 fn differs(group: &ClusterGroup) -> impl Iterator<Item = String> {
-    group.differs.iter().map(|node| {
+    let is_there = |node: &&u64| group.replicas.iter().any(|r| r.node == **node);
+    group.differs.iter().filter(is_there).map(|node| {
         let name = &group.name;
         format!(
             "node {node} to be replaced: its replica of {name} differs from the others; `muster cluster remove {node}`, and join a new one"

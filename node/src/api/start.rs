@@ -346,7 +346,7 @@ impl Start {
             roles: preview.shown.roles.iter().map(role).collect(),
             preview: preview.kept.id.clone(),
             created_ms: now_ms(),
-            opening_epoch: documents.program_version,
+            opening_epoch: documents.epoch().0,
             back: request.back,
             continues: self.how == Some(How::Continue),
             debt,

@@ -49,6 +49,12 @@ impl Compared {
         }
     }
 
+    /// What was found when it was led here says nothing later.
+    fn forget(&self, group: u32) {
+        let mut shown = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        shown.remove(&group);
+    }
+
     fn keep(&self, group: u32, index: u64, differs: Vec<u64>) {
         let mut shown = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let shown = shown.entry(group).or_default();
@@ -67,6 +73,7 @@ pub async fn compare(node: Arc<Node>) {
             continue;
         };
         if group.describe().leader != node.id().0 {
+            node.compared.forget(id);
             continue;
         }
         match compare_group(cluster, node.id(), &*group).await {
@@ -112,11 +119,14 @@ async fn compare_group(
                 .into_iter()
                 .filter_map(|(node, d)| Some((node, d.ok()?))),
         );
-        let known: Option<Vec<(u64, [u8; 32])>> = replicas
+        let (all, leader) = (replicas.len(), replicas[0].1);
+        let known: Vec<(u64, [u8; 32])> = replicas
             .into_iter()
-            .map(|(node, digest)| Some((node, digest?)))
+            .filter_map(|(node, digest)| Some((node, digest?)))
             .collect();
-        if let Some(known) = known {
+        // In the end without those that are too far behind.
+        let enough = known.len() == all || ahead == AHEAD[2] && leader.is_some() && known.len() > 1;
+        if enough {
             return Some((index, differing(&known)));
         }
     }

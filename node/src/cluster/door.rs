@@ -317,7 +317,7 @@ impl Peer for Door {
         let node = self.running(&from, caller)?;
         let mut changes = node.control.changes();
         let arrived = async {
-            while node.control.read().program_version < request.epoch {
+            while node.control.read().epoch().0 < request.epoch {
                 if changes.changed().await.is_err() {
                     break;
                 }

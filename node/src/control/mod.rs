@@ -6,6 +6,7 @@ mod program;
 use std::collections::BTreeMap;
 use std::sync::{Arc, RwLock, RwLockReadGuard};
 
+use fleet::program::Epoch;
 use prost::Message;
 use proto::store;
 use tokio::sync::watch;
@@ -19,6 +20,9 @@ pub use convert::{
 pub use program::build as build_program;
 
 use crate::ledger::{Mirror, table};
+
+/// Key of the one [`store::Identity`].
+pub const IDENTITY_KEY: &str = "cluster";
 
 /// A document with its version.
 #[derive(Clone, Debug)]
@@ -56,9 +60,11 @@ pub struct Documents {
     pub gone: BTreeMap<String, Doc<store::GoneFamily>>,
     /// Of the cluster, by id.
     pub nodes: BTreeMap<u64, Doc<store::ClusterNode>>,
+    /// What this cluster is, under [`IDENTITY_KEY`]; none before its first backup.
+    pub identity: BTreeMap<String, Doc<store::Identity>>,
     /// Version of the newest change of families, rollouts, pins or sources: the counter of the program's epoch. A family
     /// that goes leaves no version behind, and the document that it is gone does.
-    pub program_version: u64,
+    program_version: u64,
 }
 
 /// Shared between the state machine, which writes, and everybody else.
@@ -124,6 +130,7 @@ impl Mirror for ControlMirror {
         table::SOURCE,
         table::GONE,
         table::NODE,
+        table::IDENTITY,
     ];
 
     fn reset(&mut self) {
@@ -192,6 +199,7 @@ impl Documents {
             table::BUDGET => set(&mut self.budgets, name, document),
             table::SOURCE => set(&mut self.sources, name, document),
             table::GONE => set(&mut self.gone, name, document),
+            table::IDENTITY => set(&mut self.identity, name, document),
             _ => {}
         }
     }
@@ -207,6 +215,19 @@ impl Documents {
                 document,
             );
         }
+    }
+
+    /// Stamp of the program that these documents make.
+    pub fn epoch(&self) -> Epoch {
+        Epoch::new(self.incarnation(), self.program_version)
+    }
+
+    /// How often the cluster was restored from a backup.
+    pub fn incarnation(&self) -> u16 {
+        let identity = self.identity.get(IDENTITY_KEY);
+        identity.map_or(0, |doc| {
+            u16::try_from(doc.value.incarnation).unwrap_or(u16::MAX)
+        })
     }
 
     /// The rollout by id. For a family's name the one that moves, else one that waits for approvals, else its newest:

@@ -19,7 +19,7 @@ pub fn build(documents: &Documents) -> Program {
         .collect();
     families.sort_by_key(|family| std::cmp::Reverse(family.precedence));
     Program {
-        epoch: Epoch(documents.program_version),
+        epoch: documents.epoch(),
         families,
         pins: documents
             .pins

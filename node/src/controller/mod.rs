@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use fleet::bucket::Counts;
 use fleet::governance::freeze;
 use fleet::offer::Failure;
-use fleet::program::Scope;
+use fleet::program::{Epoch, Scope};
 use fleet::rollout::{Clock, Observed, Plan, Signs, State, Step, Waiting, plan};
 use proto::store::{self, RevisionState, RolloutState};
 use tokio_util::sync::CancellationToken;
@@ -214,11 +214,12 @@ impl Controller {
         self.node.asker.look(&stored, &rollout, &observed);
         observed.findings = self.node.asker.findings(&stored);
         // A partition that decides by an older program than this document sees its members as they were.
+        let stored_in = Epoch::new(self.node.control.read().incarnation(), version);
         if self
             .node
             .partitions
             .iter()
-            .any(|partition| partition.program().epoch.0 < version)
+            .any(|partition| partition.program().epoch < stored_in)
         {
             observed.evidence_age_ms = None;
         }

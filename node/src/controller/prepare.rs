@@ -94,7 +94,7 @@ pub(super) async fn prepare(
     };
     let (writes, mut acts) = {
         let documents = node.control.read();
-        stored.opening_epoch = documents.program_version;
+        stored.opening_epoch = documents.epoch().0;
         let next = store::Family {
             rollout: stored.id.clone(),
             target: stored.to,

@@ -17,7 +17,7 @@ use super::Row;
 const ROLES_MAX: usize = 32;
 
 /// Lists of selectors that have a number, of all rollouts that are looked at.
-const KNOWN_MAX: usize = 64;
+const KNOWN_MAX: usize = 512;
 
 static KNOWN: Mutex<Known> = Mutex::new(Known {
     last: 0,
@@ -98,8 +98,12 @@ impl Known {
     fn number(&mut self, roles: &[ProgramRole]) -> Option<u32> {
         let asked = || roles.iter().map(|role| &role.selector);
         let same = |(list, _): &&(Vec<Selector>, u32)| list.iter().eq(asked());
-        if let Some((_, number)) = self.lists.iter().find(same) {
-            return Some(*number);
+        if let Some(at) = self.lists.iter().position(|list| same(&list)) {
+            // What is asked all the time is forgotten last.
+            let known = self.lists.remove(at)?;
+            let number = known.1;
+            self.lists.push_back(known);
+            return Some(number);
         }
         self.last = self.last.checked_add(1)?;
         if self.lists.len() == KNOWN_MAX {

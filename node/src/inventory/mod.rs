@@ -12,7 +12,7 @@ use proto::uid::Uid;
 
 pub use matched::Question;
 pub use row::{
-    BRIDGE, Delivery, Interner, Row, is_healthy, reported, reverted, state, stored_state,
+    BRIDGE, Delivery, Interner, Row, is_healthy, reported, reverted, state, stored_state, word,
 };
 
 use crate::ledger::{Mirror, table};

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use fleet::digest::Digest;
 use fleet::drift::{self, Identity};
 use fleet::offer::{Offer, Reported, State};
+use fleet::restored::Word;
 use fleet::selector::Facts;
 use proto::opamp::AgentCapabilities;
 use proto::store::{self, ConfigState, DeliveryState, Link};
@@ -113,6 +114,8 @@ pub struct Row {
     pub refused: Box<[Digest]>,
     /// Two agents, one uid.
     pub duplicate: bool,
+    /// What stands in its record about a restore.
+    pub word: Word,
     /// It runs what it had applied before its last delivery again: see [`fleet::drift::reverted`].
     pub reverted: bool,
     /// Whom a person has resolved its owner to.
@@ -198,6 +201,7 @@ impl Row {
                 .filter_map(|r| Digest::from_slice(&r.hash))
                 .collect(),
             duplicate: agent.duplicate,
+            word: word(agent),
             reverted: reverted(agent).is_some(),
             granted: owner(agent.granted.as_ref(), interner),
             stopped: agent.stopped,
@@ -300,6 +304,14 @@ pub fn is_healthy(agent: &store::Agent) -> bool {
     match &agent.health {
         Some(health) => health.healthy,
         None => !reports,
+    }
+}
+
+/// What stands in a record about a restore.
+pub fn word(agent: &store::Agent) -> Word {
+    Word {
+        heard_in: u16::try_from(agent.heard_in).unwrap_or(u16::MAX),
+        conflict: Digest::from_slice(&agent.conflict),
     }
 }
 

@@ -57,6 +57,8 @@ pub mod table {
     pub const GONE: u8 = 30;
     /// `store::ClusterNode` by node id, big endian.
     pub const NODE: u8 = 31;
+    /// `store::Identity`: one, under [`crate::control::IDENTITY_KEY`].
+    pub const IDENTITY: u8 = 32;
 }
 
 /// A table and key.

@@ -7,6 +7,7 @@ use fleet::digest::Digest;
 use fleet::family::ConfigMap;
 use fleet::offer::{self, Decision, Reported, Situation, State, Why};
 use fleet::program::{Desired, Epoch, Place, Program, Reason, Subject, desired};
+use fleet::restored::{Doubt, is_conflict};
 use fleet::selector::Facts;
 use proto::edge::{Report, Transport};
 use proto::opamp::{AgentCapabilities, AgentToServer, ServerToAgent, ServerToAgentFlags};
@@ -17,7 +18,7 @@ use proto::uid::Uid;
 use super::body::{Redacted, Remembered};
 use super::merge::{Merged, attribute, cut, link_word, merge, transition};
 use crate::drift::{self, Last, Seen};
-use crate::inventory::{BRIDGE, is_healthy, reported, reverted, state, stored_state};
+use crate::inventory::{BRIDGE, is_healthy, reported, reverted, state, stored_state, word};
 use crate::ledger::{act, put, put_any, table};
 
 /// AcceptsStatus, OffersRemoteConfig, AcceptsEffectiveConfig: what is really served.
@@ -115,7 +116,8 @@ pub fn evaluate(
     let verdict = message.map(|m| verdict(report, m, stored, ctx));
     let mut turn = Turn::begin(uid, report, stored, tombstone, ctx);
     match message {
-        Some(message) if verdict == Some(Verdict::Retry) => {
+        // After a restore the message that this seems to repeat is one of yesterday.
+        Some(message) if verdict == Some(Verdict::Retry) && turn.doubt() != Doubt::Unheard => {
             return turn.again(|offer| offer.number == message.sequence_num);
         }
         Some(message) => turn.hear(message, verdict.unwrap_or(Verdict::Next)),
@@ -162,6 +164,8 @@ struct Turn<'a> {
     writes: Vec<Write>,
     acts: Vec<Act>,
     full: bool,
+    /// It has said all that there is to say of what it runs.
+    says_all: bool,
     asks_full: bool,
     offer: Option<(Digest, ConfigMap)>,
     /// The offer goes once more, since the agent has drifted from it.
@@ -197,6 +201,7 @@ impl<'a> Turn<'a> {
             writes: Vec::new(),
             acts: Vec::new(),
             full: false,
+            says_all: false,
             asks_full: false,
             offer: None,
             again: false,
@@ -208,7 +213,11 @@ impl<'a> Turn<'a> {
     /// Has this asking of a gateway, without a message of the agent's, been answered with the last offer?
     fn was_asked(&self) -> bool {
         let offer = self.agent.delivery.as_ref();
-        offer.is_some_and(|offer| !offer.asking.is_empty() && *offer.asking == *self.report.digest)
+        offer.is_some_and(|offer| {
+            offer.state() == DeliveryState::Offered
+                && !offer.asking.is_empty()
+                && *offer.asking == *self.report.digest
+        })
     }
 
     /// The same once more: the same answer, unless what it offered has been withdrawn.
@@ -259,8 +268,9 @@ impl<'a> Turn<'a> {
         self.full = message.agent_description.is_some();
         let known = !self.agent.attributes.is_empty();
         let lost = verdict == Verdict::Lost || !known;
-        if lost
-            && !self.full
+        self.says_all = self.says_all(message);
+        let unheard = self.doubt() == Doubt::Unheard && !self.says_all;
+        if (lost && !self.full || unheard)
             && ctx
                 .full_asked_ms_ago
                 .is_none_or(|ago| ago >= FULL_STATE_PAUSE_MS)
@@ -278,6 +288,7 @@ impl<'a> Turn<'a> {
             Transport::Websocket => "websocket".to_owned(),
             _ => "http".to_owned(),
         };
+        let reported_before = self.reported_hash();
         self.merged = merge(
             &mut self.agent,
             self.uid,
@@ -320,7 +331,81 @@ impl<'a> Turn<'a> {
                 self.reassigned(ctx.new_uid);
             }
         }
+        self.judge_record(reported_before);
         self.judge_delivery();
+    }
+
+    /// What a restore has left open about this agent.
+    fn doubt(&self) -> Doubt {
+        word(&self.agent).doubt(self.ctx.program.epoch.incarnation())
+    }
+
+    /// Does this message say what the agent runs, if only by silence? A description may also come alone, since only that
+    /// has changed.
+    fn says_all(&self, message: &AgentToServer) -> bool {
+        let capabilities = match message.capabilities {
+            0 => self.agent.capabilities,
+            stated => stated,
+        };
+        let reports = capabilities & AgentCapabilities::ReportsRemoteConfig as u64 != 0;
+        let asked = self.agent.full_asked && self.ctx.full_asked_ms_ago.is_some();
+        let whole = asked || is_fresh(message) || !reports;
+        message.agent_description.is_some() && (whole || message.remote_config_status.is_some())
+    }
+
+    fn reported_hash(&self) -> Option<Digest> {
+        let reported = self.agent.status.as_ref().and_then(reported);
+        reported.map(|(hash, _)| hash)
+    }
+
+    /// Is its record older than what it runs? Asked when it is first heard in full after a restore, and of a conflict each
+    /// time that it says what it runs.
+    fn judge_record(&mut self, reported_before: Option<Digest>) {
+        let doubt = self.doubt();
+        let recorded = match doubt {
+            // What was found to be a conflict is not known because it was said twice.
+            Doubt::Unheard if self.says_all || self.merged.status => {
+                reported_before.filter(|hash| self.agent.conflict != hash.as_bytes())
+            }
+            Doubt::Conflict(_) if self.merged.status => None,
+            Doubt::None | Doubt::Unheard | Doubt::Conflict(_) => return,
+        };
+        let (reported, desired) = (self.reported_hash(), self.desired().delivery);
+        let recorded = recorded.into_iter().chain(recorded_hashes(&self.agent));
+        let conflict = reported.filter(|_| is_conflict(reported, recorded, desired));
+        if self.says_all || doubt != Doubt::Unheard {
+            self.agent.heard_in = self.ctx.program.epoch.incarnation().into();
+        }
+        self.set_conflict(conflict);
+    }
+
+    fn set_conflict(&mut self, conflict: Option<Digest>) {
+        let next = conflict.map_or_else(Vec::new, |hash| hash.as_bytes().to_vec());
+        let before = std::mem::replace(&mut self.agent.conflict, next);
+        if before == self.agent.conflict {
+            return;
+        }
+        let (action, word, detail) = match conflict {
+            Some(hash) => (
+                "agent.conflict",
+                "conflict",
+                format!("it runs {hash}, which this server never offered to it"),
+            ),
+            None => (
+                "agent.conflict-over",
+                "conflict over",
+                "it runs what this server knows of it again".to_owned(),
+            ),
+        };
+        self.acts.push(act(
+            "partition",
+            action,
+            format!("agent/{}", self.uid),
+            detail.clone(),
+        ));
+        self.merged
+            .transitions
+            .push(transition(self.ctx.now_ms, word, "", "", &detail));
     }
 
     fn reassigned(&mut self, new_uid: Uid) {
@@ -540,6 +625,7 @@ impl<'a> Turn<'a> {
             accepts: self.agent.capabilities & AgentCapabilities::AcceptsRemoteConfig as u64 != 0,
             many_collectors: attribute(&self.agent, "service.name") == BRIDGE,
             duplicate: self.agent.duplicate,
+            doubt: self.doubt(),
             changes_owner: changes_owner(owner, &desired),
             has_room: true,
             proves_not_received: self.full
@@ -627,6 +713,7 @@ impl<'a> Turn<'a> {
         let Some((family, role)) = desired.owner.clone() else {
             return;
         };
+        self.set_conflict(None);
         let before = self.agent.delivery.take();
         let same = before.clone().filter(|b| b.hash == hash.as_bytes());
         let rollout = rollout_of(&desired.reason);
@@ -981,6 +1068,15 @@ impl Facts for RecordFacts<'_> {
                 .map(|a| a.value.as_str())
         })
     }
+}
+
+/// Every hash that the record says was offered to the agent, as far as it remembers.
+fn recorded_hashes(agent: &store::Agent) -> Vec<Digest> {
+    let delivery = agent.delivery.iter();
+    let offered = delivery.flat_map(|d| [&d.hash, &d.previous].into_iter().chain(&d.earlier));
+    let refused = agent.refused.iter().map(|refusal| &refusal.hash);
+    let hashes = offered.chain(refused);
+    hashes.filter_map(|hash| Digest::from_slice(hash)).collect()
 }
 
 /// What the agent has applied before this hash, newest first.

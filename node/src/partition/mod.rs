@@ -23,6 +23,7 @@ use fleet::digest::Digest;
 use fleet::family::ConfigMap;
 use fleet::offer::{Decision, Reported, Situation, Why, decide};
 use fleet::program::{Desired, Epoch, Place, Program, Reason, Subject, desired, desired_borrowed};
+use fleet::restored::Doubt;
 use fleet::selector::Facts;
 use proto::edge::{Answer, Notice, Presence, Report, Session, Transport, Unsent, notice};
 use proto::opamp::AgentCapabilities;
@@ -35,7 +36,7 @@ pub use evaluate::{SERVER_CAPABILITIES, history_key, merged_config, state_word};
 pub use members::{Candidate, MemberView};
 pub use occupancy::{Counted, Occupancy, Room};
 pub use place::place_of;
-pub use stand::excluded_text;
+pub use stand::{doubt_text, excluded_text};
 
 use self::core::{Core, Timing};
 use self::place::OwnedPlace;
@@ -864,8 +865,8 @@ impl Partition {
             // Before the program that may need it, so that nothing of it is offered without limit.
             let limits = room::Limits::of(&self.control.read());
             self.rooms.follow(limits);
-            let newest = self.control.read().program_version;
-            if newest <= before.epoch.0 {
+            let newest = self.control.read().epoch();
+            if newest <= before.epoch {
                 return;
             }
             let (program, re_offering) = {
@@ -1144,23 +1145,29 @@ impl Drop for UnderWay<'_> {
     }
 }
 
-/// Would this row be sent something at its next message?
+/// Would this row be sent something, or asked what it runs, at its next message?
 fn is_due(columns: &Columns, program: &Program, re_offering: &BTreeSet<String>, row: &Row) -> bool {
     if row.alias {
         return false;
     }
-    if row.restart_pending {
+    let doubt = row.word.doubt(program.epoch.incarnation());
+    if row.restart_pending || doubt == Doubt::Unheard {
         return true;
     }
     let place = place_of(columns, program, row.uid, row.owner());
     let desired = desired_borrowed(&subject_of(row, place), program);
-    let decision = next_for(row, &desired, re_offering);
+    let decision = next_for(row, &desired, doubt, re_offering);
     matches!(decision, Decision::Offer(_) | Decision::Adopt(_))
 }
 
 /// What follows for a row at its next message, if that says nothing new: also what it has drifted from, once more.
-fn next_for(row: &Row, desired: &Desired<&str>, re_offering: &BTreeSet<String>) -> Decision {
-    let decision = decide(&situation(row, desired));
+fn next_for(
+    row: &Row,
+    desired: &Desired<&str>,
+    doubt: Doubt,
+    re_offering: &BTreeSet<String>,
+) -> Decision {
+    let decision = decide(&situation(row, desired, doubt));
     let policy = row
         .owner()
         .is_some_and(|(family, _)| re_offering.contains(family));
@@ -1174,7 +1181,7 @@ fn next_for(row: &Row, desired: &Desired<&str>, re_offering: &BTreeSet<String>) 
 }
 
 /// A row's situation at its next message, if that says nothing new. Room is asked for when it is offered something.
-fn situation<'r>(row: &'r Row, desired: &Desired<&str>) -> Situation<'r> {
+fn situation<'r>(row: &'r Row, desired: &Desired<&str>, doubt: Doubt) -> Situation<'r> {
     Situation {
         desired: desired.delivery,
         offerable: desired.offerable,
@@ -1185,6 +1192,7 @@ fn situation<'r>(row: &'r Row, desired: &Desired<&str>) -> Situation<'r> {
         accepts: row.can(AgentCapabilities::AcceptsRemoteConfig),
         many_collectors: row.many_collectors(),
         duplicate: row.duplicate,
+        doubt,
         changes_owner: evaluate::changes_owner(row.owner(), desired),
         has_room: true,
         proves_not_received: false,

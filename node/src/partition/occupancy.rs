@@ -169,7 +169,8 @@ impl Partition {
                 continue;
             }
             let desired = everybody.desired(row);
-            if let Decision::Offer(_) = next_for(row, &desired, &re_offering)
+            let doubt = row.word.doubt(program.epoch.incarnation());
+            if let Decision::Offer(_) = next_for(row, &desired, doubt, &re_offering)
                 && let Some(lane) = lane(&limits, &desired, row)
             {
                 let (wanted, some) = waiting.entry(lane).or_default();

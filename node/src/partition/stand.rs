@@ -7,6 +7,7 @@ use fleet::bucket::{Bucket, Presence, Sighting, bucket};
 use fleet::digest::Digest;
 use fleet::membership::{Circumstances, Exclusion, exclusion};
 use fleet::program::{Desired, Place, Placed, Program, Reason, desired_borrowed, matching};
+use fleet::restored::Doubt;
 use proto::opamp::AgentCapabilities;
 use proto::store::{self, Link, Match};
 
@@ -60,8 +61,10 @@ impl<'a> Stand<'a> {
             Some(d) if went_back => (Some(d.hash), true),
             _ => (desired.delivery, taken_back),
         };
+        let doubt = row.word.doubt(self.program.epoch.incarnation());
         let excluded = excluded(
             row,
+            doubt,
             || self.named.as_ref().map_or(1, |named| named.roles(row)),
             (
                 &rollout.family,
@@ -91,7 +94,8 @@ impl<'a> Stand<'a> {
             reports_status: row.can(AgentCapabilities::ReportsRemoteConfig),
             goal,
             offer: delivery.map(|d| (d.hash, d.state, &*d.error)),
-            reported: row.reported,
+            // What it said before a restore is no evidence.
+            reported: row.reported.filter(|_| doubt != Doubt::Unheard),
             healthy: row.healthy,
             health_age_ms: self.now_ms.saturating_sub(row.health_since_ms),
             was_healthy: delivery.is_some_and(|d| d.was_healthy),
@@ -105,6 +109,7 @@ impl<'a> Stand<'a> {
 /// can. `held`: its list decides what the agent should run. `roles`: how many of its target match.
 fn excluded(
     row: &Row,
+    doubt: Doubt,
     roles: impl FnOnce() -> usize,
     (family, role, touched): (&str, Option<&str>, bool),
     held: bool,
@@ -125,11 +130,26 @@ fn excluded(
         roles,
         accepts: row.can(AgentCapabilities::AcceptsRemoteConfig),
         many_collectors: row.many_collectors(),
+        conflict: matches!(doubt, Doubt::Conflict(_)),
         ..Circumstances::default()
     });
     // It runs the target by its own word: no longer matching its role takes nothing back.
     let has_target = delivery.is_some_and(|d| Some(d.hash) == target);
     excluded.filter(|why| !(has_target && *why == Exclusion::Relabelled))
+}
+
+/// What a restore has left open about an agent, in words that name the way out; none: nothing.
+pub fn doubt_text(row: &Row, program: &Program) -> Option<String> {
+    match row.word.doubt(program.epoch.incarnation()) {
+        Doubt::None => None,
+        Doubt::Unheard => Some(
+            "restored: nothing is offered to it until it has said in full what it runs".to_owned(),
+        ),
+        Doubt::Conflict(hash) => Some(format!(
+            "conflict: it runs {}, which this server never offered to it; it keeps that until `muster agents retry`",
+            &hash.to_hex()[..12]
+        )),
+    }
 }
 
 /// Why the open rollout that lists an agent cannot configure it, in words; none: it can.
@@ -147,8 +167,9 @@ pub fn excluded_text(
     let touched = row.delivery.as_ref();
     let touched = touched.is_some_and(|d| *d.rollout == *place.rollout);
     let of = (family.name.as_str(), Some(place.role), touched);
+    let doubt = row.word.doubt(program.epoch.incarnation());
     let roles = || matching(family.roles(rollout.to), row).len();
-    let why = excluded(row, roles, of, held, target)?;
+    let why = excluded(row, doubt, roles, of, held, target)?;
     Some(format!(
         "excluded from rollout {}: {}",
         place.rollout,

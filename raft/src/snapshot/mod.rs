@@ -1,6 +1,6 @@
 //! Snapshots: the state of a group as a stream that no engine and no software version owns.
 //!
-//! Not backups, which are the whole database. The stream is magic, then records of
+//! A backup is one such stream of each group; [`crate::Store::seed`] makes one the state of an empty store. The stream is magic, then records of
 //! `kind u8, length u32 le, crc32c u32 le, payload`: one header, blocks, one trailer. A block is
 //! zstd of rows `key length u32 le, value length u32 le, key, value`, keys ascending over the
 //! whole stream, with their table in front. The trailer is blake3 of all bytes before it.
@@ -8,10 +8,13 @@
 //! Invariants: what does not verify to the last byte is not a snapshot; the shelf holds at most
 //! one per group, the newest built or installed.
 
+mod export;
 mod read;
+mod seed;
 mod shelf;
 mod write;
 
+pub use export::{Exported, check_export};
 pub(crate) use read::{Bytes, Reader, verify};
 pub(crate) use shelf::Shelf;
 pub(crate) use write::write;

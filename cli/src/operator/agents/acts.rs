@@ -62,7 +62,7 @@ pub async fn restart(chosen: Chosen, client: &Client, out: Output) -> Result<(),
 pub async fn retry(chosen: Chosen, client: &Client, out: Output) -> Result<(), Failure> {
     let (uids, selector) = choose(
         chosen,
-        "Offer again what was refused or not answered to",
+        "Offer again what was refused or not answered to, and end conflicts",
         client,
     )
     .await?;
@@ -78,7 +78,9 @@ pub async fn retry(chosen: Chosen, client: &Client, out: Output) -> Result<(), F
         .await?;
     changed(&answer, "to be offered again:", out)?;
     if answer.changed == 0 && !out.for_programs() {
-        talk("none of them refused a config, left one unanswered or is marked duplicate");
+        talk(
+            "none of them refused a config, left one unanswered, is marked duplicate or is a conflict",
+        );
     }
     Ok(())
 }

@@ -13,8 +13,18 @@ Examples:
 
 States: connected, lost, left, healthy, unhealthy, unassigned, pending pickup, applying,
 soaking, converged, failed, rolled back, refused, no answer, drifted, content drift,
-assignment drift, version drift, identity drift, fallback drift
+assignment drift, version drift, identity drift, fallback drift, conflict
 (\"pending pickup\", applying, soaking, converged, ...).";
+
+const RETRY_EXAMPLES: &str = "\
+An agent with the condition \"conflict\" runs what a restored server never offered to it. Retrying it
+gives it what it should run by what the server knows now, which may be older. If what it runs is
+right, apply that revision again and roll it out instead: who runs it already is sent nothing.
+
+Examples:
+  muster agents retry web-1
+  muster agents retry -l 'region = eu-1' --yes
+  muster agents list --state conflict   who has to be looked at after a restore";
 
 const OWNER_EXAMPLES: &str = "\
 For agents with the condition \"owner changing\": another family claims them, and its policy is to
@@ -94,10 +104,8 @@ pub enum Command {
         #[arg(required = true)]
         agents: Vec<String>,
     },
-    /// Let a refused or unanswered config be offered again
-    #[command(
-        after_help = "Examples:\n  muster agents retry web-1\n  muster agents retry -l 'region = eu-1' --yes"
-    )]
+    /// Let a refused or unanswered config be offered again, and resolve conflicts after a restore
+    #[command(after_help = RETRY_EXAMPLES)]
     Retry(Chosen),
     /// Settle who owns agents that another family claims
     #[command(after_help = OWNER_EXAMPLES)]

@@ -196,6 +196,10 @@ fn a_restored_rollout_is_halted_and_one_that_has_ended_stays_so() {
         assert_eq!(r.state, State::Halted);
     }
     let mut r = rollout(vec![]);
+    r.state = State::AwaitingApproval;
+    assert!(r.restore().is_some());
+    assert_eq!(r.state, State::Aborted);
+    let mut r = rollout(vec![]);
     r.state = State::Completed;
     assert_eq!(r.restore(), None);
 }

@@ -385,15 +385,17 @@ impl AgentService for Api {
                     agent.refused.clear();
                     agent.duplicate = false;
                     agent.reassigned_to.clear();
+                    // A conflict is resolved: it gets what it should run, whatever it runs now.
+                    let conflict = !std::mem::take(&mut agent.conflict).is_empty();
                     let open = agent.delivery.as_ref().is_some_and(|d| {
                         use store::DeliveryState::{Failed, NoAnswer, RolledBackByAgent};
                         matches!(d.state(), Failed | NoAnswer | RolledBackByAgent)
                     });
-                    if let Some(delivery) = agent.delivery.as_mut().filter(|_| open) {
+                    if let Some(delivery) = agent.delivery.as_mut().filter(|_| open || conflict) {
                         delivery.state = store::DeliveryState::Withdrawn.into();
                         delivery.offers = 0;
                     }
-                    Ok((refusals > 0 || open)
+                    Ok((refusals > 0 || open || conflict)
                         .then(|| merge::transition(now_ms(), "retry ordered", "", "", &actor)))
                 },
             )

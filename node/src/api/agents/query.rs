@@ -15,10 +15,10 @@ use crate::api::{Api, selector};
 use crate::drift::{KINDS, Norms};
 use crate::folding::fold;
 use crate::inventory::Row;
-use crate::partition::{desired_of, excluded_text, place_of, state_of};
+use crate::partition::{desired_of, doubt_text, excluded_text, place_of, state_of};
 
 /// Words of liveness, of health, and those of [`state_of`].
-const STATES: [&str; 17] = [
+const STATES: [&str; 18] = [
     "connected",
     "lost",
     "left",
@@ -36,6 +36,7 @@ const STATES: [&str; 17] = [
     "drifted",
     "pinned",
     "stopped",
+    "conflict",
 ];
 
 /// Behind a kind of drift: `content drift`.
@@ -97,6 +98,7 @@ impl Filter {
             "left" => row.link == Link::Left,
             "healthy" => row.healthy,
             "unhealthy" => !row.healthy,
+            "conflict" => row.word.conflict.is_some(),
             other => state == other,
         }
     }
@@ -257,6 +259,7 @@ impl Api {
                 drift: drift.iter().map(|drift| drift.kind().to_owned()).collect(),
                 ..view(row, &desired)
             };
+            shown.conditions.extend(doubt_text(row, &program));
             shown.conditions.extend(excluded);
             shown
         };

@@ -11,7 +11,9 @@ use tonic::Status;
 use crate::api::{Api, broken};
 use crate::inventory::Row;
 use crate::ledger::table;
-use crate::partition::{Partition, body, desired_of, excluded_text, place_of, state_of};
+use crate::partition::{
+    Partition, body, desired_of, doubt_text, excluded_text, place_of, state_of,
+};
 
 /// Without the time since it was heard, which is the core's to know.
 pub(super) fn view(row: &Row, desired: &Desired) -> api::Agent {
@@ -169,6 +171,7 @@ impl Api {
             drift: detail.drift.iter().map(|d| d.kind.clone()).collect(),
             ..view(&row, &desired)
         };
+        shown.conditions.extend(doubt_text(&row, &program));
         shown.conditions.extend(excluded);
         detail.agent = Some(self.completed(shown, uid));
         detail.history = self.history(uid, 20)?;

@@ -393,7 +393,7 @@ fn what_a_source_no_longer_has_goes_with_its_revisions_unless_it_is_kept() {
     };
     let kept = fleet.plan(&[family("web", "a")], keeping).unwrap();
     assert_eq!(words(&kept), ["Family web unchanged"]);
-    let before = fleet.control.read().program_version;
+    let before = fleet.control.read().epoch();
     let change = fleet.apply(&[family("web", "a")], git("c3"));
     let expected = [
         "Family web unchanged",
@@ -410,10 +410,7 @@ fn what_a_source_no_longer_has_goes_with_its_revisions_unless_it_is_kept() {
     assert!(!documents.families.contains_key("db"));
     assert!(documents.revisions.keys().all(|(name, _)| name == "web"));
     assert!(documents.plans.is_empty() && documents.budget().is_none());
-    assert!(
-        documents.program_version > before,
-        "partitions have to hear of it"
-    );
+    assert!(documents.epoch() > before, "partitions have to hear of it");
 }
 
 #[test]
@@ -750,7 +747,7 @@ fn a_family_is_deleted_and_its_agents_keep_what_they_run() {
     };
     fleet.put(table::PIN, "legacy", &pin);
     fleet.owned.insert("web".to_owned(), 12);
-    let before = fleet.control.read().program_version;
+    let before = fleet.control.read().epoch();
     let change = delete(&mut fleet, "web").unwrap();
     assert_eq!(
         acts(&change),
@@ -768,10 +765,7 @@ fn a_family_is_deleted_and_its_agents_keep_what_they_run() {
         assert!(!documents.families.contains_key("web"));
         assert!(documents.revisions.keys().all(|(name, _)| name == "db"));
         assert!(documents.pins["legacy"].value.ended);
-        assert!(
-            documents.program_version > before,
-            "partitions have to hear of it"
-        );
+        assert!(documents.epoch() > before, "partitions have to hear of it");
     }
     let back = fleet.apply(&[family("web", "c")], api_order());
     assert_eq!(

@@ -19,7 +19,7 @@ fn config() -> ConfigMap {
     ConfigMap::from([(String::new(), file)])
 }
 
-fn program() -> Program {
+fn program(incarnation: u16) -> Program {
     let role = ProgramRole {
         name: "agent".into(),
         selector: Selector::parse("service.name = web").unwrap(),
@@ -35,7 +35,7 @@ fn program() -> Program {
         rollout: None,
     };
     Program {
-        epoch: Epoch(1),
+        epoch: Epoch::new(incarnation, 1),
         families: vec![family],
         pins: vec![],
     }
@@ -48,6 +48,9 @@ struct World {
     has_room: bool,
     now_ms: u64,
     number: u64,
+    incarnation: u16,
+    /// By the answer before.
+    full_asked: bool,
     stored: Option<(u64, store::Agent)>,
     remembered: Remembered,
 }
@@ -71,31 +74,15 @@ impl World {
             has_room: true,
             now_ms: 1000,
             number: 0,
+            incarnation: 0,
+            full_asked: false,
             stored: None,
             remembered: Remembered::default(),
         }
     }
 
     fn registers(&mut self) -> Evaluation {
-        let name = opamp::KeyValue {
-            key: "service.name".into(),
-            value: Some(opamp::AnyValue {
-                value: Some(any_value::Value::StringValue("web".into())),
-            }),
-        };
-        let first = AgentToServer {
-            agent_description: Some(opamp::AgentDescription {
-                identifying_attributes: vec![name],
-                ..Default::default()
-            }),
-            capabilities: AgentCapabilities::ReportsStatus as u64
-                | AgentCapabilities::AcceptsRemoteConfig as u64
-                | AgentCapabilities::ReportsEffectiveConfig as u64
-                | AgentCapabilities::ReportsHealth as u64
-                | AgentCapabilities::ReportsRemoteConfig as u64,
-            ..AgentToServer::default()
-        };
-        self.says(first)
+        self.says(full())
     }
 
     fn says(&mut self, message: AgentToServer) -> Evaluation {
@@ -124,7 +111,7 @@ impl World {
         self.now_ms += 1000;
         let number = self.number;
         let uid = Uid::from_wire(&[7; 16]).unwrap();
-        let program = program();
+        let program = program(self.incarnation);
         let ctx = Context {
             program: &program,
             place: None,
@@ -133,7 +120,7 @@ impl World {
             token_labels: &BTreeMap::new(),
             heard: number.checked_sub(1).map(said).filter(|_| number > 1),
             skipped: None,
-            full_asked_ms_ago: None,
+            full_asked_ms_ago: self.full_asked.then_some(60_000),
             config: &|_| Some(config()),
             desired_config: &|_| Some(config()),
             re_offers: &|family| family == "web" && self.re_offers,
@@ -147,6 +134,7 @@ impl World {
         };
         let stored = self.stored.as_ref().map(|(v, agent)| (*v, agent));
         let evaluation = evaluate(uid, report, stored, None, &ctx);
+        self.full_asked = evaluation.asks_full;
         let mut writes = evaluation.entry.iter().flat_map(|entry| &entry.writes);
         let record = writes.rfind(|write| write.table == u32::from(table::AGENT));
         if let Some(record) = record {
@@ -165,6 +153,28 @@ impl World {
 /// Number and digest of an agent's message.
 fn said(number: u64) -> (u64, [u8; 16]) {
     (number, [u8::try_from(number).unwrap(); 16])
+}
+
+/// Everything there is to say, but for a status.
+fn full() -> AgentToServer {
+    let name = opamp::KeyValue {
+        key: "service.name".into(),
+        value: Some(opamp::AnyValue {
+            value: Some(any_value::Value::StringValue("web".into())),
+        }),
+    };
+    AgentToServer {
+        agent_description: Some(opamp::AgentDescription {
+            identifying_attributes: vec![name],
+            ..Default::default()
+        }),
+        capabilities: AgentCapabilities::ReportsStatus as u64
+            | AgentCapabilities::AcceptsRemoteConfig as u64
+            | AgentCapabilities::ReportsEffectiveConfig as u64
+            | AgentCapabilities::ReportsHealth as u64
+            | AgentCapabilities::ReportsRemoteConfig as u64,
+        ..AgentToServer::default()
+    }
 }
 
 fn applied() -> AgentToServer {
@@ -404,4 +414,124 @@ fn what_a_gateway_asks_again_since_no_answer_came_is_answered_with_the_same_offe
     assert!(unsure.unsure && unsure.pending && !unsure.offers);
     world.lease = true;
     assert!(world.is_asked(5).offers);
+}
+
+// === after a restore ===
+
+/// Full, and it runs this.
+fn full_running(hash: Digest) -> AgentToServer {
+    AgentToServer {
+        remote_config_status: Some(opamp::RemoteConfigStatus {
+            last_remote_config_hash: hash.as_bytes().to_vec(),
+            status: RemoteConfigStatuses::Applied.into(),
+            ..Default::default()
+        }),
+        ..full()
+    }
+}
+
+fn actions(evaluation: &Evaluation) -> Vec<&str> {
+    let acts = acts(evaluation).into_iter();
+    acts.map(|act| act.action.as_str()).collect()
+}
+
+#[test]
+fn after_a_restore_an_agent_is_asked_what_it_runs_before_it_is_offered_anything() {
+    let mut world = World::offered(false);
+    // The backup was made before the offer.
+    world.stored.as_mut().unwrap().1.delivery = None;
+    world.incarnation = 1;
+    let answer = world.says(AgentToServer::default());
+    assert_eq!((answer.offers, answer.asks_full), (false, true));
+    let answer = world.says(full());
+    assert_eq!((answer.offers, answer.asks_full), (true, false));
+    assert_eq!(world.stored.unwrap().1.heard_in, 1);
+}
+
+#[test]
+fn an_agent_that_runs_what_its_record_lacks_keeps_it_until_a_person_decides() {
+    let mut world = World::offered(false);
+    world.says(applied());
+    world.incarnation = 1;
+    let lost = Digest::of("test", &[b"lost"]);
+    let answer = world.says(full_running(lost));
+    assert!(!answer.offers);
+    assert_eq!(actions(&answer), ["agent.conflict"]);
+    let record = |world: &World| world.stored.clone().unwrap().1;
+    assert_eq!(record(&world).conflict, lost.as_bytes());
+    assert!(!world.says(AgentToServer::default()).offers);
+    // What `muster agents retry` does.
+    let (_, agent) = world.stored.as_mut().unwrap();
+    agent.conflict.clear();
+    agent.delivery.as_mut().unwrap().state = DeliveryState::Withdrawn.into();
+    assert!(world.says(AgentToServer::default()).offers);
+    assert!(record(&world).conflict.is_empty());
+}
+
+#[test]
+fn what_an_agent_says_before_it_has_said_all_makes_no_lost_config_known() {
+    let lost = Digest::of("test", &[b"lost"]);
+    // It compresses: only its status has changed, then all of it, as it was asked.
+    let mut world = World::offered(false);
+    world.says(applied());
+    world.incarnation = 1;
+    let status = AgentToServer {
+        agent_description: None,
+        ..full_running(lost)
+    };
+    let answer = world.says(status);
+    assert!(answer.asks_full && !answer.offers);
+    assert!(!world.says(full_running(lost)).offers);
+    assert_eq!(world.stored.clone().unwrap().1.conflict, lost.as_bytes());
+    // Only its description has changed: it may run anything.
+    let mut other = World::offered(false);
+    other.says(applied());
+    other.incarnation = 1;
+    let answer = other.says(full());
+    assert!(answer.asks_full && !answer.offers);
+    assert!(!other.says(full_running(lost)).offers);
+    // Nobody resolved it before the next restore.
+    world.incarnation = 2;
+    assert!(world.says(AgentToServer::default()).asks_full);
+    assert!(!world.says(full_running(lost)).offers);
+    assert_eq!(world.stored.unwrap().1.conflict, lost.as_bytes());
+}
+
+#[test]
+fn an_agent_that_joined_in_the_lost_past_is_not_offered_the_stable_revision() {
+    let mut world = World::offered(false);
+    world.stored = None;
+    world.incarnation = 1;
+    let lost = Digest::of("test", &[b"lost"]);
+    assert!(!world.says(full_running(lost)).offers);
+    assert!(!world.says(AgentToServer::default()).offers);
+}
+
+#[test]
+fn a_conflict_is_over_when_the_agent_runs_what_it_should() {
+    let mut world = World::offered(false);
+    world.says(applied());
+    world.incarnation = 1;
+    world.says(full_running(Digest::of("test", &[b"lost"])));
+    let answer = world.says(applied());
+    assert!(!answer.offers);
+    assert_eq!(actions(&answer), ["agent.conflict-over"]);
+    assert!(world.stored.unwrap().1.conflict.is_empty());
+}
+
+#[test]
+fn who_has_not_moved_on_and_who_is_new_is_no_conflict() {
+    let mut world = World::offered(false);
+    world.says(applied());
+    world.incarnation = 1;
+    let answer = world.says(full_running(delivery_hash(&config())));
+    assert_eq!((answer.offers, acts(&answer).len()), (false, 0));
+    // A cluster that was never restored adopts and offers as ever.
+    let mut world = World::offered(false);
+    world.stored = None;
+    assert!(
+        world
+            .says(full_running(Digest::of("test", &[b"foreign"])))
+            .offers
+    );
 }
