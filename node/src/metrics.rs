@@ -119,8 +119,13 @@ impl Metrics {
             let (agents, rollouts) = (known.agents.clone(), known.rollouts.clone());
             (known.node.upgrade(), agents, rollouts)
         };
+        // After its end the last look at the fleet still stands: what is exported last must not say that nobody is there.
         let Some(node) = node else {
-            return Seen::default();
+            return Seen {
+                agents,
+                rollouts,
+                ..Seen::default()
+            };
         };
         let mut controller = node.tally.counts();
         for step in STEPS {
