@@ -34,8 +34,12 @@ fn the_numbers_of_tables_are_frozen() {
         table::SOURCE,
         table::GONE,
         table::NODE,
+        table::IDENTITY,
     ];
-    assert_eq!(control, [20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31]);
+    assert_eq!(
+        control,
+        [20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32]
+    );
 }
 
 #[test]

@@ -114,9 +114,7 @@ pub async fn run(args: BackupArgs, client: &Client, out: Output) -> Result<(), F
     let partial = beside(&file);
     let made = make(&partial, key.as_ref(), client).await;
     let placed = made.and_then(|made| {
-        // A link replaces nothing, also if somebody has made such a file meanwhile.
-        std::fs::hard_link(&partial, &file).map_err(|error| unwritable(&file, &error))?;
-        std::fs::remove_file(&partial).map_err(|error| unwritable(&partial, &error))?;
+        name(&partial, &file).map_err(|error| unwritable(&file, &error))?;
         sync_parent(&file).map_err(|error| unwritable(&file, &error))?;
         Ok(made)
     });
@@ -237,6 +235,16 @@ fn check(file: &Path, key: Option<&Key>) -> Result<Made, Failure> {
         encrypted: key.is_some(),
         groups: groups.into_iter().map(group).collect(),
     })
+}
+
+/// Gives a finished backup its name. A link replaces nothing, also if somebody has made such a file meanwhile; not every file
+/// system has links.
+fn name(partial: &Path, file: &Path) -> std::io::Result<()> {
+    match std::fs::hard_link(partial, file) {
+        Ok(()) => std::fs::remove_file(partial),
+        Err(_) if !file.exists() => std::fs::rename(partial, file),
+        Err(error) => Err(error),
+    }
 }
 
 /// Where it is written first.

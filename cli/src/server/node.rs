@@ -431,12 +431,7 @@ fn name_actor(mut request: Request) -> Request {
             .map(str::to_owned)
     };
     if let (Some(name), Some(role)) = (text(ACTOR_HEADER), text(ROLE_HEADER)) {
-        let role = match role.as_str() {
-            "admin" => Role::Admin,
-            "approver" => Role::Approver,
-            "editor" => Role::Editor,
-            _ => Role::Viewer,
-        };
+        let role = Role::parse(&role).unwrap_or(Role::Viewer);
         request.extensions_mut().insert(Actor { name, role });
     }
     request

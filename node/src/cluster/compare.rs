@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use prost::Message;
 use proto::cluster::GroupDescription;
-use proto::store;
 use raft::{GroupId, NodeId};
 
 use super::Cluster;
 use super::group::AnyGroup;
+use crate::ledger::entry;
 use crate::local::{Node, PARTITIONS};
 
 /// How far ahead the index lies: a busy group passes a near one before everybody has been asked, and a quiet one comes to a
@@ -88,12 +88,14 @@ pub async fn compare(node: Arc<Node>) {
     }
 }
 
-/// The index, and the nodes that differ there; none: it was passed before everybody had been asked.
+/// The index, and the nodes that differ there; none: fewer than two replicas could be seen at one index. Everybody who
+/// answers is seen, unless somebody is too far behind each time.
 async fn compare_group(
     cluster: &Cluster,
     own: NodeId,
     group: &dyn AnyGroup,
 ) -> Option<(u64, Vec<u64>)> {
+    let mut without_some = None;
     for ahead in AHEAD {
         let described = group.describe();
         let index = described.last_log + ahead;
@@ -105,7 +107,8 @@ async fn compare_group(
         let push = async {
             tokio::time::sleep(ASKED).await;
             for _ in 0..ahead.min(PUSHES_MAX) {
-                if group.describe().applied >= index || group.propose(nothing()).await.is_err() {
+                let nothing = entry(vec![], vec![]).encode_to_vec().into();
+                if group.describe().applied >= index || group.propose(nothing).await.is_err() {
                     return;
                 }
             }
@@ -119,31 +122,25 @@ async fn compare_group(
                 .into_iter()
                 .filter_map(|(node, d)| Some((node, d.ok()?))),
         );
-        let (all, leader) = (replicas.len(), replicas[0].1);
+        let all = replicas.len();
         let known: Vec<(u64, [u8; 32])> = replicas
             .into_iter()
             .filter_map(|(node, digest)| Some((node, digest?)))
             .collect();
-        // In the end without those that are too far behind.
-        let enough = known.len() == all || ahead == AHEAD[2] && leader.is_some() && known.len() > 1;
-        if enough {
-            return Some((index, differing(&known)));
+        let seen = differing(&known).map(|differs| (index, differs));
+        if seen.is_some() && known.len() == all {
+            return seen;
         }
+        without_some = seen.or(without_some);
     }
-    None
+    without_some
 }
 
-/// An entry that changes nothing.
-fn nothing() -> bytes::Bytes {
-    let entry = store::Entry {
-        format: 1,
-        ..store::Entry::default()
-    };
-    entry.encode_to_vec().into()
-}
-
-/// Who differs from most of them; where there are as many on both sides, from the first.
-fn differing(replicas: &[(u64, [u8; 32])]) -> Vec<u64> {
+/// Who differs from most of them; where there are as many on both sides, from the first. None: there is nobody to compare.
+fn differing(replicas: &[(u64, [u8; 32])]) -> Option<Vec<u64>> {
+    if replicas.len() < 2 {
+        return None;
+    }
     let alike = |digest: &[u8; 32]| replicas.iter().filter(|(_, other)| other == digest).count();
     let most = replicas.iter().map(|(_, digest)| alike(digest)).max();
     let right = replicas
@@ -152,7 +149,7 @@ fn differing(replicas: &[(u64, [u8; 32])]) -> Vec<u64> {
     let wrong = replicas
         .iter()
         .filter(|(_, digest)| right.is_some_and(|(_, right)| right != digest));
-    wrong.map(|(node, _)| *node).collect()
+    Some(wrong.map(|(node, _)| *node).collect())
 }
 
 #[cfg(test)]
@@ -165,10 +162,16 @@ mod tests {
             let replicas: Vec<_> = (1..).zip(digests.map(|digest| [digest; 32])).collect();
             differing(&replicas)
         };
-        assert_eq!(named([7, 7, 7]), Vec::<u64>::new());
-        assert_eq!(named([7, 8, 7]), [2]);
-        assert_eq!(named([8, 7, 7]), [1], "also the one that asks");
-        assert_eq!(named([7, 8, 9]), [2, 3]);
+        assert_eq!(named([7, 7, 7]), Some(vec![]));
+        assert_eq!(named([7, 8, 7]), Some(vec![2]));
+        assert_eq!(named([8, 7, 7]), Some(vec![1]), "also the one that asks");
+        assert_eq!(named([7, 8, 9]), Some(vec![2, 3]));
+    }
+
+    #[test]
+    fn a_replica_that_is_alone_is_not_found_to_be_the_same() {
+        assert_eq!(differing(&[]), None);
+        assert_eq!(differing(&[(1, [7; 32])]), None);
     }
 
     #[test]

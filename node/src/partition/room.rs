@@ -124,16 +124,6 @@ impl Limits {
             _ => "",
         };
         let (_, role) = desired.owner.as_ref()?;
-        self.lane_in(rollout, role, facts)
-    }
-
-    /// The lane of what this role of this rollout has in flight; none: it is not limited.
-    pub fn lane_in(
-        &self,
-        rollout: &str,
-        role: &str,
-        facts: &(impl Facts + ?Sized),
-    ) -> Option<Lane> {
         let domain = self.domain_in(rollout, facts)?;
         Some(Lane::of((rollout, role, domain)))
     }
