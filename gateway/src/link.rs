@@ -24,6 +24,16 @@ pub trait Link: Send + Sync + 'static {
     /// Tells all voters which agents spoke. Called every 250 ms, also with an empty batch. Loss is tolerated.
     fn presence(&self, batch: Vec<edge::Presence>) -> impl Future<Output = ()> + Send;
 
+    /// Tells voters that have heard nothing of this gateway yet where all its conversations stand, if there are such
+    /// voters: a node that has just begun, or has just got a replica. Called before [`Link::presence`].
+    fn introduce(
+        &self,
+        all: impl Fn() -> Vec<edge::Presence> + Send,
+    ) -> impl Future<Output = ()> + Send {
+        let _ = all;
+        std::future::ready(())
+    }
+
     /// An agent's WebSocket connection ended. `clean`: the agent said that it leaves, or closed with 1000.
     fn closed(&self, uid: Uid, connection: u64, clean: bool) -> impl Future<Output = ()> + Send;
 

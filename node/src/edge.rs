@@ -213,6 +213,7 @@ impl Conversation {
             down: self.down.downgrade(),
         };
         self.node.gateways.began(&gateway, queues);
+        self.node.gateway_changed(&gateway);
         let ended = self.node.stopping();
         tokio::select! {
             () = self.listen(said) => {}
@@ -227,6 +228,7 @@ impl Conversation {
         let node = self.node.clone();
         drop(self);
         node.gateways.ended();
+        node.gateway_changed(&gateway);
         tokio::time::sleep(GONE).await;
         if !node.gateways.has(&gateway) {
             for partition in node.partitions.iter() {
@@ -324,7 +326,11 @@ impl Conversation {
         }
         for (partition, batch) in self.node.partitions.iter().zip(by_partition) {
             if !batch.is_empty() {
-                partition.heard(&self.hello.gateway, &batch).await;
+                if presences.introduction {
+                    partition.introduced(&self.hello.gateway, &batch);
+                } else {
+                    partition.heard(&self.hello.gateway, &batch).await;
+                }
             }
         }
     }
@@ -412,6 +418,12 @@ fn kind(error: &Error) -> refused::Kind {
 }
 
 impl Node {
+    fn gateway_changed(&self, gateway: &str) {
+        for partition in self.partitions.iter() {
+            partition.gateway_changed(gateway);
+        }
+    }
+
     /// A gateway was too slow for so many batches of notices: everything that is pending is named anew.
     pub fn has_missed(&self, batches: u64) {
         self.gateways.missed.fetch_add(batches, Ordering::Relaxed);

@@ -1,6 +1,6 @@
 //! The connection to one node: asks go up together, answers and news come down. Made again whenever it breaks.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -52,6 +52,8 @@ struct State {
     node: u64,
     up: Option<Up>,
     asked: HashMap<u64, oneshot::Sender<answered::Result>>,
+    /// The groups whose replica at the other end knows where this gateway's conversations stand.
+    introduced: BTreeSet<u32>,
 }
 
 #[derive(Clone)]
@@ -134,6 +136,15 @@ impl Line {
         }
     }
 
+    /// The node has replicas of these groups: those of them to which this gateway is unknown. From now on it is known to
+    /// all of them.
+    pub fn introduce(&self, groups: BTreeSet<u32>) -> BTreeSet<u32> {
+        let mut state = self.state();
+        let unheard = &groups - &state.introduced;
+        state.introduced = groups;
+        unheard
+    }
+
     /// For calls beside the stream.
     pub fn channel(&self) -> Channel {
         self.channel.clone()
@@ -175,6 +186,7 @@ impl Line {
         let mut state = self.state();
         state.up = None;
         state.asked.clear();
+        state.introduced.clear();
         self.heard_ms.swap(0, Ordering::Relaxed) > 0
     }
 

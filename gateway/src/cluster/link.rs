@@ -10,6 +10,8 @@ use proto::edge::{self, Closed, Presences, answered, refused, upward};
 use proto::uid::Uid;
 
 use super::Cluster;
+use super::line::Line;
+use super::table::Table;
 use crate::link::{Link, LinkError};
 
 /// A report without a leader is held for so long.
@@ -21,6 +23,9 @@ const RETRY: Duration = Duration::from_secs(2);
 
 /// Without a word of the leader's node for so long, nothing is answered from a session of its partition.
 const CONTACT_MS: u64 = 10_000;
+
+/// Agents in one message: 300 KiB.
+const PRESENCES: usize = 4096;
 
 impl Link for Cluster {
     async fn report(&self, report: edge::Report) -> Result<edge::Answer, LinkError> {
@@ -88,24 +93,25 @@ impl Link for Cluster {
             return;
         }
         let table = self.table.load_full();
-        let groups: Vec<u32> = batch
-            .iter()
-            .map(|presence| {
-                Uid::from_wire(&presence.instance_uid).map_or(0, |uid| table.group(&uid))
-            })
-            .collect();
         for line in self.standing() {
             let Some(node) = line.node() else { continue };
-            let kept = batch
-                .iter()
-                .zip(&groups)
-                .filter(|(_, group)| table.has(node, **group));
-            let agents: Vec<_> = kept.map(|(presence, _)| presence.clone()).collect();
-            if !agents.is_empty() {
-                let gateway = self.config.name.clone();
-                line.tell(upward::What::Presences(Presences { gateway, agents }))
-                    .await;
+            let agents = of_groups(&table, &batch, |group| table.has(node, group));
+            self.tell_presences(&line, agents, false).await;
+        }
+    }
+
+    async fn introduce(&self, all: impl Fn() -> Vec<edge::Presence> + Send) {
+        let table = self.table.load_full();
+        let mut conversations = None;
+        for line in self.standing() {
+            let Some(node) = line.node() else { continue };
+            let unheard = line.introduce(table.groups_of(node));
+            if unheard.is_empty() {
+                continue;
             }
+            let batch = conversations.get_or_insert_with(&all);
+            let agents = of_groups(&table, batch, |group| unheard.contains(&group));
+            self.tell_presences(&line, agents, true).await;
         }
     }
 
@@ -141,7 +147,31 @@ impl Link for Cluster {
     }
 }
 
+/// Those that are kept by these groups.
+fn of_groups(
+    table: &Table,
+    batch: &[edge::Presence],
+    kept: impl Fn(u32) -> bool,
+) -> Vec<edge::Presence> {
+    let group = |presence: &edge::Presence| {
+        Uid::from_wire(&presence.instance_uid).map_or(0, |uid| table.group(&uid))
+    };
+    let of_groups = batch.iter().filter(|presence| kept(group(presence)));
+    of_groups.cloned().collect()
+}
+
 impl Cluster {
+    async fn tell_presences(&self, line: &Line, agents: Vec<edge::Presence>, introduction: bool) {
+        for agents in agents.chunks(PRESENCES) {
+            let presences = Presences {
+                gateway: self.config.name.clone(),
+                agents: agents.to_vec(),
+                introduction,
+            };
+            line.tell(upward::What::Presences(presences)).await;
+        }
+    }
+
     fn standing(&self) -> Vec<std::sync::Arc<super::Line>> {
         self.lines()
             .values()

@@ -1,6 +1,6 @@
 //! Who leads what, by what the nodes say. No clock and no I/O.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proto::edge::{Route, Routes};
 use proto::uid::Uid;
@@ -55,6 +55,16 @@ impl Table {
         self.groups
             .get(&group)
             .is_some_and(|route| route.members.contains(&node))
+    }
+
+    /// The groups of which this node has a replica.
+    pub fn groups_of(&self, node: u64) -> BTreeSet<u32> {
+        let has = |(_, route): &(&u32, &Route)| route.members.contains(&node);
+        self.groups
+            .iter()
+            .filter(has)
+            .map(|(group, _)| *group)
+            .collect()
     }
 
     /// Where the nodes are.

@@ -202,6 +202,21 @@ impl Sessions {
         batch
     }
 
+    /// Where every conversation stands, whoever spoke last.
+    pub fn all(&self) -> Vec<edge::Presence> {
+        let now = self.now();
+        let mut all = Vec::new();
+        for shard in &self.shards {
+            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            let stand = shard.table.all(now).map(|(uid, stands)| edge::Presence {
+                closed: !shard.holders.contains_key(uid),
+                ..stands
+            });
+            all.extend(stand);
+        }
+        all
+    }
+
     /// Drops sessions that were not used for the time that the limits say.
     pub fn sweep(&self) {
         let idle = u64::try_from(self.limits.session_idle.as_millis()).unwrap_or(Millis::MAX);

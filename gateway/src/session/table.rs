@@ -233,6 +233,13 @@ impl Table {
             .map(|session| session.presence(uid, now))
     }
 
+    /// Where all conversations stand.
+    pub fn all(&self, now: Millis) -> impl Iterator<Item = (&Uid, edge::Presence)> {
+        self.sessions
+            .iter()
+            .map(move |(uid, session)| (uid, session.presence(uid, now)))
+    }
+
     /// Drops what was not used since `before`.
     pub fn sweep(&mut self, before: Millis) {
         self.sessions.retain(|_, session| session.seen >= before);
@@ -279,6 +286,7 @@ impl Session {
             digest: self.digest.to_vec().into(),
             age_ms: u32::try_from(now.saturating_sub(self.seen)).unwrap_or(u32::MAX),
             connection: self.connection,
+            closed: false,
         }
     }
 

@@ -299,3 +299,16 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn all_conversations_can_be_told_of_whoever_spoke_last() {
+    let mut table = known();
+    table.presence(5, &mut Vec::new());
+    let all: Vec<_> = table.all(50).collect();
+    assert_eq!(all.len(), 1);
+    let (agent, stands) = &all[0];
+    assert_eq!((**agent, stands.number, stands.age_ms), (uid(1), 7, 50));
+    let mut spoke = Vec::new();
+    table.presence(60, &mut spoke);
+    assert_eq!(spoke, [], "who was told of has not spoken");
+}

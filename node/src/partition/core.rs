@@ -36,6 +36,7 @@ struct Said {
     number: u64,
     digest: Digest,
     connection: u64,
+    open: bool,
     gateway: u32,
 }
 
@@ -70,10 +71,17 @@ pub struct Core {
     /// In order, so that all of it can be held against a list in one walk.
     live: BTreeMap<Uid, Live>,
     budgets: HashMap<Uid, Budget>,
-    /// Since then everybody known has a right to be heard again.
-    grace_from_ms: u64,
-    /// Names of the gateways that were heard; an agent's is an index into it.
-    gateways: Vec<Arc<str>>,
+    led_from_ms: u64,
+    /// Since then all could be heard, as far as it is for this node. Silence before proves nothing.
+    listens_from_ms: u64,
+    /// That were heard; an agent's is an index into it.
+    gateways: Vec<Gateway>,
+}
+
+struct Gateway {
+    name: Arc<str>,
+    /// Since then it can be heard, or has not been: silence of its agents before that proves nothing.
+    changed_ms: u64,
 }
 
 // === impl Core ===
@@ -85,33 +93,53 @@ impl Core {
             timing,
             live: BTreeMap::new(),
             budgets: HashMap::new(),
-            grace_from_ms: now_ms,
+            led_from_ms: now_ms,
+            listens_from_ms: now_ms,
             gateways: Vec::new(),
         }
     }
 
-    /// Begins to lead: who is not known gets a whole grace period. What gateways have told until now holds.
+    /// Begins to lead: everybody has a whole grace period to be heard, also who is known, since this node may have been
+    /// cut off until now. Where conversations stand holds.
     pub fn begin(&mut self, now_ms: u64) {
-        self.grace_from_ms = now_ms;
+        self.led_from_ms = now_ms;
+        self.listens_from_ms = now_ms;
+    }
+
+    /// Looks for who is lost, after it has done so before. This node may have stood still in between and heard nobody:
+    /// then everybody has a grace period.
+    pub fn looks(&mut self, before_ms: u64, now_ms: u64) {
+        if now_ms.saturating_sub(before_ms) > self.timing.lost_after_ms / 2 {
+            self.listens_from_ms = now_ms;
+        }
+    }
+
+    /// A gateway can be heard from now on, or cannot be any more: its agents have a grace period.
+    pub fn gateway_changed(&mut self, gateway: &str, now_ms: u64) {
+        let gateway = self.gateway(gateway) as usize;
+        if let Some(gateway) = self.gateways.get_mut(gateway) {
+            gateway.changed_ms = now_ms;
+        }
     }
 
     /// For how long it has been led here.
     pub fn led_for_ms(&self, now_ms: u64) -> u64 {
-        now_ms.saturating_sub(self.grace_from_ms)
+        now_ms.saturating_sub(self.led_from_ms)
     }
 
     /// The gateway that holds the agent's session, if it is another one.
     pub fn holder(&self, uid: Uid, gateway: &str) -> Option<Arc<str>> {
         let live = self.live.get(&uid)?;
-        let holder = self.gateways.get(live.gateway as usize)?;
+        let holder = &self.gateways.get(live.gateway as usize)?.name;
         (!holder.is_empty() && &**holder != gateway).then(|| holder.clone())
     }
 
     /// One text for all agents of a gateway; there are few.
     fn gateway(&mut self, name: &str) -> u32 {
-        let known = self.gateways.iter().position(|known| &**known == name);
+        let known = self.gateways.iter().position(|known| &*known.name == name);
         let at = known.unwrap_or_else(|| {
-            self.gateways.push(name.into());
+            let (name, changed_ms) = (name.into(), 0);
+            self.gateways.push(Gateway { name, changed_ms });
             self.gateways.len() - 1
         });
         u32::try_from(at).unwrap_or(u32::MAX)
@@ -139,6 +167,7 @@ impl Core {
                 number: presence.number,
                 digest,
                 connection: presence.connection,
+                open: !presence.closed,
                 gateway,
             };
             if self.note(uid, said, seen_ms) {
@@ -162,6 +191,7 @@ impl Core {
             number,
             digest,
             connection: by.1,
+            open: true,
             gateway: self.gateway(by.0),
         };
         self.note(uid, said, now_ms);
@@ -177,6 +207,7 @@ impl Core {
             number,
             digest,
             connection,
+            open,
             gateway,
         } = said;
         let before = self.last(uid);
@@ -186,7 +217,7 @@ impl Core {
             seen_ms,
             connection,
             gateway,
-            open: true,
+            open,
             full_asked_ms: None,
             backs: 0,
             back_ms: 0,
@@ -195,7 +226,7 @@ impl Core {
         if latest {
             (live.number, live.digest, live.seen_ms) = (number, digest, seen_ms);
             (live.connection, live.gateway) = (connection, gateway);
-            live.open = true;
+            live.open = open;
         }
         latest && before != Some((number, digest))
     }
@@ -270,13 +301,10 @@ impl Core {
             .map(|at| now_ms.saturating_sub(at))
     }
 
-    /// How long ago the agent was heard; since the start of the grace period if not yet.
+    /// How long ago the agent was heard; since this node leads if not yet.
     pub fn age_ms(&self, uid: Uid, now_ms: u64) -> u64 {
-        let seen = self
-            .live
-            .get(&uid)
-            .map_or(self.grace_from_ms, |live| live.seen_ms);
-        now_ms.saturating_sub(seen)
+        let seen = self.live.get(&uid).map(|live| live.seen_ms);
+        now_ms.saturating_sub(seen.unwrap_or(self.led_from_ms))
     }
 
     /// Those of these agents, which come in rising order, that were silent for so long; and whether the connection that
@@ -285,16 +313,21 @@ impl Core {
         let mut live = Rising::of(&self.live);
         let silent = |uid: &Uid| {
             let live = live.find(uid);
-            let seen = live.map_or(self.grace_from_ms, |live| live.seen_ms);
+            let seen = live.map_or(self.led_from_ms, |live| live.seen_ms);
             let open = live.is_some_and(|live| live.open);
             (now_ms.saturating_sub(seen) >= for_ms).then_some((*uid, open))
         };
         uids.iter().filter_map(silent).collect()
     }
 
-    /// Has it been silent for too long?
+    /// Has it been silent for too long, of a time in which it could be heard?
     pub fn is_lost(&self, uid: Uid, now_ms: u64) -> bool {
-        self.age_ms(uid, now_ms) >= self.timing.lost_after_ms
+        let live = self.live.get(&uid);
+        let gateway = live.and_then(|live| self.gateways.get(live.gateway as usize));
+        let seen_ms = live.map_or(0, |live| live.seen_ms);
+        let heard_from_ms = gateway.map_or(0, |gateway| gateway.changed_ms);
+        let since_ms = seen_ms.max(heard_from_ms).max(self.listens_from_ms);
+        now_ms.saturating_sub(since_ms) >= self.timing.lost_after_ms
     }
 
     /// May a change that can wait be written? It can if the agent's state is asked for in full later.
@@ -400,6 +433,48 @@ mod tests {
     }
 
     #[test]
+    fn nobody_is_lost_for_a_silence_in_which_nobody_could_be_heard() {
+        let mut core = Core::new(TIMING, 0);
+        core.handled(uid(1), 1, [0; 16], ("a", 1), false, 1_000);
+        core.handled(uid(2), 1, [0; 16], ("b", 1), false, 1_000);
+        assert!(core.is_lost(uid(1), 91_000));
+        // The stream of one gateway ended, and was made again.
+        core.gateway_changed("a", 5_000);
+        core.gateway_changed("a", 80_000);
+        assert!(!core.is_lost(uid(1), 169_999));
+        assert!(core.is_lost(uid(1), 170_000));
+        assert!(core.is_lost(uid(2), 91_000), "it was heard all the time");
+        // This node looked every second, and then stood still.
+        core.looks(89_000, 90_000);
+        assert!(core.is_lost(uid(2), 91_000));
+        core.looks(90_000, 200_000);
+        assert!(!core.is_lost(uid(2), 289_999));
+        assert!(core.is_lost(uid(2), 290_000));
+        // It leads again, after others have led who heard more.
+        core.begin(300_000);
+        assert!(!core.is_lost(uid(2), 389_999));
+        assert!(core.is_lost(uid(2), 390_000));
+        assert_eq!(core.age_ms(uid(2), 390_000), 389_000, "that is as it was");
+    }
+
+    #[test]
+    fn a_connection_that_has_ended_is_not_open_for_being_told_of() {
+        let mut core = Core::new(TIMING, 0);
+        let told = |agent: u8, closed| Presence {
+            instance_uid: vec![agent; 16].into(),
+            number: 3,
+            digest: vec![3; 16].into(),
+            age_ms: 0,
+            connection: 1,
+            closed,
+        };
+        core.heard("a", &[told(1, false), told(2, true)], 1_000);
+        assert!(core.is_open(uid(1)));
+        assert!(!core.is_open(uid(2)));
+        assert_eq!(core.last(uid(2)), Some((3, [3; 16])));
+    }
+
+    #[test]
     fn what_a_gateway_says_late_of_an_agent_that_has_moved_on_is_no_news() {
         let mut core = Core::new(TIMING, 0);
         core.handled(uid(1), 5, [5; 16], ("b", 2), false, 1_000);
@@ -409,6 +484,7 @@ mod tests {
             digest: vec![number; 16].into(),
             age_ms,
             connection: 1,
+            closed: false,
         };
         // Said before, and so long under way that it looks later.
         core.heard("a", &[said(4, 0)], 1_200);
@@ -444,6 +520,7 @@ mod tests {
             digest: vec![7; 16].into(),
             age_ms: 3_000,
             connection: 1,
+            closed: false,
         };
         assert_eq!(
             core.heard("g", &[old], 6_000),
@@ -456,6 +533,7 @@ mod tests {
             digest: vec![8; 16].into(),
             age_ms: 0,
             connection: 1,
+            closed: false,
         };
         assert_eq!(core.heard("g", &[goodbye], 6_000), [], "nor by its goodbye");
         assert_eq!(core.last(uid(1)), Some((8, [8; 16])));

@@ -686,6 +686,19 @@ impl Partition {
         self.link_all(back, Link::Connected, "heard again").await;
     }
 
+    /// Where the conversations of a gateway stand that was not heard before. Nobody is back for that: who has gone stays
+    /// in its gateway's memory for a while.
+    pub fn introduced(&self, gateway: &str, batch: &[Presence]) {
+        let _known = self.core().heard(gateway, batch, self.monotonic_ms());
+        self.told.notify_waiters();
+    }
+
+    /// A gateway can be heard from now on, or cannot any more: silence until now says nothing of its agents.
+    pub fn gateway_changed(&self, gateway: &str) {
+        let now = self.monotonic_ms();
+        self.core().gateway_changed(gateway, now);
+    }
+
     /// A connection ended. Only a clean end says that the agent has left.
     pub async fn closed(&self, uid: Uid, connection: u64, clean: bool) {
         // A newer connection may own the agent already.
@@ -798,7 +811,13 @@ impl Partition {
 
     /// Looks for silent agents and for offers whose time has passed. Call it every second.
     pub async fn tick(&self) {
-        self.core().rest(self.monotonic_ms());
+        let now = self.monotonic_ms();
+        let before = self.looked_ms.load(std::sync::atomic::Ordering::SeqCst);
+        {
+            let mut core = self.core();
+            core.rest(now);
+            core.looks(before, now);
+        }
         let (lost, late) = self.overdue();
         self.link_all(lost, Link::Lost, "silent").await;
         let now = self.monotonic_ms();
