@@ -166,6 +166,18 @@ pub fn bucket(s: &Sighting<'_>) -> Bucket {
     progress(s, at_goal && s.goal == s.target)
 }
 
+/// The bucket if it was heard lately, and the one if not, whatever `fresh` says: being there is evidence for nothing else
+/// than having converged.
+pub fn buckets(s: &Sighting<'_>) -> (Bucket, Bucket) {
+    let heard = |fresh| bucket(&Sighting { fresh, ..s.clone() });
+    let fresh = heard(true);
+    let stale = match fresh {
+        Bucket::Converged | Bucket::Returned => heard(false),
+        same => same,
+    };
+    (fresh, stale)
+}
+
 fn progress(s: &Sighting<'_>, at_goal: bool) -> Bucket {
     let Some((_, state, error)) = s.offer.filter(|_| at_goal) else {
         return match s.presence {

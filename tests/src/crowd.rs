@@ -142,8 +142,12 @@ impl Crowd {
 
     pub async fn assert_nobody_is_lost(&self) {
         let agents = self.api.list("").await;
-        let lost = agents.iter().filter(|agent| agent.link == "lost");
-        assert_eq!(lost.count(), 0);
+        let mut lost = Vec::new();
+        for agent in agents.iter().filter(|agent| agent.link == "lost") {
+            let seen = self.api.agent(&agent.name).await;
+            lost.push((seen.agent, seen.number, seen.history));
+        }
+        assert!(lost.is_empty(), "{lost:#?}");
         assert_eq!(agents.len(), self.fleet.len());
     }
 

@@ -197,3 +197,55 @@ fn every_bucket_is_counted_at_its_place_in_the_list_of_all() {
         assert_eq!(counts.by_bucket(), expected, "{}", bucket.name());
     }
 }
+
+#[test]
+fn whether_it_was_heard_lately_is_found_as_if_each_had_been_asked_for() {
+    let (goal, other) = (converged().goal, Digest::of("test", &[b"other"]));
+    let presences = [
+        Presence::Connected,
+        Presence::Lost,
+        Presence::Left,
+        Presence::Deleted,
+    ];
+    let states = [
+        State::Offered,
+        State::Applying,
+        State::Applied,
+        State::Failed,
+        State::RolledBackByAgent,
+        State::NoAnswer,
+        State::Withdrawn,
+    ];
+    for bits in (0..1 << 16u32).step_by(7) {
+        let bit = |at: u32| bits >> at & 1 == 1;
+        for (presence, state) in presences.iter().flat_map(|p| states.map(|s| (*p, s))) {
+            let seen = Sighting {
+                presence,
+                unchanged: bit(1),
+                open: bit(2),
+                touched: bit(3),
+                covered: bit(4),
+                taken_back: bit(5),
+                excluded: bit(6).then_some(Exclusion::Stopped),
+                pinned: bit(7),
+                refuses: bit(8),
+                reports_status: bit(9),
+                target: if bit(0) { goal } else { Some(other) },
+                offer: goal.filter(|_| bit(10)).map(|hash| (hash, state, "")),
+                healthy: bit(11),
+                health_age_ms: if bit(12) { 0 } else { UNHEALTHY_AFTER_MS },
+                was_healthy: bit(13),
+                contradicts: bit(14),
+                proves: bit(15),
+                ..converged()
+            };
+            let heard = |fresh| {
+                bucket(&Sighting {
+                    fresh,
+                    ..seen.clone()
+                })
+            };
+            assert_eq!(buckets(&seen), (heard(true), heard(false)), "{seen:?}");
+        }
+    }
+}

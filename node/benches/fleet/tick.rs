@@ -1,6 +1,9 @@
 //! One look of the controller at a running rollout: counting its members in all partitions, and [`plan`]. And one count
 //! of what a budget limits, which is due as often.
 //!
+//! Between two looks one agent in a hundred says something new, as in the middle of a large wave. The first look finds
+//! nothing that was kept from one before, as after a change of the program.
+//!
 //! The members are in memory as the node has them: rows and lists come in through the mirrors that the state machines
 //! write through, only the log before them is left out. Twice: with the last wave open and members spread over the
 //! buckets, and with the first wave open, when hardly anybody was offered anything and selectors decide.
@@ -10,6 +13,7 @@ use std::time::{Duration, Instant};
 use fleet::rollout::plan;
 use node::Node;
 use node::controller::observe;
+use node::inventory::IndexMirror;
 use node::inventory::chunk;
 use node::ledger::{Mirror, entry, now_ms, put, table};
 use prost::Message;
@@ -23,6 +27,9 @@ const ROLLOUT: &str = "ro-bench";
 
 /// Documents that one publish makes visible.
 const BATCH: usize = 10_000;
+
+/// One agent in so many says something between two looks.
+const SPEAKS: usize = 100;
 
 /// How far the rollout is.
 #[derive(Clone, Copy)]
@@ -47,12 +54,18 @@ async fn measure(agents: usize, rounds: usize, stage: Stage) -> serde_json::Valu
     let dir = tempfile::tempdir().expect("a directory");
     let node = world::start(dir.path()).await;
     world::family(&node).await;
-    fill(&node, agents, stage).await;
+    let mut mirrors = fill(&node, agents, stage).await;
     let stored = open(&node, agents, stage).await;
     let rollout = node.control.read().domain(&stored);
     let mut planned = Vec::new();
     let mut buckets = serde_json::Value::Null;
-    let looks = timed(rounds, || {
+    let speak = |round: usize| {
+        for i in (round % SPEAKS..agents).step_by(SPEAKS) {
+            write(&node, &mut mirrors, i, stage);
+        }
+        mirrors.iter_mut().for_each(|mirror| mirror.publish(0));
+    };
+    let looks = timed(rounds, speak, || {
         let observed = observe(&node, &stored);
         let counted = cpu_time();
         let next = plan(&rollout, &observed, 500);
@@ -64,12 +77,16 @@ async fn measure(agents: usize, rounds: usize, stage: Stage) -> serde_json::Valu
         buckets = shown(&observed);
     });
     limit(&node).await;
-    let counts = timed(rounds, || {
-        let seen = node.partitions.iter().map(|p| p.occupancy());
-        let domains = seen.flat_map(|seen| seen.domains.into_values());
-        let counted: u64 = domains.map(|domain| domain.agents).sum();
-        assert_eq!(counted, agents as u64, "every agent is in a domain");
-    });
+    let counts = timed(
+        rounds,
+        |_| {},
+        || {
+            let seen = node.partitions.iter().map(|p| p.occupancy());
+            let domains = seen.flat_map(|seen| seen.domains.into_values());
+            let counted: u64 = domains.map(|domain| domain.agents).sum();
+            assert_eq!(counted, agents as u64, "every agent is in a domain");
+        },
+    );
     node.stop().await;
     serde_json::json!({
         "look": looks,
@@ -80,9 +97,15 @@ async fn measure(agents: usize, rounds: usize, stage: Stage) -> serde_json::Valu
 }
 
 /// CPU and wall time of so many rounds, and of one before them, which finds cold caches and nothing remembered.
-fn timed(rounds: usize, mut round: impl FnMut()) -> serde_json::Value {
+/// `between` is not measured.
+fn timed(
+    rounds: usize,
+    mut between: impl FnMut(usize),
+    mut round: impl FnMut(),
+) -> serde_json::Value {
     let (mut cpu, mut wall) = (Vec::new(), Vec::new());
-    for _ in 0..=rounds {
+    for number in 0..=rounds {
+        between(number);
         let (began, used) = (Instant::now(), cpu_time());
         round();
         cpu.push(ms(cpu_time() - used));
@@ -109,8 +132,16 @@ async fn limit(node: &Node) {
     }
 }
 
+/// Writes an agent's record.
+fn write(node: &Node, mirrors: &mut [IndexMirror], i: usize, stage: Stage) {
+    let uid = world::uid(i);
+    let mirror = &mut mirrors[node.partition_index(uid)];
+    let agent = agent(i, stage).encode_to_vec();
+    mirror.put(table::AGENT, uid.as_bytes(), 1, &agent);
+}
+
 /// Puts agents and their list into the partitions' memory.
-async fn fill(node: &Node, agents: usize, stage: Stage) {
+async fn fill(node: &Node, agents: usize, stage: Stage) -> Vec<IndexMirror> {
     let mut mirrors: Vec<_> = node
         .partitions
         .iter()
@@ -122,7 +153,7 @@ async fn fill(node: &Node, agents: usize, stage: Stage) {
         let uid = world::uid(i);
         let at = node.partition_index(uid);
         let key = uid.as_bytes();
-        mirrors[at].put(table::AGENT, key, 1, &agent(i, stage).encode_to_vec());
+        write(node, &mut mirrors, i, stage);
         lists[at].push(store::Member {
             uid: key.to_vec(),
             role: world::role(i).0,
@@ -149,6 +180,7 @@ async fn fill(node: &Node, agents: usize, stage: Stage) {
         mirror.publish(0);
         node.partitions[at].heard("bench", &heard[at]).await;
     }
+    mirrors
 }
 
 /// At the last wave two in three have converged; of the others some apply, and some have not picked it up. At the first

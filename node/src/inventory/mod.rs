@@ -1,5 +1,6 @@
 //! The column index of one partition: every agent in memory, compact, rebuilt from the documents at start.
 
+mod list;
 mod matched;
 mod row;
 
@@ -10,6 +11,7 @@ use prost::Message;
 use proto::store::{self, MemberChunk};
 use proto::uid::Uid;
 
+pub use list::{List, Walk};
 pub use matched::Question;
 pub use row::{
     BRIDGE, Delivery, Interner, Row, is_healthy, reported, reverted, state, stored_state, word,
@@ -39,13 +41,15 @@ pub struct Columns {
     /// Agents by uid.
     pub rows: BTreeMap<Uid, Row>,
     /// Member lists by rollout.
-    pub lists: HashMap<String, BTreeMap<Uid, Member>>,
+    pub lists: HashMap<String, List>,
     /// The open rollouts an agent is listed by.
     pub listed: HashMap<Uid, Vec<Arc<str>>>,
     /// Component lists by hash as reported that some agent has told in full.
     pub components: HashMap<Box<[u8]>, [u8; 32]>,
     /// No program before this one is accepted.
     pub floor: u64,
+    /// Grows with every change.
+    pub moment: u64,
 }
 
 /// Shared between the state machine, which writes, and everybody else.
@@ -95,11 +99,15 @@ impl Mirror for IndexMirror {
 
     fn reset(&mut self) {
         self.staged.clear();
-        *self
+        let mut columns = self
             .index
             .0
             .write()
-            .unwrap_or_else(std::sync::PoisonError::into_inner) = Columns::default();
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        *columns = Columns {
+            moment: columns.moment + 1,
+            ..Columns::default()
+        };
     }
 
     fn put(&mut self, table: u8, key: &[u8], version: u64, value: &[u8]) {
@@ -147,6 +155,7 @@ impl Mirror for IndexMirror {
             .write()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
         columns.floor = floor;
+        columns.moment += 1;
         for staged in self.staged.drain(..) {
             columns.take(staged);
         }
@@ -166,15 +175,26 @@ impl Columns {
         self.components.retain(|hash, _| named.contains(&**hash));
     }
 
+    /// The lists that name this agent know that its record was written.
+    fn touch(&mut self, uid: &Uid) {
+        for id in self.listed.get(uid).into_iter().flatten() {
+            if let Some(list) = self.lists.get_mut(&**id) {
+                list.touch(uid, self.moment);
+            }
+        }
+    }
+
     fn take(&mut self, staged: Staged) {
         match staged {
             Staged::Agent(uid, Some(agent)) => {
                 let (row, components) = *agent;
                 self.components.extend(components);
                 self.rows.insert(uid, row);
+                self.touch(&uid);
             }
             Staged::Agent(uid, None) => {
                 self.rows.remove(&uid);
+                self.touch(&uid);
             }
             Staged::Chunk(rollout, Some(chunk)) => {
                 let id: Arc<str> = rollout.as_str().into();
@@ -193,6 +213,7 @@ impl Columns {
                             unchanged: member.unchanged,
                             taken_from: row::owner(member.taken_from.as_ref(), &mut owners),
                         },
+                        self.moment,
                     );
                     let listed = self.listed.entry(uid).or_default();
                     if !listed.contains(&id) {
@@ -202,11 +223,12 @@ impl Columns {
             }
             Staged::Chunk(rollout, None) => {
                 // Lists go as a whole: every chunk of a rollout is removed in one entry.
-                for uid in self.lists.remove(&rollout).unwrap_or_default().into_keys() {
-                    if let Some(listed) = self.listed.get_mut(&uid) {
+                let list = self.lists.remove(&rollout).unwrap_or_default();
+                for (uid, _) in list.iter() {
+                    if let Some(listed) = self.listed.get_mut(uid) {
                         listed.retain(|id| **id != *rollout);
                         if listed.is_empty() {
-                            self.listed.remove(&uid);
+                            self.listed.remove(uid);
                         }
                     }
                 }

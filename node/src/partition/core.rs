@@ -1,7 +1,7 @@
 //! What a partition leader knows of its agents that is never replicated: who is there, where each conversation stands,
 //! who has something pending. `step`-like: every method takes the time and returns what is to be done.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use proto::edge::Presence;
@@ -40,6 +40,12 @@ struct Said {
     gateway: u32,
 }
 
+/// Looks are a second apart; after so much longer this node has stood still, or is so loaded that it hears nobody in time.
+const STOOD_STILL_MS: u64 = 3_000;
+
+/// What two gateways say of one agent may be under way for so long, and come in the wrong order.
+const UNDER_WAY_MS: u64 = 5_000;
+
 /// An agent may change its record so often in a row, and once in [`WRITE_EVERY_MS`] in the long run.
 const WRITES: u32 = 30;
 const WRITE_EVERY_MS: u64 = 2_000;
@@ -54,6 +60,20 @@ struct Budget {
     since_ms: u64,
     /// Changes that were not written.
     skipped: u64,
+}
+
+/// So many agents in a second are asked for full state, and so many at once: after a loss of power none of a million
+/// conversations may be known, and each answer is some KiB to be stored.
+pub const FULL_ASKS_PER_S: u64 = 500;
+
+/// Who has lost a message and is asked for full state when it is its turn.
+#[derive(Default)]
+struct FullAsks {
+    /// In thousandths of an ask.
+    used: u64,
+    since_ms: u64,
+    /// Agents whose loss was seen and who were not asked.
+    postponed: HashSet<Uid>,
 }
 
 /// Timing of liveness.
@@ -71,6 +91,7 @@ pub struct Core {
     /// In order, so that all of it can be held against a list in one walk.
     live: BTreeMap<Uid, Live>,
     budgets: HashMap<Uid, Budget>,
+    full_asks: FullAsks,
     led_from_ms: u64,
     /// Since then all could be heard, as far as it is for this node. Silence before proves nothing.
     listens_from_ms: u64,
@@ -93,6 +114,7 @@ impl Core {
             timing,
             live: BTreeMap::new(),
             budgets: HashMap::new(),
+            full_asks: FullAsks::default(),
             led_from_ms: now_ms,
             listens_from_ms: now_ms,
             gateways: Vec::new(),
@@ -104,12 +126,14 @@ impl Core {
     pub fn begin(&mut self, now_ms: u64) {
         self.led_from_ms = now_ms;
         self.listens_from_ms = now_ms;
+        self.full_asks.postponed.clear();
     }
 
     /// Looks for who is lost, after it has done so before. This node may have stood still in between and heard nobody:
     /// then everybody has a grace period.
     pub fn looks(&mut self, before_ms: u64, now_ms: u64) {
-        if now_ms.saturating_sub(before_ms) > self.timing.lost_after_ms / 2 {
+        let stood_still_ms = STOOD_STILL_MS.max(self.timing.lost_after_ms / 2);
+        if now_ms.saturating_sub(before_ms) > stood_still_ms {
             self.listens_from_ms = now_ms;
         }
     }
@@ -154,15 +178,18 @@ impl Core {
             let Ok(uid) = Uid::from_wire(&presence.instance_uid) else {
                 continue;
             };
+            let digest = presence.digest.as_ref().try_into().unwrap_or_default();
+            let seen_ms = now_ms.saturating_sub(presence.age_ms.into());
             // What a gateway says of an agent that another one serves by now is news only if it goes further. How long ago
-            // it was cannot be told exactly enough, as it has been under way.
-            let elsewhere =
-                |live: &&Live| live.gateway != gateway && live.number >= presence.number;
+            // it was cannot be told exactly enough, as it has been under way. Much later it is a client that began anew.
+            let elsewhere = |live: &&Live| {
+                live.gateway != gateway
+                    && live.number >= presence.number
+                    && seen_ms < live.seen_ms + UNDER_WAY_MS
+            };
             if self.live.get(&uid).filter(elsewhere).is_some() {
                 continue;
             }
-            let digest = presence.digest.as_ref().try_into().unwrap_or_default();
-            let seen_ms = now_ms.saturating_sub(presence.age_ms.into());
             let said = Said {
                 number: presence.number,
                 digest,
@@ -307,17 +334,15 @@ impl Core {
         now_ms.saturating_sub(seen.unwrap_or(self.led_from_ms))
     }
 
-    /// Those of these agents, which come in rising order, that were silent for so long; and whether the connection that
-    /// was heard last is open.
-    pub fn silent(&self, uids: &[Uid], for_ms: u64, now_ms: u64) -> Vec<(Uid, bool)> {
+    /// When each of these agents, which come in rising order, was heard, since this node leads if not yet; and whether the
+    /// connection that was heard last is open.
+    pub fn heard_at(&self, uids: &[Uid]) -> Vec<(u64, bool)> {
         let mut live = Rising::of(&self.live);
-        let silent = |uid: &Uid| {
-            let live = live.find(uid);
-            let seen = live.map_or(self.led_from_ms, |live| live.seen_ms);
-            let open = live.is_some_and(|live| live.open);
-            (now_ms.saturating_sub(seen) >= for_ms).then_some((*uid, open))
+        let heard = |uid: &Uid| match live.find(uid) {
+            Some(live) => (live.seen_ms, live.open),
+            None => (self.led_from_ms, false),
         };
-        uids.iter().filter_map(silent).collect()
+        uids.iter().map(heard).collect()
     }
 
     /// Has it been silent for too long, of a time in which it could be heard?
@@ -355,11 +380,43 @@ impl Core {
         rested.then(|| std::mem::take(&mut budget.skipped))
     }
 
-    /// Were changes of this agent skipped that it has not been asked for? Its next message must come here.
+    /// Is there something that this agent has not been asked for: skipped changes, or its full state? Its next message
+    /// must come here.
     pub fn is_owed(&self, uid: Uid) -> bool {
-        self.budgets
-            .get(&uid)
-            .is_some_and(|budget| budget.skipped > 0)
+        let budget = self.budgets.get(&uid);
+        budget.is_some_and(|budget| budget.skipped > 0) || self.has_lost(uid)
+    }
+
+    /// Has a loss been seen of it, for which it is still to be asked?
+    pub fn has_lost(&self, uid: Uid) -> bool {
+        self.full_asks.postponed.contains(&uid)
+    }
+
+    /// May an agent be asked for full state now? It uses up what there is.
+    pub fn may_ask_full(&mut self, now_ms: u64) -> bool {
+        let asks = &mut self.full_asks;
+        let earned = now_ms
+            .saturating_sub(asks.since_ms)
+            .saturating_mul(FULL_ASKS_PER_S);
+        asks.used = asks.used.saturating_sub(earned);
+        asks.since_ms = now_ms;
+        let free = asks.used + 1_000 <= FULL_ASKS_PER_S * 1_000;
+        asks.used += u64::from(free) * 1_000;
+        free
+    }
+
+    /// Its loss was seen, and it is asked later; or it was asked, or has told everything.
+    pub fn postpone_full(&mut self, uid: Uid, postponed: bool) {
+        if postponed {
+            self.full_asks.postponed.insert(uid);
+        } else {
+            self.full_asks.postponed.remove(&uid);
+        }
+    }
+
+    /// Agents that are still to be asked for full state.
+    pub fn full_asks_postponed(&self) -> usize {
+        self.full_asks.postponed.len()
     }
 
     /// Forgets budgets that are whole again.
@@ -423,6 +480,26 @@ mod tests {
         assert_eq!(core.owed(uid(1), rested), None, "it is told once");
         core.rest(rested);
         assert!(core.budgets.is_empty(), "nothing is kept of those who rest");
+    }
+
+    #[test]
+    fn no_more_agents_are_asked_for_full_state_in_a_second_than_can_be_stored() {
+        let mut core = Core::new(TIMING, 0);
+        let asked =
+            |core: &mut Core, now_ms| (0..2_000).filter(|_| core.may_ask_full(now_ms)).count();
+        assert_eq!(asked(&mut core, 10_000), FULL_ASKS_PER_S as usize);
+        assert_eq!(asked(&mut core, 10_000), 0);
+        assert_eq!(asked(&mut core, 10_100), FULL_ASKS_PER_S as usize / 10);
+        core.postpone_full(uid(1), true);
+        assert!(core.is_owed(uid(1)) && core.has_lost(uid(1)));
+        core.postpone_full(uid(1), false);
+        assert!(!core.is_owed(uid(1)));
+        core.postpone_full(uid(2), true);
+        core.begin(20_000);
+        assert!(
+            !core.has_lost(uid(2)),
+            "another leader has heard it meanwhile"
+        );
     }
 
     #[test]
@@ -493,6 +570,24 @@ mod tests {
         core.heard("a", &[said(6, 0)], 1_300);
         assert_eq!(core.last(uid(1)), Some((6, [6; 16])), "it has come back");
         assert_eq!(core.holder(uid(1), "b").as_deref(), Some("a"));
+    }
+
+    #[test]
+    fn a_client_that_began_anew_at_another_gateway_is_heard_by_replicas_that_do_not_lead() {
+        let mut core = Core::new(TIMING, 0);
+        let said = |number| Presence {
+            instance_uid: vec![1; 16].into(),
+            number,
+            digest: vec![1; 16].into(),
+            age_ms: 0,
+            connection: 1,
+            closed: false,
+        };
+        core.heard("a", &[said(400)], 1_000);
+        // Only the leader has handled its first message.
+        core.heard("b", &[said(2)], 1_000 + UNDER_WAY_MS);
+        assert_eq!(core.last(uid(1)).map(|(number, _)| number), Some(2));
+        assert_eq!(core.age_ms(uid(1), 7_000), 1_000);
     }
 
     #[test]

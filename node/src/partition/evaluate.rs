@@ -54,6 +54,10 @@ pub struct Context<'a> {
     pub skipped: Option<u64>,
     /// Full state was asked for so long ago.
     pub full_asked_ms_ago: Option<u64>,
+    /// A loss was seen before, and full state was not asked for.
+    pub has_lost: bool,
+    /// May full state be asked for now, as far as the whole partition goes?
+    pub may_ask_full: &'a dyn Fn() -> bool,
     /// Config map by delivery hash, if it is one of the program's.
     pub config: &'a dyn Fn(&store::Delivery) -> Option<ConfigMap>,
     /// Config map of what is desired.
@@ -94,6 +98,8 @@ pub struct Evaluation {
     pub unsure: bool,
     /// Full state is asked for in the answer.
     pub asks_full: bool,
+    /// Full state is needed, and it is not this agent's turn to be asked.
+    pub asks_full_later: bool,
     /// The agent gets this uid.
     pub new_uid: Option<Uid>,
     /// Said goodbye: close when answered.
@@ -167,6 +173,7 @@ struct Turn<'a> {
     /// It has said all that there is to say of what it runs.
     says_all: bool,
     asks_full: bool,
+    asks_full_later: bool,
     offer: Option<(Digest, ConfigMap)>,
     /// The offer goes once more, since the agent has drifted from it.
     again: bool,
@@ -203,6 +210,7 @@ impl<'a> Turn<'a> {
             full: false,
             says_all: false,
             asks_full: false,
+            asks_full_later: ctx.has_lost,
             offer: None,
             again: false,
             restart: false,
@@ -267,16 +275,14 @@ impl<'a> Turn<'a> {
         }
         self.full = message.agent_description.is_some();
         let known = !self.agent.attributes.is_empty();
-        let lost = verdict == Verdict::Lost || !known;
+        let lost = verdict == Verdict::Lost || !known || ctx.has_lost;
         self.says_all = self.says_all(message);
         let unheard = self.doubt() == Doubt::Unheard && !self.says_all;
-        if (lost && !self.full || unheard)
-            && ctx
-                .full_asked_ms_ago
-                .is_none_or(|ago| ago >= FULL_STATE_PAUSE_MS)
-        {
-            self.asks_full = true;
-        }
+        let asked_ms_ago = ctx.full_asked_ms_ago;
+        let needed = (lost && !self.full || unheard)
+            && asked_ms_ago.is_none_or(|ago| ago >= FULL_STATE_PAUSE_MS);
+        self.asks_full = needed && (ctx.may_ask_full)();
+        self.asks_full_later = needed && !self.asks_full;
         if self.full {
             self.agent.full_asked = false;
         }
@@ -882,6 +888,7 @@ impl<'a> Turn<'a> {
             pending: false,
             unsure: false,
             asks_full: self.asks_full,
+            asks_full_later: self.asks_full_later,
             new_uid: self.new_uid,
             goodbye: self.merged.goodbye,
             capabilities: self.agent.capabilities,

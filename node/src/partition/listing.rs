@@ -6,11 +6,9 @@ use std::collections::BTreeMap;
 use fleet::program::{
     Desired, Place, Placed, Program, ProgramRole, ProgramRollout, desired_borrowed, desired_placed,
 };
-use proto::uid::Uid;
 
 use super::subject_of;
-use crate::inventory::{Columns, Member, Question, Row};
-use crate::rising::Rising;
+use crate::inventory::{Columns, Member, Question, Row, Walk};
 
 /// A rollout that the program names.
 pub(super) struct Listing<'a> {
@@ -25,7 +23,7 @@ pub(super) struct Listing<'a> {
 /// Every agent of a partition, in rising order, with the lists that may decide for it.
 pub(super) struct Everybody<'a> {
     program: &'a Program,
-    lists: Vec<(Listing<'a>, Rising<'a, Uid, Member>)>,
+    lists: Vec<(Listing<'a>, Walk<'a>)>,
     /// Where the lists name the agent at hand.
     named: Vec<Named<'a>>,
     places: Vec<Place<'a>>,
@@ -93,7 +91,7 @@ impl<'a> Everybody<'a> {
         let rollouts = program.families.iter().filter_map(|f| f.rollout.as_ref());
         let list = |rollout: &ProgramRollout| {
             let members = columns.lists.get(&rollout.id)?;
-            Some((Listing::of(program, &rollout.id)?, Rising::of(members)))
+            Some((Listing::of(program, &rollout.id)?, members.walk()))
         };
         Everybody {
             program,

@@ -9,21 +9,19 @@ use fleet::governance::pin;
 use fleet::membership::enlist::{Applicant, LeftOut, enlist};
 use fleet::offer::{Failure, State};
 use fleet::program::{Condition, Program, ProgramRole, matching};
-use fleet::rollout::{Signs, is_restart_loop};
+use fleet::rollout::Signs;
 use fleet::waves;
 use proto::opamp::AgentCapabilities;
 use proto::store::{self, Link, Member, MemberChunk};
 use proto::uid::Uid;
 
 use super::stand::Stand;
+use super::stand::verdicts::Verdicts;
 use super::{Partition, desired_of};
 use crate::control::role;
-use crate::inventory::{Delivery, Row, chunk};
+use crate::inventory::{List, Row, chunk};
 use crate::ledger::{ProposeError, delete_any, entry, now_ms, put_any, table};
 use crate::rising::Rising;
-
-/// A partition's part of a rollout's list.
-type List = BTreeMap<Uid, crate::inventory::Member>;
 
 /// Members in one chunk: about 400 KiB.
 const CHUNK: usize = 10_000;
@@ -130,12 +128,7 @@ impl Partition {
 
     /// Removes this partition's list of a rollout.
     pub async fn drop_list(&self, rollout: &str) -> Result<(), ProposeError> {
-        let members = self
-            .index
-            .read()
-            .lists
-            .get(rollout)
-            .map_or(0, BTreeMap::len);
+        let members = self.index.read().lists.get(rollout).map_or(0, List::len);
         if members == 0 {
             return Ok(());
         }
@@ -191,7 +184,7 @@ impl Partition {
         let is_late = |row: &&Row| {
             let listed = columns.lists.get(rollout);
             !row.alias
-                && !listed.is_some_and(|list| list.contains_key(&row.uid))
+                && listed.is_none_or(|list| list.get(&row.uid).is_none())
                 && desired_of(row, None, &program).conditions.iter().any(
                     |condition| matches!(condition, Condition::Late { rollout: id } if id == rollout),
                 )
@@ -211,7 +204,7 @@ impl Partition {
             let Some(list) = columns.lists.get(&rollout.id) else {
                 return;
             };
-            list.keys().copied().collect()
+            list.iter().map(|(uid, _)| *uid).collect()
         };
         let stale = self.stale(&uids);
         let mut stand = Stand::of(rollout, &program, now_ms());
@@ -221,7 +214,7 @@ impl Partition {
         };
         let mut rows = Rising::of(&columns.rows);
         let mut stale = stale.iter().peekable();
-        for (uid, member) in list {
+        for (uid, member) in list.iter() {
             let row = rows.find(uid);
             while stale.next_if(|silent| *silent < uid).is_some() {}
             let is_fresh = || stale.peek().is_none_or(|silent| *silent != uid);
@@ -232,22 +225,28 @@ impl Partition {
 
     /// Counts and signs by role index and wave.
     pub fn count(&self, rollout: &store::Rollout) -> BTreeMap<(u32, u32), (Counts, Signs)> {
-        let mut waves: BTreeMap<(u32, u32), (Counts, Signs)> = BTreeMap::new();
-        let now = now_ms();
-        self.each_member(rollout, |_, member, row, bucket| {
-            let (counts, signs) = waves.entry((member.role, member.wave)).or_default();
-            counts.add(bucket);
-            let Some(row) = row else {
-                return;
-            };
-            signs.unhealthy += u64::from(bucket == Bucket::Converged && !row.healthy);
-            let loops = |d: &Delivery| {
-                let age_ms = now.saturating_sub(d.offered_ms);
-                is_restart_loop(d.restarts, age_ms) && *d.rollout == *rollout.id
-            };
-            signs.restart_loops += u64::from(row.delivery.as_ref().is_some_and(loops));
-        });
-        waves
+        let program = self.program();
+        let mut kept = self.verdicts();
+        kept.retain(|id, _| program.rollout(id).is_some());
+        let mut once = Verdicts::default();
+        let verdicts = match program.rollout(&rollout.id) {
+            Some(_) => kept.entry(rollout.id.clone()).or_default(),
+            // The program names it no more: only people look at it.
+            None => &mut once,
+        };
+        let (now_ms, limit_ms) = (self.monotonic_ms(), self.stale_after_ms());
+        let due = {
+            let columns = self.index.read();
+            verdicts.look(
+                &columns,
+                rollout,
+                &program,
+                (now_ms, crate::ledger::now_ms()),
+            )
+        };
+        let heard = self.core().heard_at(&due);
+        verdicts.heard(&heard, limit_ms);
+        verdicts.count()
     }
 }
 
@@ -466,7 +465,8 @@ mod tests {
             unchanged: false,
             taken_from: Some(Box::new(("db".into(), "agent".into()))),
         };
-        let last = List::from([(uid(), member)]);
+        let mut last = List::default();
+        last.insert(uid(), member, 1);
         let slept = seen(&runs(("web", "agent"), "ro-1"), Some(&last));
         assert_eq!(taken_from(&slept), Some(("db", "agent")));
         assert!(slept.owned && !slept.unchanged);

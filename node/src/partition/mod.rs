@@ -14,7 +14,7 @@ pub mod room;
 mod stand;
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -40,6 +40,7 @@ pub use stand::{doubt_text, excluded_text};
 
 use self::core::{Core, Timing};
 use self::place::OwnedPlace;
+use self::stand::verdicts::Verdicts;
 use crate::control::{Control, Documents, config_map};
 use crate::drift;
 use crate::inventory::{Columns, Index, IndexMirror, Row};
@@ -160,6 +161,8 @@ struct Known {
     heard: Option<(u64, proto::sequence::Digest)>,
     /// Full state was asked for so long ago.
     asked_ago: Option<u64>,
+    /// It has lost a message, and was not asked.
+    has_lost: bool,
     duplicate: bool,
     /// Changes that were not written.
     skipped: Option<u64>,
@@ -188,6 +191,8 @@ pub struct Partition {
     looked_ms: std::sync::atomic::AtomicU64,
     bodies: body::Remembered,
     rooms: room::Rooms,
+    /// What the controller has found of members, by open rollout. Never taken while another lock is held.
+    verdicts: std::sync::Mutex<HashMap<String, Verdicts>>,
     /// Until when the quotas hold, in milliseconds since `started`.
     quotas_until_ms: std::sync::atomic::AtomicU64,
     /// Who waited when rooms were counted last; none: they were not, since this node leads.
@@ -239,6 +244,7 @@ impl Partition {
             looked_ms: 0.into(),
             bodies: body::Remembered::default(),
             rooms: room::Rooms::default(),
+            verdicts: std::sync::Mutex::default(),
             quotas_until_ms: 0.into(),
             waiting: std::sync::Mutex::default(),
             given: 0.into(),
@@ -269,16 +275,27 @@ impl Partition {
         uids.iter().map(|uid| core.age_ms(*uid, now)).collect()
     }
 
+    /// Silent for so long, what is known of an agent proves nothing any more: two intervals.
+    fn stale_after_ms(&self) -> u64 {
+        2 * millis(self.config.agent_interval)
+    }
+
+    fn verdicts(&self) -> std::sync::MutexGuard<'_, HashMap<String, Verdicts>> {
+        self.verdicts
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
     /// Those of these agents, which come in rising order, that were silent for two intervals: what is known of them proves
     /// nothing any more. In rising order.
     fn stale(&self, uids: &[Uid]) -> Vec<Uid> {
-        let limit = 2 * millis(self.config.agent_interval);
-        let silent = self.core().silent(uids, limit, self.monotonic_ms());
+        let (now, limit_ms) = (self.monotonic_ms(), self.stale_after_ms());
+        let heard = self.core().heard_at(uids);
         let columns = self.index.read();
         let is_quiet = |uid| columns.rows.get(uid).is_some_and(is_quiet);
-        let stale = silent
-            .iter()
-            .filter(|(uid, open)| !(*open && is_quiet(uid)));
+        let stale = uids.iter().zip(heard).filter(|(uid, (at, open))| {
+            now.saturating_sub(*at) >= limit_ms && !(*open && is_quiet(uid))
+        });
         stale.map(|(uid, _)| *uid).collect()
     }
 
@@ -400,25 +417,20 @@ impl Partition {
         }
         let now = self.monotonic_ms();
         let digest = report.digest.as_ref().try_into().unwrap_or_default();
-        let (heard, asked_ago, duplicate, skipped) = {
+        let known = {
             let mut core = self.core();
             let duplicate = report.message.as_ref().is_some_and(|m| {
                 core.sees_double(uid, m.sequence_num, report.connection, is_fresh(m), now)
             });
             let spoke = report.message.is_some();
             let skipped = if spoke { core.owed(uid, now) } else { None };
-            (
-                core.last(uid),
-                core.full_asked_ms_ago(uid, now),
+            Known {
+                heard: core.last(uid),
+                asked_ago: core.full_asked_ms_ago(uid, now),
+                has_lost: core.has_lost(uid),
                 duplicate,
                 skipped,
-            )
-        };
-        let known = Known {
-            heard,
-            asked_ago,
-            duplicate,
-            skipped,
+            }
         };
         let mut evaluation = self.evaluate(uid, &report, known, true).await?;
         // What the leader before has granted, and its gateway has not seen, must not get lost in the first moments of this
@@ -426,9 +438,10 @@ impl Partition {
         if evaluation.unsure && self.core().led_for_ms(now) < millis(HOLD) {
             return Err(Error::NotLeader { uid });
         }
-        evaluation.pending |= self.core().is_owed(uid);
         if let Some(message) = &report.message {
-            self.core().handled(
+            let mut core = self.core();
+            core.postpone_full(uid, evaluation.asks_full_later);
+            core.handled(
                 uid,
                 message.sequence_num,
                 digest,
@@ -437,6 +450,7 @@ impl Partition {
                 now,
             );
         }
+        evaluation.pending |= self.core().is_owed(uid);
         let changed_meanwhile = evaluation.epoch != self.program().epoch;
         let mut answer = self.answer(&report, evaluation);
         if changed_meanwhile && let Some(session) = &mut answer.session {
@@ -543,6 +557,8 @@ impl Partition {
                     heard: known.heard.filter(|_| stored.is_some()),
                     skipped: known.skipped,
                     full_asked_ms_ago: known.asked_ago,
+                    has_lost: known.has_lost,
+                    may_ask_full: &|| self.core().may_ask_full(self.monotonic_ms()),
                     config: &config,
                     desired_config: &desired_config,
                     re_offers: &|family| re_offering.contains(family),

@@ -1,7 +1,9 @@
 //! Where a member of a rollout stands: what [`fleet::bucket`] has to know of it, from its row.
 //!
-//! The controller asks this of every member twice a second. What is the same for all of them is found once, and nothing
-//! is copied.
+//! What is the same for all members is found once, and nothing is copied. The controller asks twice a second: what was
+//! found of each is kept in `verdicts`.
+
+pub(super) mod verdicts;
 
 use fleet::bucket::{Bucket, Presence, Sighting, bucket};
 use fleet::digest::Digest;
@@ -41,6 +43,18 @@ impl<'a> Stand<'a> {
         member: &Member,
         fresh: impl FnOnce() -> bool,
     ) -> Bucket {
+        let sighting = self.sighting(row, member);
+        bucket(&Sighting {
+            fresh: fresh(),
+            ..sighting
+        })
+    }
+
+    /// A member as seen now, but for whether it was heard lately.
+    fn sighting<'m>(&mut self, row: &'m Row, member: &'m Member) -> Sighting<'m>
+    where
+        'a: 'm,
+    {
         let rollout = self.rollout;
         let (placed, desired) = match &mut self.named {
             Some(listing) => listing.desired(row, member),
@@ -74,7 +88,7 @@ impl<'a> Stand<'a> {
             matches!(desired.reason, Reason::Wave { .. } | Reason::Waiting { .. }),
             target,
         );
-        bucket(&Sighting {
+        Sighting {
             presence: match row.link {
                 Link::Connected => Presence::Connected,
                 Link::Left => Presence::Left,
@@ -85,7 +99,7 @@ impl<'a> Stand<'a> {
             touched,
             covered,
             taken_back,
-            fresh: fresh(),
+            fresh: false,
             excluded,
             pinned: desired.reason == Reason::Pinned && (desired.delivery != target || taken_back),
             target,
@@ -101,7 +115,7 @@ impl<'a> Stand<'a> {
             was_healthy: delivery.is_some_and(|d| d.was_healthy),
             contradicts: delivery.is_some_and(|d| d.effective == Match::No),
             proves: delivery.is_some_and(|d| d.effective == Match::Yes),
-        })
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use crate::checks;
 use crate::control::{
     BUILT_IN_PLANS, Documents, built_in_plan, plan_spec, policy, rollout_state, settings,
 };
+use crate::inventory::List;
 use crate::manifest::{
     drift_word, duration_text, missing_word, owner_change_word, policy_text, settings_text,
     versions_text,
@@ -139,8 +140,8 @@ impl Api {
         for partition in self.node.partitions.iter() {
             let columns = partition.index().read();
             let lists = open.iter().filter_map(|id| columns.lists.get(id));
-            let taken = lists.flat_map(|list| list.values());
-            let taken = taken.filter(|member| {
+            let taken = lists.flat_map(List::iter);
+            let taken = taken.filter(|(_, member)| {
                 let from = member.taken_from.as_ref();
                 from.is_some_and(|from| *from.0 == *family)
             });
@@ -170,7 +171,7 @@ impl Api {
                 count(family);
             }
             let lists = open.iter().filter_map(|id| columns.lists.get(id));
-            for (uid, member) in lists.flatten() {
+            for (uid, member) in lists.flat_map(List::iter) {
                 let owner = columns.rows.get(uid).and_then(|row| row.owner());
                 if let Some(taken) = &member.taken_from
                     && owner.is_none_or(|(family, _)| *family != *taken.0)

@@ -51,6 +51,8 @@ struct World {
     incarnation: u16,
     /// By the answer before.
     full_asked: bool,
+    has_lost: bool,
+    may_ask_full: bool,
     stored: Option<(u64, store::Agent)>,
     remembered: Remembered,
 }
@@ -76,6 +78,8 @@ impl World {
             number: 0,
             incarnation: 0,
             full_asked: false,
+            has_lost: false,
+            may_ask_full: true,
             stored: None,
             remembered: Remembered::default(),
         }
@@ -121,6 +125,8 @@ impl World {
             heard: number.checked_sub(1).map(said).filter(|_| number > 1),
             skipped: None,
             full_asked_ms_ago: self.full_asked.then_some(60_000),
+            has_lost: self.has_lost,
+            may_ask_full: &|| self.may_ask_full,
             config: &|_| Some(config()),
             desired_config: &|_| Some(config()),
             re_offers: &|family| family == "web" && self.re_offers,
@@ -135,6 +141,7 @@ impl World {
         let stored = self.stored.as_ref().map(|(v, agent)| (*v, agent));
         let evaluation = evaluate(uid, report, stored, None, &ctx);
         self.full_asked = evaluation.asks_full;
+        self.has_lost = evaluation.asks_full_later;
         let mut writes = evaluation.entry.iter().flat_map(|entry| &entry.writes);
         let record = writes.rfind(|write| write.table == u32::from(table::AGENT));
         if let Some(record) = record {
@@ -414,6 +421,26 @@ fn what_a_gateway_asks_again_since_no_answer_came_is_answered_with_the_same_offe
     assert!(unsure.unsure && unsure.pending && !unsure.offers);
     world.lease = true;
     assert!(world.is_asked(5).offers);
+}
+
+// === a loss ===
+
+#[test]
+fn an_agent_whose_turn_has_not_come_is_asked_for_full_state_at_a_later_message() {
+    let mut world = World::offered(false);
+    world.says(applied());
+    (world.has_lost, world.may_ask_full) = (true, false);
+    let answer = world.says(AgentToServer::default());
+    assert_eq!((answer.asks_full, answer.asks_full_later), (false, true));
+    let answer = world.says(AgentToServer::default());
+    assert_eq!((answer.asks_full, answer.asks_full_later), (false, true));
+    world.may_ask_full = true;
+    let answer = world.says(AgentToServer::default());
+    assert_eq!((answer.asks_full, answer.asks_full_later), (true, false));
+    let answer = world.says(full());
+    assert_eq!((answer.asks_full, answer.asks_full_later), (false, false));
+    let answer = world.says(AgentToServer::default());
+    assert_eq!((answer.asks_full, answer.asks_full_later), (false, false));
 }
 
 // === after a restore ===

@@ -1,18 +1,23 @@
 //! The look at a million members against its plain definition: everything looked up and every selector asked, each time.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use fleet::bucket::Counts;
 use fleet::program::{
     Epoch, OwnerChange, PinTarget, ProgramFamily, ProgramPin, ProgramRole, ProgramRollout,
     RevisionNumber, RollBack, Scope, desired,
 };
 use fleet::selector::Selector;
+use prost::Message;
 use proto::uid::Uid;
 
 use super::*;
-use crate::inventory::{Columns, Interner};
+use crate::inventory::{Columns, Index, IndexMirror, Interner, chunk};
+use crate::ledger::{Mirror, table};
 use crate::partition::listing::Everybody;
-use crate::partition::place_of;
+use crate::partition::stand::verdicts::Verdicts;
+use crate::partition::{is_quiet, place_of};
 
 const ID: &str = "ro-1";
 const OTHER_ID: &str = "ro-2";
@@ -356,7 +361,7 @@ fn a_walk_beside_the_lists_finds_what_a_search_for_each_agent_does() {
         let lists = draw.of(&[&[][..], &[ID], &[OTHER_ID, ID], &[ID, OTHER_ID], &["ro-0"]]);
         for id in lists {
             let list = columns.lists.entry((*id).to_owned()).or_default();
-            list.insert(uid, member(&mut draw));
+            list.insert(uid, member(&mut draw), 1);
             columns.listed.entry(uid).or_default().push((*id).into());
         }
     }
@@ -374,4 +379,127 @@ fn a_walk_beside_the_lists_finds_what_a_search_for_each_agent_does() {
             );
         }
     }
+}
+
+/// Members by role and wave, each found anew.
+fn counted_plainly(
+    columns: &Columns,
+    rollout: &store::Rollout,
+    program: &Program,
+    (wall_ms, fresh): (u64, impl Fn(&Row) -> bool),
+) -> BTreeMap<(u32, u32), Counts> {
+    let mut stand = Stand::of(rollout, program, wall_ms);
+    let mut counted: BTreeMap<(u32, u32), Counts> = BTreeMap::new();
+    for (uid, member) in columns.lists[ID].iter() {
+        let row = columns.rows.get(uid);
+        let bucket = row.map_or(Bucket::Deleted, |row| {
+            stand.bucket(row, member, || fresh(row))
+        });
+        let wave = counted.entry((member.role, member.wave)).or_default();
+        wave.add(bucket);
+    }
+    counted
+}
+
+#[test]
+fn verdicts_that_are_kept_are_those_that_would_be_found_anew() {
+    const LIMIT_MS: u64 = 60_000;
+    let mut draw = Draw(5);
+    let index = Index::default();
+    let mut mirror = index.mirror();
+    let uids: Vec<Uid> = (1..=300u16)
+        .map(|i| {
+            let mut bytes = [3; 16];
+            bytes[..2].copy_from_slice(&i.to_be_bytes());
+            Uid::from_wire(&bytes).expect("a uid")
+        })
+        .collect();
+    let write = |mirror: &mut IndexMirror, draw: &mut Draw, uid: Uid| {
+        let mut agent = agent(draw);
+        agent.transport = draw.of(&["http", "websocket"]).into();
+        if let Some(delivery) = &mut agent.delivery {
+            delivery.restarts = draw.of(&[0, 0, 0, 3, 9]);
+            delivery.offered_ms = draw.of(&[1, NOW_MS - 1_000]);
+        }
+        mirror.put(table::AGENT, uid.as_bytes(), 1, &agent.encode_to_vec());
+    };
+    uids.iter()
+        .for_each(|uid| write(&mut mirror, &mut draw, *uid));
+    let members = uids.iter().map(|uid| {
+        let member = member(&mut draw);
+        store::Member {
+            uid: uid.as_bytes().to_vec(),
+            role: member.role,
+            wave: member.wave,
+            unchanged: member.unchanged,
+            ..store::Member::default()
+        }
+    });
+    let list = store::MemberChunk {
+        members: members.collect(),
+    };
+    mirror.put(table::MEMBERS, &chunk(ID, 0), 1, &list.encode_to_vec());
+    mirror.publish(0);
+    let mut heard: BTreeMap<Uid, (u64, bool)> = BTreeMap::new();
+    let mut rollout = store::Rollout {
+        id: ID.into(),
+        family: "web".into(),
+        ..store::Rollout::default()
+    };
+    let mut decides = Arc::new(program(&mut draw));
+    let mut verdicts = Verdicts::default();
+    let (mut now_ms, mut seen) = (100_000, std::collections::BTreeSet::new());
+    for round in 0..600 {
+        match draw.below(8) {
+            0 => decides = Arc::new(program(&mut draw)),
+            1 => {
+                let mut same = Program::clone(&decides);
+                same.epoch = Epoch(same.epoch.0 + 1);
+                decides = Arc::new(same);
+            }
+            2 => {
+                use store::RolloutState::{Completed, Running};
+                rollout.state = draw.of(&[Running, Completed]).into();
+            }
+            3 => now_ms += draw.below(2 * LIMIT_MS),
+            4 => {
+                let gone = draw.of(&uids);
+                mirror.delete(table::AGENT, gone.as_bytes());
+            }
+            _ => {
+                for _ in 0..draw.below(20) {
+                    let uid = draw.of(&uids);
+                    write(&mut mirror, &mut draw, uid);
+                }
+            }
+        }
+        mirror.publish(0);
+        for _ in 0..draw.below(30) {
+            heard.insert(draw.of(&uids), (now_ms, !draw.one_in(3)));
+        }
+        now_ms += 500;
+        let wall_ms = NOW_MS + now_ms;
+        let columns = index.read();
+        let due = verdicts.look(&columns, &rollout, &decides, (now_ms, wall_ms));
+        let at = |uid: &Uid| heard.get(uid).copied().unwrap_or((0, false));
+        verdicts.heard(&due.iter().map(at).collect::<Vec<_>>(), LIMIT_MS);
+        let fresh = |row: &Row| {
+            let (at, open) = at(&row.uid);
+            now_ms - at < LIMIT_MS || (open && is_quiet(row))
+        };
+        let plain = counted_plainly(&columns, &rollout, &decides, (wall_ms, fresh));
+        let kept = verdicts.count();
+        let kept: BTreeMap<_, _> = kept
+            .into_iter()
+            .map(|(k, (counts, _))| (k, counts))
+            .collect();
+        assert_eq!(kept, plain, "round {round}");
+        let all = kept.values().flat_map(|counts| {
+            fleet::bucket::ALL
+                .iter()
+                .filter(|bucket| counts.of(**bucket) > 0)
+        });
+        seen.extend(all.map(|bucket| bucket.name()));
+    }
+    assert!(seen.len() > 12, "{seen:?}");
 }

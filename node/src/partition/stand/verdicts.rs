@@ -1,0 +1,193 @@
+//! What was found of each member of an open rollout, kept from one look of the controller to the next.
+//!
+//! A verdict rests on the member's line, its agent's record, the program and the rollout's state. While none of these has
+//! changed it holds, but for what time alone decides: a broken agent fails after a while, and who has converged has to be
+//! heard again and again. So a look at a million members of whom a few thousand have changed costs little more than
+//! going through the list. What is kept can be lost at any instant.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use fleet::bucket::{Bucket, Counts, UNHEALTHY_AFTER_MS, buckets};
+use fleet::program::Program;
+use fleet::rollout::{Signs, is_restart_loop};
+use proto::store::{self, RolloutState};
+use proto::uid::Uid;
+
+use super::Stand;
+use crate::inventory::{Columns, Member, Row};
+use crate::partition::is_quiet;
+use crate::rising::Rising;
+
+/// Of one rollout's list, in its order.
+#[derive(Default)]
+pub(in crate::partition) struct Verdicts {
+    basis: Option<Basis>,
+    /// Moment of the index up to which all changes are in.
+    moment: u64,
+    verdicts: Vec<Verdict>,
+    /// By role and wave.
+    lanes: BTreeMap<(u32, u32), u32>,
+    /// Of the look that was the last.
+    now_ms: u64,
+}
+
+/// What all verdicts rest on.
+struct Basis {
+    program: Arc<Program>,
+    state: RolloutState,
+}
+
+/// Of one member.
+#[derive(Clone, Copy)]
+struct Verdict {
+    /// Where it stands if it was heard lately, and if not.
+    buckets: (Bucket, Bucket),
+    lane: u32,
+    healthy: bool,
+    restart_loop: bool,
+    /// Time alone changes it.
+    restless: bool,
+    /// While its connection stands, its silence says nothing.
+    quiet: bool,
+    /// It was heard lately until then, on the monotonic clock.
+    fresh_until_ms: u64,
+}
+
+// === impl Verdicts ===
+
+impl Verdicts {
+    /// Finds anew what has changed. Answers of whom it has to be known when they were heard, in rising order.
+    /// `now_ms`: monotonic, and wall clock.
+    pub(in crate::partition) fn look(
+        &mut self,
+        columns: &Columns,
+        rollout: &store::Rollout,
+        program: &Arc<Program>,
+        now_ms: (u64, u64),
+    ) -> Vec<Uid> {
+        let (now_ms, wall_ms) = now_ms;
+        self.now_ms = now_ms;
+        let Some(list) = columns.lists.get(&rollout.id) else {
+            *self = Verdicts::default();
+            return vec![];
+        };
+        let holds = |basis: &Basis| basis.is(program, rollout.state());
+        if !self.basis.as_ref().is_some_and(holds) || self.verdicts.len() != list.len() {
+            // Nothing in an index is from before its first moment.
+            self.moment = 0;
+            self.lanes.clear();
+            self.verdicts.clear();
+            self.verdicts.resize(list.len(), Verdict::NONE);
+        }
+        self.basis = Some(Basis {
+            program: Arc::clone(program),
+            state: rollout.state(),
+        });
+        let mut stand = Stand::of(rollout, program, wall_ms);
+        let mut rows = Rising::of(&columns.rows);
+        let mut due = Vec::new();
+        for ((uid, member, changed), verdict) in list.with_changes().zip(&mut self.verdicts) {
+            if changed > self.moment || verdict.restless {
+                let lanes = u32::try_from(self.lanes.len()).unwrap_or(u32::MAX);
+                let lane = self.lanes.entry((member.role, member.wave));
+                let lane = *lane.or_insert(lanes);
+                *verdict = Verdict::of(rows.find(uid), member, lane, &mut stand);
+            }
+            if verdict.is_due(now_ms) {
+                due.push(*uid);
+            }
+        }
+        self.moment = columns.moment;
+        due
+    }
+
+    /// When those that were asked for were heard, and whether their connections are open. Heard within this limit is
+    /// lately.
+    pub(in crate::partition) fn heard(&mut self, heard: &[(u64, bool)], limit_ms: u64) {
+        let now_ms = self.now_ms;
+        let due = self.verdicts.iter_mut().filter(|v| v.is_due(now_ms));
+        for (verdict, (at, open)) in due.zip(heard) {
+            verdict.fresh_until_ms = at + limit_ms;
+            if verdict.fresh_until_ms <= now_ms && *open && verdict.quiet {
+                verdict.fresh_until_ms = now_ms + 1;
+            }
+        }
+    }
+
+    /// By role index and wave.
+    pub(in crate::partition) fn count(&self) -> BTreeMap<(u32, u32), (Counts, Signs)> {
+        let mut counted = vec![(Counts::default(), Signs::default()); self.lanes.len()];
+        for verdict in &self.verdicts {
+            let Some((counts, signs)) = counted.get_mut(verdict.lane as usize) else {
+                continue;
+            };
+            let (fresh, stale) = verdict.buckets;
+            let bucket = if verdict.fresh_until_ms > self.now_ms {
+                fresh
+            } else {
+                stale
+            };
+            counts.add(bucket);
+            signs.unhealthy += u64::from(bucket == Bucket::Converged && !verdict.healthy);
+            signs.restart_loops += u64::from(verdict.restart_loop);
+        }
+        let of = |(wave, lane): (&(u32, u32), &u32)| (*wave, counted[*lane as usize]);
+        self.lanes.iter().map(of).collect()
+    }
+}
+
+impl Basis {
+    /// Another program that decides the same is the same: a soak that is written down stamps a new one.
+    fn is(&self, program: &Arc<Program>, state: RolloutState) -> bool {
+        let same = |a: &Program, b: &Program| {
+            a.epoch.incarnation() == b.epoch.incarnation()
+                && a.families == b.families
+                && a.pins == b.pins
+        };
+        self.state == state && (Arc::ptr_eq(&self.program, program) || same(&self.program, program))
+    }
+}
+
+impl Verdict {
+    const NONE: Verdict = Verdict {
+        buckets: (Bucket::Waiting, Bucket::Waiting),
+        lane: u32::MAX,
+        healthy: true,
+        restart_loop: false,
+        restless: true,
+        quiet: false,
+        fresh_until_ms: 0,
+    };
+
+    fn of(row: Option<&Row>, member: &Member, lane: u32, stand: &mut Stand<'_>) -> Verdict {
+        let Some(row) = row else {
+            return Verdict {
+                buckets: (Bucket::Deleted, Bucket::Deleted),
+                lane,
+                restless: false,
+                ..Verdict::NONE
+            };
+        };
+        let ours = row.delivery.as_ref();
+        let ours = ours.filter(|d| *d.rollout == *stand.rollout.id && d.restarts > 0);
+        let loops = |d: &crate::inventory::Delivery| {
+            is_restart_loop(d.restarts, stand.now_ms.saturating_sub(d.offered_ms))
+        };
+        let sick_ms = stand.now_ms.saturating_sub(row.health_since_ms);
+        Verdict {
+            restart_loop: ours.is_some_and(loops),
+            restless: ours.is_some() || (!row.healthy && sick_ms < UNHEALTHY_AFTER_MS),
+            buckets: buckets(&stand.sighting(row, member)),
+            lane,
+            healthy: row.healthy,
+            quiet: is_quiet(row),
+            fresh_until_ms: 0,
+        }
+    }
+
+    /// Does it have to be known when the agent was heard?
+    fn is_due(&self, now_ms: u64) -> bool {
+        self.buckets.0 != self.buckets.1 && self.fresh_until_ms <= now_ms
+    }
+}
