@@ -3,6 +3,7 @@
 use crate::digest::Digest;
 use crate::membership::Exclusion;
 use crate::offer::{Failure, Reported, State, failure_of};
+use crate::program::Epoch;
 
 /// An agent that was healthy before its offer has so long to become healthy again before it counts as failed.
 pub const UNHEALTHY_AFTER_MS: u64 = 30_000;
@@ -34,7 +35,7 @@ pub enum Bucket {
     Left,
     /// Its record is gone.
     Deleted,
-    /// Failed with this config before this rollout.
+    /// Failed with this config before this rollout, and before those that it replaces: see [`Sighting::since`].
     Refused,
     /// Cannot be configured now, or belongs here no more: see [`crate::membership::Exclusion`].
     Excluded,
@@ -104,8 +105,11 @@ pub struct Sighting<'a> {
     pub excluded: Option<Exclusion>,
     /// A pin holds it at another revision.
     pub pinned: bool,
-    /// It refused the goal before.
-    pub refuses: bool,
+    /// From this program on a failure counts: by it the rollout was opened, or the first of those that it replaces
+    /// without a gap. What failed before is a refusal, which a person knows of.
+    pub since: Epoch,
+    /// It refuses the goal: by which program that was offered, and how it failed.
+    pub refused: Option<(Epoch, Failure)>,
     /// It reports config statuses.
     pub reports_status: bool,
     /// What the rollout brings it.
@@ -114,6 +118,8 @@ pub struct Sighting<'a> {
     pub goal: Option<Digest>,
     /// Last authorised offer: hash, where it stands, the error.
     pub offer: Option<(Digest, State, &'a str)>,
+    /// The program that it was made by.
+    pub offered_by: Epoch,
     /// Last reported hash and status.
     pub reported: Option<(Digest, Reported)>,
     /// Healthy now; agents that do not report health count as healthy.
@@ -141,7 +147,7 @@ pub fn bucket(s: &Sighting<'_>) -> Bucket {
             Bucket::Converged if !s.pinned => Bucket::Returned,
             Bucket::PendingPickup if s.excluded.is_some() => Bucket::Excluded,
             Bucket::PendingPickup | Bucket::Converged if s.pinned => Bucket::Pinned,
-            Bucket::PendingPickup if s.refuses => Bucket::Refused,
+            Bucket::PendingPickup if s.refused.is_some() => Bucket::Refused,
             other => other,
         };
     }
@@ -160,8 +166,11 @@ pub fn bucket(s: &Sighting<'_>) -> Bucket {
     if !s.open && !s.touched {
         return Bucket::Waiting;
     }
-    if s.refuses && !at_goal {
-        return Bucket::Refused;
+    if let Some((by, failure)) = s.refused.filter(|_| !at_goal) {
+        return match by < s.since {
+            true => Bucket::Refused,
+            false => Bucket::Failed(failure),
+        };
     }
     progress(s, at_goal && s.goal == s.target)
 }
@@ -190,8 +199,7 @@ fn progress(s: &Sighting<'_>, at_goal: bool) -> Bucket {
         state,
         State::Failed | State::RolledBackByAgent | State::NoAnswer
     );
-    if failed && !s.touched {
-        // It failed with this config before this rollout.
+    if failed && !s.touched && s.offered_by < s.since {
         return Bucket::Refused;
     }
     match (s.presence, state) {

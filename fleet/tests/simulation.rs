@@ -75,12 +75,19 @@ fn invariants_hold_after_each_event_whatever_happens() {
     println!("{seeds} fleets: {total:?}");
     assert!(total.completed > 0 && total.rolled_back > 0, "{total:?}");
     let happened = [
+        total.inherited,
         total.taken,
         total.given_back,
+        total.left_where_put,
         total.granted,
         total.by_policy,
         total.limited,
         total.limited_in_the_dark,
+        total.limited_by_waves,
+        total.full_waves,
+        total.quotas_late,
+        total.quotas_stale,
+        total.counts_late,
     ];
     // Each happens several times in so many fleets; a slow machine may not get so far.
     let many = seeds >= 40;
@@ -108,13 +115,21 @@ struct Total {
     rolled_back: u64,
     stopped: u64,
     superseded: u64,
+    /// By tick: members that failed under the rollout that theirs replaces.
+    inherited: u64,
     taken: u64,
     on_two_lists: u64,
     given_back: u64,
+    left_where_put: u64,
     granted: u64,
     by_policy: u64,
     limited: u64,
     limited_in_the_dark: u64,
+    limited_by_waves: u64,
+    full_waves: u64,
+    quotas_late: u64,
+    quotas_stale: u64,
+    counts_late: u64,
 }
 
 impl Total {
@@ -126,13 +141,20 @@ impl Total {
         self.rolled_back += other.rolled_back;
         self.stopped += other.stopped;
         self.superseded += other.superseded;
+        self.inherited += other.inherited;
         self.taken += other.taken;
         self.on_two_lists += other.on_two_lists;
         self.given_back += other.given_back;
+        self.left_where_put += other.left_where_put;
         self.granted += other.granted;
         self.by_policy += other.by_policy;
         self.limited += other.limited;
         self.limited_in_the_dark += other.limited_in_the_dark;
+        self.limited_by_waves += other.limited_by_waves;
+        self.full_waves += other.full_waves;
+        self.quotas_late += other.quotas_late;
+        self.quotas_stale += other.quotas_stale;
+        self.counts_late += other.counts_late;
     }
 }
 
@@ -156,6 +178,10 @@ fn run(seed: u64) -> Total {
         .settled(&chaos.world)
         .unwrap_or_else(|broken| panic!("seed {seed}: {broken}"));
     total.ticks += TROUBLE + SETTLE;
+    let heard = &chaos.world.rooms.heard;
+    total.quotas_late += heard.late;
+    total.quotas_stale += heard.stale;
+    total.counts_late += heard.counts;
     drop(guard);
     total
 }

@@ -276,7 +276,7 @@ pub fn of_family(node: &Node, family: &str) -> FamilyDrift {
         let program = partition.program();
         let columns = partition.index().read();
         for row in columns.rows.values().filter(|row| owns(family, row)) {
-            let place = place_of(&columns, &program, row.uid, row.owner());
+            let place = place_of(&columns, &program, row.uid, row.whose());
             let desired = desired_of(row, place, &program);
             for found in norms.drift(row, &desired) {
                 *counts.entry(found.kind()).or_default() += 1;

@@ -320,15 +320,22 @@ impl Node {
         }
     }
 
-    /// Gives the partition's leader its quotas. If they do not arrive, it grants nothing.
-    pub(crate) async fn open_rooms(&self, partition: &Partition, quotas: &BTreeMap<Lane, u64>) {
+    /// Gives the partition's leader its quotas, by the number of the count that they answer. If they do not arrive, it
+    /// grants nothing.
+    pub(crate) async fn open_rooms(
+        &self,
+        partition: &Partition,
+        count: u64,
+        quotas: &BTreeMap<Lane, u64>,
+    ) {
         match self.elsewhere(partition) {
-            None => partition.open_rooms(quotas),
+            None => partition.open_rooms(count, quotas),
             Some((_, None)) => {}
             Some((cluster, Some(leader))) => {
                 let request = OpenRoomsRequest {
                     group: partition.ledger.group().id().0,
                     quotas: rooms::numbers(quotas),
+                    count,
                     ..OpenRoomsRequest::default()
                 };
                 if let Err(status) = cluster.open_rooms(leader, request).await {

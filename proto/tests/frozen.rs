@@ -220,6 +220,7 @@ fn agent() -> store::Agent {
             hash: vec![3; 32],
             why: text("it failed"),
             at_ms: 23,
+            epoch: 0,
         }],
         effective: Some(store::EffectiveConfig {
             files: vec![file],
@@ -249,12 +250,49 @@ fn agent() -> store::Agent {
         stopped: true,
         heard_in: 0,
         conflict: vec![],
+        resolved_epoch: 0,
     }
 }
 
 #[test]
 fn agents_are_frozen() {
     frozen("agent", &agent());
+}
+
+#[test]
+fn what_a_restore_leaves_open_about_an_agent_is_frozen() {
+    let in_doubt = store::Agent {
+        uid: vec![1; 16],
+        heard_in: 2,
+        conflict: vec![14; 32],
+        ..store::Agent::default()
+    };
+    frozen("agent-in-doubt", &in_doubt);
+}
+
+#[test]
+fn askings_without_a_word_of_the_agent_are_frozen() {
+    let delivery = store::Delivery {
+        hash: vec![3; 32],
+        asking: vec![15; 16],
+        ..store::Delivery::default()
+    };
+    frozen("delivery-asked-for", &delivery);
+}
+
+#[test]
+fn by_which_program_an_agent_was_resolved_and_failed_is_frozen() {
+    let agent = store::Agent {
+        uid: vec![1; 16],
+        refused: vec![store::Refusal {
+            hash: vec![3; 32],
+            epoch: 1_000,
+            ..store::Refusal::default()
+        }],
+        resolved_epoch: 1_001,
+        ..store::Agent::default()
+    };
+    frozen("agent-by-program", &agent);
 }
 
 #[test]
@@ -542,8 +580,19 @@ fn rollouts_are_frozen() {
         }),
         approvals: 2,
         start_key: text("k1"),
+        failures_since: 0,
     };
     frozen("rollout", &rollout);
+}
+
+#[test]
+fn since_when_failures_count_in_a_rollout_is_frozen() {
+    let rollout = store::Rollout {
+        id: text("r1"),
+        failures_since: 900,
+        ..store::Rollout::default()
+    };
+    frozen("rollout-failures-since", &rollout);
 }
 
 #[test]
@@ -621,6 +670,18 @@ fn freezes_pins_budgets_and_sources_are_frozen() {
         applied_by: text("ci"),
     };
     frozen("source", &source);
+}
+
+#[test]
+fn what_a_cluster_is_is_frozen() {
+    let identity = store::Identity {
+        id: (1..=16).collect(),
+        incarnation: 2,
+        restored_from: vec![2; 16],
+        backup_ms: 92,
+        restored_ms: 93,
+    };
+    frozen("identity", &identity);
 }
 
 #[test]

@@ -14,11 +14,13 @@ fn converged() -> Sighting<'static> {
         fresh: true,
         excluded: None,
         pinned: false,
-        refuses: false,
+        since: Epoch(10),
+        refused: None,
         reports_status: true,
         target: Some(goal),
         goal: Some(goal),
         offer: Some((goal, State::Applied, "")),
+        offered_by: Epoch(11),
         reported: Some((goal, Reported::Applied)),
         healthy: true,
         health_age_ms: 1000,
@@ -162,6 +164,38 @@ fn a_member_without_flow_has_failed_and_a_pinned_one_is_named() {
 }
 
 #[test]
+fn who_failed_under_the_rollout_that_this_one_replaces_has_failed_and_who_failed_earlier_refuses() {
+    let goal = converged().goal.unwrap();
+    // The replaced rollout has offered it: this one has not touched it.
+    let inherited = |state, by| {
+        bucket(&Sighting {
+            touched: false,
+            offer: Some((goal, state, "unknown key")),
+            offered_by: Epoch(by),
+            refused: Some((Epoch(by), Failure::Rejected)),
+            ..converged()
+        })
+    };
+    let rejected = Bucket::Failed(Failure::Rejected);
+    assert_eq!(inherited(State::Failed, 10), rejected);
+    assert_eq!(inherited(State::Failed, 9), Bucket::Refused);
+    let silent = Bucket::Failed(Failure::NoAnswer);
+    assert_eq!(inherited(State::NoAnswer, 10), silent);
+    assert_eq!(inherited(State::NoAnswer, 9), Bucket::Refused);
+    // Something else was delivered to it since.
+    let since = |by| {
+        bucket(&Sighting {
+            touched: false,
+            offer: Some((Digest::of("test", &[b"other"]), State::Applied, "")),
+            refused: Some((Epoch(by), Failure::Crashed)),
+            ..converged()
+        })
+    };
+    assert_eq!(since(10), Bucket::Failed(Failure::Crashed));
+    assert_eq!(since(9), Bucket::Refused);
+}
+
+#[test]
 fn every_bucket_has_one_word_and_one_place() {
     let names: std::collections::BTreeSet<_> = ALL.iter().map(|bucket| bucket.name()).collect();
     assert_eq!(names.len(), ALL.len());
@@ -228,7 +262,7 @@ fn whether_it_was_heard_lately_is_found_as_if_each_had_been_asked_for() {
                 taken_back: bit(5),
                 excluded: bit(6).then_some(Exclusion::Stopped),
                 pinned: bit(7),
-                refuses: bit(8),
+                refused: bit(8).then_some((Epoch(1), Failure::NoAnswer)),
                 reports_status: bit(9),
                 target: if bit(0) { goal } else { Some(other) },
                 offer: goal.filter(|_| bit(10)).map(|hash| (hash, state, "")),

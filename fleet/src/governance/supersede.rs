@@ -1,5 +1,6 @@
 //! One rollout per family. A newer revision replaces an open one only when that is said, and how.
 
+use crate::program::Epoch;
 use crate::rollout::{Rollout, State};
 use crate::waves::continued;
 
@@ -97,6 +98,15 @@ pub fn take_over(old: &Rollout, new: &mut Rollout, how: How) {
     }
 }
 
+/// From which program on a failure counts in a rollout that this one has opened: see [`crate::bucket::Sighting::since`].
+/// `replaced`: the same of the open rollout whose place it takes; none: it takes nobody's.
+///
+/// Otherwise a bad config could be brought once more by a rollout that replaces the one in which it failed, and pass a
+/// wave over those that it has broken.
+pub fn since(opened: Epoch, replaced: Option<Epoch>) -> Epoch {
+    replaced.map_or(opened, |before| before.min(opened))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -138,6 +148,14 @@ mod tests {
         let planned = check("web", "ro-1", State::Planned, Some(How::Restart));
         assert_eq!(planned, Ok(Some(State::Aborted)));
         assert_eq!(check("web", "ro-1", State::Completed, None), Ok(None));
+    }
+
+    #[test]
+    fn failures_count_from_the_first_rollout_on_that_was_replaced_without_a_gap() {
+        let first = since(Epoch(3), None);
+        let second = since(Epoch(7), Some(first));
+        assert_eq!(since(Epoch(9), Some(second)), Epoch(3));
+        assert_eq!(since(Epoch(12), None), Epoch(12));
     }
 
     #[test]

@@ -72,6 +72,16 @@ fn desired_as_member<'a, F: Facts>(
         ..
     } = placed;
     let here = (family.name.as_str(), place.role);
+    let whose = subject.whose();
+    if whose.overrules(rollout, here) {
+        return None;
+    }
+    // Who has come to stay is its own, as if it had been taken from nobody.
+    let settled = whose.settles(rollout, here);
+    let place = &Place {
+        taken_from: place.taken_from.filter(|_| !settled),
+        ..*place
+    };
     let elsewhere = subject.owner.filter(|owner| *owner != here);
     if elsewhere.is_some() && elsewhere != place.taken_from {
         return None;

@@ -173,6 +173,17 @@ pub struct Placed<'a> {
     pub taken_back: bool,
 }
 
+/// Whose an agent is, and what a person has said last about that.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Whose<'a> {
+    /// Family and role of the last authorised offer.
+    pub owner: Option<(&'a str, &'a str)>,
+    /// Family and role that a person has resolved its owner to, until it changes hands.
+    pub granted: Option<(&'a str, &'a str)>,
+    /// The program at the time; none: nobody has said anything.
+    pub resolved: Option<Epoch>,
+}
+
 /// What is known of the agent that a decision is about.
 #[derive(Clone, Copy, Debug)]
 pub struct Subject<'a, F> {
@@ -190,6 +201,8 @@ pub struct Subject<'a, F> {
     pub owned_since: Option<Epoch>,
     /// Family and role that a person has resolved its owner to.
     pub granted: Option<(&'a str, &'a str)>,
+    /// The program when a person last said whose it is; none: nobody has.
+    pub resolved: Option<Epoch>,
     /// A person has ordered its collector to be stopped.
     pub stopped: bool,
     /// Its place in a rollout that the program names.
@@ -329,12 +342,13 @@ impl Program {
     }
 
     /// Which place decides for an agent that stands on several open lists: one that takes it over, as soon as its wave is
-    /// open, and that of its owner's rollout until then. None: no list does.
+    /// open and unless a person has said otherwise since, and that of its owner's rollout until then. None: no list does.
     pub fn place_that_counts<'a>(
         &self,
-        owner: Option<(&str, &str)>,
+        whose: Whose<'_>,
         places: &[Place<'a>],
     ) -> Option<Place<'a>> {
+        let owner = whose.owner;
         let find = |counts: &dyn Fn(&ProgramFamily, &ProgramRollout, &Place<'_>) -> bool| {
             self.families.iter().find_map(|family| {
                 let rollout = family.rollout.as_ref()?;
@@ -342,8 +356,10 @@ impl Program {
                 counts(family, rollout, place).then_some(*place)
             })
         };
-        find(&|_, rollout, place| {
-            rollout.gives(place) && owner.is_none_or(|owner| place.taken_from == Some(owner))
+        find(&|family, rollout, place| {
+            rollout.gives(place)
+                && owner.is_none_or(|owner| place.taken_from == Some(owner))
+                && !whose.overrules(rollout, (&family.name, place.role))
         })
         .or_else(|| find(&|family, _, _| owner.is_none_or(|(owner, _)| owner == family.name)))
     }
@@ -355,6 +371,41 @@ impl Program {
             .iter()
             .filter_map(|family| family.claim(facts))
             .collect()
+    }
+}
+
+// === impl Whose ===
+
+impl Whose<'_> {
+    /// Has a person said, since the rollout was opened, that the agent is elsewhere than `here`, where its list has it?
+    /// Then the list decides no more.
+    pub fn overrules(&self, rollout: &ProgramRollout, here: (&str, &str)) -> bool {
+        let elsewhere = self.owner.is_some_and(|owner| owner != here);
+        elsewhere && self.granted != Some(here) && self.is_said_since(rollout)
+    }
+
+    /// Is the agent `here` by a person's word that is younger than the list? Then it goes back to nobody whom the list
+    /// has taken it from.
+    pub fn settles(&self, rollout: &ProgramRollout, here: (&str, &str)) -> bool {
+        let stays = self.granted.is_none_or(|to| to == here);
+        self.owner == Some(here) && stays && self.is_said_since(rollout)
+    }
+
+    fn is_said_since(&self, rollout: &ProgramRollout) -> bool {
+        self.resolved.is_some_and(|said| said >= rollout.opened)
+    }
+}
+
+// === impl Subject ===
+
+impl<'a, F> Subject<'a, F> {
+    /// Whose it is.
+    pub fn whose(&self) -> Whose<'a> {
+        Whose {
+            owner: self.owner,
+            granted: self.granted,
+            resolved: self.resolved,
+        }
     }
 }
 

@@ -77,6 +77,7 @@ fn subject<'a>(facts: &'a Labels, owner: Option<&'a str>) -> Subject<'a, Labels>
         delivered_in: "",
         owned_since: owner.map(|_| Epoch(1)),
         granted: None,
+        resolved: None,
         stopped: false,
         place: None,
     }

@@ -25,7 +25,7 @@ use std::collections::BTreeMap;
 use crate::bucket::Counts;
 use crate::program::RollBack;
 
-pub use apply::{RESTORED, Transition};
+pub use apply::Transition;
 pub use checks::{Answer, Check, CheckSpec, Finding, RESTART_LOOP, Signs, is_restart_loop};
 pub use complete::Outstanding;
 pub use gate::{Cause, Gate, Inconclusive, Verdict, WaveView};

@@ -13,7 +13,8 @@ use fleet::waves::{Size, WHOLE};
 
 use super::random::Random;
 use super::world::operator::Start;
-use super::world::{Agent, Family, Id, Reaction, World, delivery, uid};
+use super::world::room::Slow;
+use super::world::{Agent, Family, Id, Reaction, TICK_MS, World, delivery, uid};
 
 pub struct Chaos {
     pub world: World,
@@ -110,10 +111,11 @@ impl Chaos {
             20..22 => self.start(),
             30..33 => self.verb(),
             36 => self.world.kill_decider(),
-            37 => self.partition_trouble(),
+            37 | 45 | 46 => self.partition_trouble(),
             44 => self.world.unreachable.clear(),
             38 => self.join(),
             39 => self.freeze(),
+            47..52 => self.keep_one_that_was_taken(&agents),
             _ => {}
         }
     }
@@ -157,11 +159,30 @@ impl Chaos {
         }
     }
 
-    /// One cannot be reached, or can be again; quotas get lost on their way to it; its leader is another.
+    /// A person says of one whom a rollback would give back that it stays.
+    fn keep_one_that_was_taken(&mut self, agents: &[Id]) {
+        let agents = agents.iter().copied();
+        let taken: Vec<Id> = agents.filter(|id| self.world.is_taken(*id)).collect();
+        if let Some(id) = self.random.pick(&taken) {
+            self.world.resolve(id, true);
+        }
+    }
+
+    /// One cannot be reached, or can be again; quotas get lost on their way to it, or arrive late and in any order; its
+    /// leader is another.
     fn partition_trouble(&mut self) {
         let partition = self.random.next() as u32 % self.world.partitions;
         let rooms = &mut self.world.rooms;
-        let which = match self.random.below(4) {
+        let which = match self.random.below(8) {
+            4..8 => {
+                let mut late = || self.random.pick(&[0, 0, 1, 2, 5, 9]).unwrap_or(0) * TICK_MS;
+                let slow = Slow {
+                    count_ms: late(),
+                    quotas_ms: late(),
+                };
+                rooms.slow.insert(partition, slow);
+                return;
+            }
             0 => {
                 rooms.quotas.remove(&partition);
                 return;
@@ -230,12 +251,21 @@ impl Chaos {
         if self.random.one_in(4) {
             plan.waves[0].deadline_ms = Some(20_000);
         }
+        if self.random.one_in(3) {
+            for wave in &mut plan.waves {
+                wave.max_in_flight = self.random.pick(&[0, 1, 2, 3]).unwrap_or(0);
+            }
+        }
         let supersede = self
             .random
             .pick(&[None, None, Some(How::Restart), Some(How::Continue)]);
         let latest = self.world.families[family].latest;
-        let to = latest + 1;
-        self.reactions(family, to);
+        // Who replaces a rollout may bring the very same once more.
+        let same = supersede.flatten().is_some() && latest > 0 && self.random.one_in(2);
+        let to = if same { latest } else { latest + 1 };
+        if !same {
+            self.reactions(family, to);
+        }
         // Who takes agents over, or reaches far, has to say how far.
         let reach = self.world.members_of(family).len() as u64;
         let reach = (!self.random.one_in(4)).then_some(reach);
@@ -245,7 +275,7 @@ impl Chaos {
             plan,
             reach,
             supersede: supersede.flatten(),
-            to: None,
+            to: same.then_some(to),
             direction: Direction::Forward,
         });
     }
@@ -309,6 +339,7 @@ impl Chaos {
     pub fn calm(&mut self) {
         self.world.unreachable.clear();
         self.world.rooms.deaf.clear();
+        self.world.rooms.slow.clear();
         self.world.freezes.clear();
         self.world.pins.clear();
         self.world.epoch += 1;

@@ -1,6 +1,6 @@
 //! What has to hold after each event, said without the code that is to keep it. Numbers are those of the design.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use fleet::audit::{Head, Verifier};
 use fleet::bucket::Bucket;
@@ -13,7 +13,7 @@ use fleet::rollout::{Direction, Rollout, State, Step};
 
 use super::Total;
 use super::ownership::Ownership;
-use super::room::Domains;
+use super::room::{self, Domains};
 use super::world::{Doc, Event, Id, Member, World, delivery, uid};
 
 /// What the checker remembers by itself.
@@ -24,6 +24,8 @@ pub struct Checker {
     domains: Domains,
     lists: BTreeMap<String, BTreeMap<Id, Member>>,
     opened: BTreeMap<(String, String), u64>,
+    /// By rollout: when it began.
+    begun: BTreeMap<String, u64>,
     verifier: Option<Verifier>,
     verified: usize,
     moves: usize,
@@ -33,7 +35,9 @@ pub struct Checker {
 #[derive(Default)]
 struct Memory {
     last: Option<Digest>,
-    failed: BTreeSet<Digest>,
+    offered_ms: u64,
+    /// What it failed with, and when that was offered.
+    failed: BTreeMap<Digest, u64>,
     retried: bool,
     /// A pin has brought it what it has.
     pinned: bool,
@@ -55,7 +59,7 @@ impl Checker {
         let program = world.program();
         let newest = world.families.values().filter_map(|f| f.rollout.clone());
         for id in newest.collect::<Vec<_>>() {
-            self.counts(world, &program, &id)?;
+            self.counts(world, &program, &id, total)?;
         }
         Ok(())
     }
@@ -72,6 +76,7 @@ impl Checker {
                 total.offers += 1;
                 self.once(agent, hash)?;
                 let memory = self.agents.entry(agent).or_default();
+                memory.offered_ms = world.now_ms;
                 let last = before.1.as_ref().filter(|_| !memory.pinned);
                 memory.pinned = desired.reason == Reason::Pinned;
                 let may = offer(world, agent, hash, &desired, last).and_then(|()| {
@@ -80,6 +85,7 @@ impl Checker {
                 });
                 may.map_err(|why| format!("agent {agent} was offered {hash}: {why}"))?;
                 if let Some(limited) = limited {
+                    room::in_wave(world, &desired, &limited, total)?;
                     self.domains.offered(world, &limited, total)?;
                 }
             }
@@ -90,7 +96,7 @@ impl Checker {
             } => {
                 let memory = self.agents.entry(agent).or_default();
                 if failed {
-                    memory.failed.insert(hash);
+                    memory.failed.insert(hash, memory.offered_ms);
                 }
             }
             Event::Retried { agent } => {
@@ -98,12 +104,15 @@ impl Checker {
                 memory.failed.clear();
                 memory.retried = true;
             }
-            Event::Granted { agent, to } => self.ownership.granted(agent, to),
+            Event::Granted { agent, from, to } => {
+                self.ownership.granted(world, agent, &from, to);
+            }
             Event::Adopted {
                 agent,
                 desired,
                 from,
             } => {
+                self.agents.entry(agent).or_default().offered_ms = world.now_ms;
                 let before = (from, None);
                 let may = self.ownership.sent(world, agent, &desired, &before, total);
                 may.map_err(|why| format!("agent {agent}: {why}"))?;
@@ -121,7 +130,10 @@ impl Checker {
             Event::Moved { rollout, to, .. } => {
                 self.moves += 1;
                 match to {
-                    State::Running => total.started += 1,
+                    State::Running => {
+                        total.started += 1;
+                        self.begun.entry(rollout.clone()).or_insert(world.now_ms);
+                    }
                     State::Completed => total.completed += 1,
                     State::RolledBack => total.rolled_back += 1,
                     State::Superseded => total.superseded += 1,
@@ -129,7 +141,7 @@ impl Checker {
                 }
                 if to == State::Completed {
                     let doc = &world.rollouts[&rollout];
-                    complete(world, doc)?;
+                    self.complete(world, doc)?;
                     self.ownership.completed(&doc.family);
                 }
             }
@@ -144,7 +156,7 @@ impl Checker {
         hold(!again, || {
             format!("3: agent {agent} was offered {hash} twice")
         })?;
-        let failed = memory.failed.contains(&hash);
+        let failed = memory.failed.contains_key(&hash);
         hold(!failed, || {
             format!("3: agent {agent} was offered {hash}, which it failed with")
         })?;
@@ -192,7 +204,7 @@ impl Checker {
             })?;
             let spec = before.wave(found, passed);
             let since = self.opened.get(&key).copied().unwrap_or(0);
-            let judged = passes(
+            let judged = self.passes(
                 world,
                 doc,
                 role,
@@ -210,7 +222,7 @@ impl Checker {
     }
 
     /// 6: counts add up to the list, which never changes; deleted members are named.
-    fn counts(&mut self, world: &World, program: &Program, id: &str) -> Result {
+    fn counts(&mut self, world: &World, program: &Program, id: &str, total: &mut Total) -> Result {
         let doc = &world.rollouts[id];
         let list = self
             .lists
@@ -228,6 +240,9 @@ impl Checker {
         })?;
         for (agent, bucket) in stands {
             let deleted = world.agents[&agent].deleted;
+            let delivery_in = world.agents[&agent].delivery.as_ref().map(|d| &*d.rollout);
+            let inherited = matches!(bucket, Bucket::Failed(_)) && delivery_in != Some(id);
+            total.inherited += u64::from(inherited);
             let named = (bucket == Bucket::Deleted) == deleted;
             hold(named, || {
                 format!("6: agent {agent} of {id} is called {}", bucket.name())
@@ -297,6 +312,113 @@ impl Checker {
         }
         Ok(())
     }
+
+    /// Did enough of a wave's members converge, by what is true of them? False: there was nobody to judge.
+    fn passes(
+        &self,
+        world: &World,
+        doc: &Doc,
+        role: &str,
+        wave: u32,
+        forgiven: u64,
+        success: u32,
+    ) -> std::result::Result<bool, String> {
+        let members = doc
+            .members
+            .iter()
+            .filter(|(_, m)| m.role == role && m.wave == wave);
+        let (mut good, mut missing) = (0, Vec::new());
+        for (id, member) in members {
+            // An exception that runs it all the same (relabelled since, say) still counts.
+            if runs(world, doc, *id, member) {
+                good += 1;
+            } else if !self.is_exception(world, doc, *id, member) {
+                missing.push(*id);
+            }
+        }
+        let all = good + missing.len() as u64;
+        let needed = (all.saturating_sub(forgiven) * u64::from(success)).div_ceil(100_000);
+        hold(good >= needed, || {
+            format!("8: wave {wave} of {role} passed with {good} of {all}, without {missing:?}")
+        })?;
+        Ok(all > 0)
+    }
+
+    /// Complete, exactly: everyone runs it, or is a named exception, or was accepted by a person.
+    fn complete(&self, world: &World, doc: &Doc) -> Result {
+        let accepted: u64 = doc.kept.roles.iter().flat_map(|role| &role.forgiven).sum();
+        let missing: Vec<Id> = doc
+            .members
+            .iter()
+            .filter(|(id, member)| !self.is_exception(world, doc, **id, member))
+            .filter(|(id, member)| !runs(world, doc, **id, member))
+            .map(|(id, _)| *id)
+            .collect();
+        hold(missing.len() as u64 <= accepted, || {
+            format!("complete without {missing:?}")
+        })
+    }
+
+    fn is_exception(&self, world: &World, doc: &Doc, id: Id, member: &Member) -> bool {
+        let agent = &world.agents[&id];
+        let target = delivery(&doc.family, &member.role, doc.to);
+        let gone = agent.deleted || agent.left || agent.asleep || agent.is_lost(world.now_ms);
+        let pinned = world
+            .pins
+            .iter()
+            .any(|pin| matches!(pin.target, PinTarget::Agent(held) if held == uid(id)));
+        // Refused is who failed with it before: who has failed in this rollout, or in one that it replaces, is no exception.
+        let begun = self.begun(world, doc);
+        let before = |offered_ms: u64| offered_ms < begun;
+        let memory = self.agents.get(&id);
+        let failed = memory.and_then(|memory| memory.failed.get(&target));
+        let has_it = agent.delivery.as_ref().filter(|d| d.hash == target);
+        let silent = has_it.filter(|d| d.state == offer::State::NoAnswer);
+        let refused = failed.is_some_and(|offered_ms| before(*offered_ms))
+            || silent.is_some_and(|d| before(d.offered_ms));
+        let roles = &world.families[&doc.family].roles;
+        let role = roles.iter().find(|(role, ..)| *role == member.role);
+        let moved = !role.is_some_and(|(_, selector, _)| selector.matches(&agent.labels));
+        let elsewhere = agent
+            .owner
+            .as_ref()
+            .is_none_or(|owner| owner.0 != doc.family && Some(owner) != member.taken_from.as_ref());
+        // A person has said since its list was made that it is somebody else's.
+        let here = (doc.family.clone(), member.role.clone());
+        let said = id_of(world, doc).and_then(|of| self.ownership.said_since(world, id, of));
+        let elsewhere = elsewhere || said.is_some_and(|to| *to != here);
+        let was_ill = agent.delivery.as_ref().is_none_or(|d| !d.was_healthy);
+        gone || pinned
+            || refused
+            || moved
+            || elsewhere
+            || was_ill
+            || member.unchanged
+            || agent.duplicate
+            || agent.stopped
+    }
+
+    /// When the first of those began that replace each other without a gap, up to this one.
+    fn begun(&self, world: &World, doc: &Doc) -> u64 {
+        let earlier = world
+            .rollouts
+            .iter()
+            .filter(|(_, other)| other.family == doc.family && other.opened < doc.opened);
+        let last = earlier.max_by_key(|(_, other)| other.opened);
+        let replaced = last.filter(|(_, other)| other.kept.state == State::Superseded);
+        let own = id_of(world, doc).and_then(|id| self.begun.get(id));
+        match replaced {
+            Some((_, replaced)) => self.begun(world, replaced),
+            None => own.copied().unwrap_or(world.now_ms),
+        }
+    }
+}
+
+/// A rollout's id.
+fn id_of<'a>(world: &'a World, doc: &Doc) -> Option<&'a str> {
+    let mut all = world.rollouts.iter();
+    let found = all.find(|(_, other)| other.opened == doc.opened);
+    found.map(|(id, _)| id.as_str())
 }
 
 /// 2, 4 and whose turn it is: may this agent have been offered this?
@@ -411,86 +533,7 @@ fn turn(world: &World, doc: &Doc, id: Id, member: &Member) -> Result {
     Ok(())
 }
 
-/// Did enough of a wave's members converge, by what is true of them? False: there was nobody to judge.
-fn passes(
-    world: &World,
-    doc: &Doc,
-    role: &str,
-    wave: u32,
-    forgiven: u64,
-    success: u32,
-) -> std::result::Result<bool, String> {
-    let members = doc
-        .members
-        .iter()
-        .filter(|(_, m)| m.role == role && m.wave == wave);
-    let (mut good, mut missing) = (0, Vec::new());
-    for (id, member) in members {
-        // An exception that runs it all the same (relabelled since, say) still counts.
-        if runs(world, doc, *id, member) {
-            good += 1;
-        } else if !is_exception(world, doc, *id, member) {
-            missing.push(*id);
-        }
-    }
-    let all = good + missing.len() as u64;
-    let needed = (all.saturating_sub(forgiven) * u64::from(success)).div_ceil(100_000);
-    hold(good >= needed, || {
-        format!("8: wave {wave} of {role} passed with {good} of {all}, without {missing:?}")
-    })?;
-    Ok(all > 0)
-}
-
-/// Complete, exactly: everyone runs it, or is a named exception, or was accepted by a person.
-fn complete(world: &World, doc: &Doc) -> Result {
-    let accepted: u64 = doc.kept.roles.iter().flat_map(|role| &role.forgiven).sum();
-    let missing: Vec<Id> = doc
-        .members
-        .iter()
-        .filter(|(id, member)| !is_exception(world, doc, **id, member))
-        .filter(|(id, member)| !runs(world, doc, **id, member))
-        .map(|(id, _)| *id)
-        .collect();
-    hold(missing.len() as u64 <= accepted, || {
-        format!("complete without {missing:?}")
-    })
-}
-
 fn runs(world: &World, doc: &Doc, id: Id, member: &Member) -> bool {
     let agent = &world.agents[&id];
     agent.running == Some(delivery(&doc.family, &member.role, doc.to)) && agent.told_healthy
-}
-
-fn is_exception(world: &World, doc: &Doc, id: Id, member: &Member) -> bool {
-    let agent = &world.agents[&id];
-    let target = delivery(&doc.family, &member.role, doc.to);
-    let gone = agent.deleted || agent.left || agent.asleep || agent.is_lost(world.now_ms);
-    let pinned = world
-        .pins
-        .iter()
-        .any(|pin| matches!(pin.target, PinTarget::Agent(held) if held == uid(id)));
-    // Refused is who failed with it before: who fails in this rollout is no exception.
-    let has_it = agent.delivery.as_ref().filter(|d| d.hash == target);
-    let newest = world.families[&doc.family].rollout.as_ref();
-    let refused = match has_it {
-        Some(d) if newest == Some(&d.rollout) => false,
-        Some(d) => agent.refused.contains(&target) || d.state == offer::State::NoAnswer,
-        None => agent.refused.contains(&target),
-    };
-    let roles = &world.families[&doc.family].roles;
-    let role = roles.iter().find(|(role, ..)| *role == member.role);
-    let moved = !role.is_some_and(|(_, selector, _)| selector.matches(&agent.labels));
-    let elsewhere = agent
-        .owner
-        .as_ref()
-        .is_none_or(|owner| owner.0 != doc.family && Some(owner) != member.taken_from.as_ref());
-    let was_ill = agent.delivery.as_ref().is_none_or(|d| !d.was_healthy);
-    gone || pinned
-        || refused
-        || moved
-        || elsewhere
-        || was_ill
-        || member.unchanged
-        || agent.duplicate
-        || agent.stopped
 }

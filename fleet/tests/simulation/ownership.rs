@@ -16,6 +16,8 @@ use super::world::{Id, Owner, World, delivery};
 pub struct Ownership {
     /// Whom a person has said it stays with, or goes to.
     granted: BTreeMap<Id, Owner>,
+    /// What a person has said last about it, and by which program.
+    said: BTreeMap<Id, (Owner, u64)>,
     /// By agent and family that took it: whose it was.
     had: BTreeMap<(Id, String), Owner>,
     /// By agent and family that it went to by a person's word or a policy: whose it was. A list that was made before that
@@ -27,8 +29,20 @@ pub struct Ownership {
 pub type Before = (Option<Owner>, Option<(Digest, String)>);
 
 impl Ownership {
-    pub fn granted(&mut self, id: Id, to: Owner) {
+    pub fn granted(&mut self, world: &World, id: Id, from: &Owner, to: Owner) {
+        if *from == to {
+            // Whoever had it before, it is here to stay.
+            self.had.remove(&(id, to.0.clone()));
+            self.left.remove(&(id, to.0.clone()));
+        }
+        self.said.insert(id, (to.clone(), world.epoch));
         self.granted.insert(id, to);
+    }
+
+    /// What a person has said about it since this rollout was opened.
+    pub fn said_since(&self, world: &World, id: Id, rollout: &str) -> Option<&Owner> {
+        let (to, at) = self.said.get(&id)?;
+        (*at >= world.rollouts[rollout].opened).then_some(to)
     }
 
     /// What a family has completed it has for good.
@@ -50,7 +64,7 @@ impl Ownership {
         };
         match &before.0 {
             None => Ok(()),
-            Some(from) if from == to => self.stays(world, id, to, desired, before),
+            Some(from) if from == to => self.stays(world, id, to, desired, before, total),
             Some(from) => {
                 let moved = self.moves(world, id, (from, to), desired, total);
                 moved.map_err(|why| format!("it went from {from:?} to {to:?}, {why}"))
@@ -66,6 +80,7 @@ impl Ownership {
         owner: &Owner,
         desired: &Desired,
         (_, last): &Before,
+        total: &mut Total,
     ) -> Result {
         let kept = self.granted.get(&id) == Some(owner);
         match &desired.reason {
@@ -87,7 +102,11 @@ impl Ownership {
                     "it was relabelled, and pushed what a wave brings".into()
                 })
             }
-            Reason::RolledBack { .. } => {
+            Reason::RolledBack { rollout } => {
+                let member = world.rollouts[rollout].members.get(&id);
+                let taken = member.is_some_and(|member| member.taken_from.is_some());
+                let said = self.said_since(world, id, rollout) == Some(owner);
+                total.left_where_put += u64::from(taken && said);
                 let had = self.had.get(&(id, owner.0.clone()));
                 hold(had.is_none(), || {
                     format!("it was {had:?}'s, and was not given back")
@@ -123,7 +142,13 @@ impl Ownership {
                 })?;
                 let of = |owner: &Owner| world.families[&owner.0].precedence;
                 hold(of(to) >= of(from), || "down".into())?;
-                self.had.entry((id, to.0.clone())).or_insert(from.clone());
+                let said = self.said_since(world, id, rollout);
+                hold(said.is_none_or(|said| said == to), || {
+                    format!("and a person has said {said:?} since its list was made")
+                })?;
+                if said.is_none() {
+                    self.had.entry((id, to.0.clone())).or_insert(from.clone());
+                }
                 self.granted.remove(&id);
                 total.taken += 1;
                 let lists = world.families.values().filter_map(|f| f.rollout.as_ref());
@@ -133,7 +158,10 @@ impl Ownership {
                     u64::from(open.filter(|d| d.members.contains_key(&id)).count() > 1);
                 Ok(())
             }
-            Reason::RolledBack { .. } => {
+            Reason::RolledBack { rollout } => {
+                hold(self.said_since(world, id, rollout) != Some(from), || {
+                    "and a person has said since the list was made that it stays".into()
+                })?;
                 let had = self.had.remove(&taken);
                 let had = had.or_else(|| self.left.remove(&taken));
                 total.given_back += 1;

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use fleet::program::{Desired, Reason};
 use fleet::waves::Size;
 
 use super::Total;
@@ -21,7 +22,7 @@ impl Domains {
         for agent in world.agents.values().filter(|agent| !agent.deleted) {
             *now.entry(world.domain_of(agent)).or_default() += 1;
         }
-        if !world.is_blind() {
+        if !world.is_in_the_dark() {
             self.0.clear();
         }
         for (name, agents) in now {
@@ -42,9 +43,9 @@ impl Domains {
             Size::Percent(thousandths) => (agents * u64::from(*thousandths) / 100_000).max(1),
         };
         total.limited += 1;
-        total.limited_in_the_dark += u64::from(world.is_blind());
+        total.limited_in_the_dark += u64::from(world.is_in_the_dark());
         // Who cannot be reached may have agents that nobody knows to be sick.
-        let sick = if world.is_blind() { 0 } else { seen.sick };
+        let sick = if world.is_in_the_dark() { 0 } else { seen.sick };
         let taken = seen.ordinary + sick;
         let most = of(&budget.size);
         hold(seen.urgent_now || taken <= most, || {
@@ -66,4 +67,27 @@ impl Domains {
             )
         })
     }
+}
+
+/// Of a wave's rollout and role no more is in flight than the wave says, whatever older waves have left there.
+pub fn in_wave(world: &World, desired: &Desired, seen: &Limited, total: &mut Total) -> Result {
+    let (Reason::Wave { rollout }, Some((_, role))) = (&desired.reason, &desired.owner) else {
+        return Ok(());
+    };
+    let plan = &world.rollouts[rollout].kept;
+    let found = plan.roles.iter().find(|found| found.name == *role);
+    let newest = seen.open_waves.checked_sub(1);
+    let wave = found.zip(newest).map(|(role, wave)| plan.wave(role, wave));
+    let most = u64::from(wave.map_or(0, |wave| wave.max_in_flight));
+    if most == 0 {
+        return Ok(());
+    }
+    total.limited_by_waves += 1;
+    total.full_waves += u64::from(seen.in_wave == most);
+    hold(seen.in_wave <= most, || {
+        format!(
+            "wave: {} of {role} are in flight in {rollout}, of {most}",
+            seen.in_wave
+        )
+    })
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use fleet::digest::Digest;
-use fleet::offer::{Offer, Reported, State};
+use fleet::offer::{Failure, Offer, Reported, State};
 
 use super::{Id, Owner};
 
@@ -40,6 +40,8 @@ pub enum Reaction {
 pub struct Delivery {
     pub hash: Digest,
     pub rollout: String,
+    /// Program that it was offered by.
+    pub epoch: u64,
     pub state: State,
     pub grants: u32,
     pub offered_ms: u64,
@@ -66,6 +68,8 @@ pub struct Agent {
     pub owner: Option<Owner>,
     /// Whom a person has resolved it to.
     pub granted: Option<Owner>,
+    /// Program when a person last said whose it is.
+    pub resolved: Option<u64>,
     pub owned_since: Option<u64>,
     pub delivery: Option<Delivery>,
     pub reported: Option<(Digest, Reported)>,
@@ -73,6 +77,8 @@ pub struct Agent {
     pub health_since_ms: u64,
     pub seen_ms: u64,
     pub refused: Vec<Digest>,
+    /// By refused hash: program by which it was offered, and how it failed.
+    pub refusals: BTreeMap<Digest, (u64, Failure)>,
     pub duplicate: bool,
     pub stopped: bool,
     pub flow_lost: bool,

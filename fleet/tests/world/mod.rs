@@ -59,6 +59,8 @@ pub struct Doc {
     pub from: Option<u64>,
     pub to: u64,
     pub opened: u64,
+    /// From which program on a failure counts.
+    pub since: u64,
     pub kept: Rollout,
     pub memory: Rollout,
     pub kept_at_ms: u64,
@@ -104,6 +106,8 @@ pub enum Event {
     /// A person has resolved whose it is.
     Granted {
         agent: Id,
+        /// Whose it was.
+        from: Owner,
         to: Owner,
     },
     Planned {
@@ -129,6 +133,10 @@ pub struct Limited {
     pub sick: u64,
     /// The offer at hand is urgent.
     pub urgent_now: bool,
+    /// In flight of its rollout and role, in all domains.
+    pub in_wave: u64,
+    /// Of which so many waves are open.
+    pub open_waves: u32,
 }
 
 pub struct World {
@@ -220,9 +228,11 @@ impl World {
                 if !error.is_empty() {
                     delivery.error = error;
                 }
-                let hash = delivery.hash;
+                let (hash, epoch) = (delivery.hash, delivery.epoch);
+                let failure = offer::failure_of(&delivery.error);
                 if failed && !agent.refused.contains(&hash) {
                     agent.refused.push(hash);
+                    agent.refusals.insert(hash, (epoch, failure));
                 }
                 let event = Event::Answered {
                     agent: id,
@@ -284,6 +294,7 @@ impl World {
         agent.delivery = Some(Delivery {
             hash,
             rollout,
+            epoch,
             state: if sent {
                 OfferState::Offered
             } else {
@@ -307,7 +318,7 @@ impl World {
         let reaction = self.reactions.get(&(id, hash)).copied().unwrap_or_default();
         agent.receive(hash, reaction, now);
         self.act("partition", "offer", &name(id), &hash.to_string());
-        let limited = lane.map(|lane| self.limited(id, lane.domain));
+        let limited = lane.map(|lane| self.limited(id, lane));
         self.events.push(Event::Offered {
             agent: id,
             hash,
@@ -318,7 +329,8 @@ impl World {
     }
 
     /// What needed room and is in flight in this domain.
-    fn limited(&self, id: Id, domain: String) -> Limited {
+    fn limited(&self, id: Id, lane: room::Lane) -> Limited {
+        let domain = lane.domain.clone();
         let urgency = |agent: &Agent| agent.delivery.as_ref().and_then(|d| d.limited);
         let live = self.agents.values().filter(|a| !a.deleted);
         let open = live.filter(|a| a.is_in_flight() && self.domain_of(a) == domain);
@@ -329,6 +341,8 @@ impl World {
             urgent,
             sick: self.rooms.sick.get(&domain).copied().unwrap_or(0),
             urgent_now: urgency(&self.agents[&id]) == Some(true),
+            in_wave: self.in_wave(&lane),
+            open_waves: self.open_waves(&lane),
             domain,
         }
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use fleet::bucket::{Bucket, Counts, Presence, Sighting, bucket};
 use fleet::membership::{Circumstances, Exclusion, exclusion};
-use fleet::program::{Program, Reason, matching};
+use fleet::program::{Epoch, Program, Reason, matching};
 use fleet::rollout::{Observed, Signs, State, is_restart_loop};
 
 use super::agent::POLL_MS;
@@ -105,11 +105,15 @@ impl World {
             fresh: self.now_ms - agent.seen_ms <= 2 * POLL_MS,
             excluded,
             pinned: desired.reason == Reason::Pinned && desired.delivery != Some(target),
-            refuses: goal.is_some_and(|hash| agent.refused.contains(&hash)),
+            since: Epoch(doc.since),
+            refused: goal
+                .and_then(|hash| agent.refusals.get(&hash))
+                .map(|(by, failure)| (Epoch(*by), *failure)),
             reports_status: true,
             target: Some(target),
             goal,
             offer: delivery.map(|d| (d.hash, d.state, d.error.as_str())),
+            offered_by: Epoch(delivery.map_or(0, |d| d.epoch)),
             reported: agent.reported,
             healthy: agent.told_healthy,
             health_age_ms: self.now_ms - agent.health_since_ms,

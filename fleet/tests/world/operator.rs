@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use fleet::governance::supersede::{self, How};
 use fleet::membership::enlist::{Applicant, enlist};
 use fleet::membership::{Reach, check_reach};
-use fleet::program::Scope;
+use fleet::program::{Epoch, Scope};
 use fleet::rollout::{Direction, PlanSpec, Role, Rollout, State, WaveSpec};
 use fleet::waves::{self, Candidate};
 
@@ -68,7 +68,10 @@ impl World {
             let how = start.supersede.unwrap_or_default();
             supersede::take_over(&self.rollouts[old].kept, &mut rollout, how);
         }
+        let mut since = None;
         if let Some((old, next)) = replaced {
+            // What was planned only has offered nothing, and nothing of it goes on.
+            since = (next == State::Superseded).then(|| Epoch(self.rollouts[&old].since));
             let moved = {
                 let doc = self.rollouts.get_mut(&old).expect("it is there");
                 let moved = doc.memory.set(next, "replaced by a newer revision");
@@ -90,6 +93,7 @@ impl World {
             from: family.stable,
             to,
             opened: self.epoch,
+            since: supersede::since(Epoch(self.epoch), since).0,
             kept: rollout.clone(),
             memory: rollout,
             kept_at_ms: self.now_ms,
@@ -141,7 +145,11 @@ impl World {
         let last = &self.rollouts[family.rollout.as_ref()?];
         let delivery = self.agents[&id].delivery.as_ref();
         let by_rollout = delivery.is_some_and(|d| !d.rollout.is_empty());
-        let owes = last.kept.state != State::Completed && by_rollout;
+        // A person has said since whose it is.
+        let said = self.agents[&id]
+            .resolved
+            .is_some_and(|at| at >= last.opened);
+        let owes = last.kept.state != State::Completed && by_rollout && !said;
         let member = last.members.get(&id).filter(|_| owes)?;
         member.taken_from.clone()
     }
@@ -295,6 +303,7 @@ impl World {
     pub fn retry(&mut self, id: Id) {
         let agent = self.agents.get_mut(&id).expect("an agent");
         agent.refused.clear();
+        agent.refusals.clear();
         agent.duplicate = false;
         if let Some(delivery) = &mut agent.delivery
             && matches!(
@@ -310,18 +319,29 @@ impl World {
         self.events.push(Event::Retried { agent: id });
     }
 
-    /// A person says that an agent whose owner is changing stays, or goes to who claims it. False: there is nothing to
-    /// resolve.
+    /// Would a rollback of its owner's rollout give it back to somebody else?
+    pub fn is_taken(&self, id: Id) -> bool {
+        let owner = self.agents[&id].owner.as_ref();
+        let rollout = owner.and_then(|(family, _)| self.families[family].rollout.as_ref());
+        let member = rollout.and_then(|rollout| self.rollouts[rollout].members.get(&id));
+        member.is_some_and(|member| member.taken_from.is_some())
+    }
+
+    /// A person says that an agent whose owner is changing, or that a rollback would give back, stays; or that it goes to
+    /// who claims it. False: there is nothing to resolve.
     pub fn resolve(&mut self, id: Id, keep: bool) -> bool {
         let program = self.program();
+        let is_taken = self.is_taken(id);
+        let epoch = self.epoch;
         let agent = self.agents.get_mut(&id).expect("an agent");
-        let Some(owner) = borrowed(agent.owner.as_ref()) else {
+        let Some(from) = agent.owner.clone() else {
             return false;
         };
+        let owner = (from.0.as_str(), from.1.as_str());
         let claims = program.claims(&agent.labels);
         let claim = claims.first().and_then(fleet::program::Claim::only);
         let to = match keep {
-            _ if claim == Some(owner) => None,
+            _ if claim == Some(owner) && !(keep && is_taken) => None,
             true => Some(owner),
             false => claim,
         };
@@ -330,8 +350,13 @@ impl World {
         };
         let to = (family.to_owned(), role.to_owned());
         agent.granted = Some(to.clone());
+        agent.resolved = Some(epoch);
         self.act("anna", "agent.owner", &super::name(id), &to.0);
-        self.events.push(Event::Granted { agent: id, to });
+        self.events.push(Event::Granted {
+            agent: id,
+            from,
+            to,
+        });
         true
     }
 }

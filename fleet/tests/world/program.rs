@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use fleet::digest::Digest;
 use fleet::program::{
     Desired, Epoch, Place, Program, ProgramFamily, ProgramRole, ProgramRollout, RevisionNumber,
-    Subject, desired,
+    Subject, Whose, desired,
 };
 use fleet::rollout::State;
 
@@ -85,9 +85,17 @@ impl World {
         let named = program.families.iter().filter_map(|f| f.rollout.as_ref());
         let places = named.filter_map(|named| self.place_in(id, &named.id));
         let places: Vec<Place<'_>> = places.collect();
-        let owner = borrowed(self.agents[&id].owner.as_ref());
-        let place = program.place_that_counts(owner, &places);
+        let place = program.place_that_counts(self.whose(id), &places);
         self.desired_at(id, place, program)
+    }
+
+    fn whose(&self, id: Id) -> Whose<'_> {
+        let agent = &self.agents[&id];
+        Whose {
+            owner: borrowed(agent.owner.as_ref()),
+            granted: borrowed(agent.granted.as_ref()),
+            resolved: agent.resolved.map(Epoch),
+        }
     }
 
     /// Its place on the list of this rollout.
@@ -106,15 +114,17 @@ impl World {
     pub fn desired_at(&self, id: Id, place: Option<Place<'_>>, program: &Program) -> Desired {
         let agent = &self.agents[&id];
         let last = agent.delivery.as_ref();
+        let whose = self.whose(id);
         desired(
             &Subject {
                 uid: uid(id),
                 facts: &agent.labels,
-                owner: borrowed(agent.owner.as_ref()),
+                owner: whose.owner,
                 delivery: last.map(|d| d.hash),
                 delivered_in: last.map_or("", |d| &d.rollout),
                 owned_since: agent.owned_since.map(Epoch),
-                granted: borrowed(agent.granted.as_ref()),
+                granted: whose.granted,
+                resolved: whose.resolved,
                 stopped: agent.stopped,
                 place,
             },

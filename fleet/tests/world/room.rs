@@ -2,17 +2,18 @@
 //!
 //! A partition keeps to its quotas by an upper bound of what it has in flight. In each round the controller first has
 //! every partition that it can reach say that bound and give its quotas back, and only then gives away what is free. A
-//! partition that it cannot reach keeps what it was given, and that much is not free. What the controller knows of quotas is in
-//! memory: after a restart it gives nothing away before it has heard from everybody.
+//! partition that does not answer keeps what it was given, and that much is not free. Messages may be late, in any order,
+//! or lost: quotas count only for the count that they answer, and only as long as no further wave opens. What the
+//! controller knows of quotas is in memory: after a restart it gives nothing away before it has heard from everybody.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use fleet::budget::{Domain, Partition, needs_room, split};
+use fleet::budget::{Budget, Domain, Partition, needs_room, split};
 use fleet::offer::{Decision, decide};
 use fleet::program::{Desired, Program, Reason};
 use fleet::rollout::Direction;
 
-use super::{Agent, Id, World};
+use super::{Agent, Doc, Id, World};
 
 /// What is limited together: the agents of one failure domain that one role of one rollout is about.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -24,11 +25,51 @@ pub struct Lane {
 
 type Lanes = BTreeMap<Lane, u64>;
 
+/// How long messages are on their way to a partition.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Slow {
+    /// The order to count, and to give quotas back. Whoever is late with that has not answered in its round.
+    pub count_ms: u64,
+    /// New quotas.
+    pub quotas_ms: u64,
+}
+
+/// What has arrived late.
+#[derive(Debug, Default)]
+pub struct Heard {
+    /// Quotas that still held.
+    pub late: u64,
+    /// Quotas that answered an older count.
+    pub stale: u64,
+    /// Orders to count.
+    pub counts: u64,
+}
+
+/// A message on its way to a partition.
+#[derive(Debug)]
+struct Letter {
+    due_ms: u64,
+    partition: Partition,
+    /// Number of the count that the quotas answer, and the quotas; none: an order to count.
+    quotas: Option<(u64, Quotas)>,
+}
+
+/// Quotas, each with how many waves were open when it was given.
+type Quotas = BTreeMap<Lane, (u64, u32)>;
+
 /// Quotas, and what goes into them.
 #[derive(Debug, Default)]
 pub struct Rooms {
     /// By partition: what it has accepted.
-    pub quotas: BTreeMap<Partition, Lanes>,
+    pub quotas: BTreeMap<Partition, Quotas>,
+    /// By partition: how often it has counted.
+    counts: BTreeMap<Partition, u64>,
+    letters: Vec<Letter>,
+    /// Messages to these take their time.
+    pub slow: BTreeMap<Partition, Slow>,
+    /// Who has not answered in this round.
+    silent: BTreeSet<Partition>,
+    pub heard: Heard,
     /// By partition: the bound of what it has in flight in this round.
     bounds: BTreeMap<Partition, Lanes>,
     /// What the controller knows.
@@ -53,6 +94,45 @@ impl Rooms {
     pub fn forget(&mut self) {
         self.told.clear();
     }
+
+    /// A partition counts, and gives back what it had.
+    fn count(&mut self, partition: Partition) {
+        self.quotas.remove(&partition);
+        *self.counts.entry(partition).or_default() += 1;
+    }
+
+    fn counted(&self, partition: Partition) -> u64 {
+        self.counts.get(&partition).copied().unwrap_or(0)
+    }
+
+    /// Quotas arrive: those that answer an older count are refused, since what they give may be somebody else's by now.
+    fn take(&mut self, partition: Partition, (count, quotas): (u64, Quotas)) -> bool {
+        let holds = count == self.counted(partition);
+        if holds {
+            self.quotas.insert(partition, quotas);
+        }
+        holds
+    }
+
+    /// What was on its way arrives.
+    fn deliver(&mut self, now_ms: u64) {
+        let letters = std::mem::take(&mut self.letters);
+        let (due, later) = letters.into_iter().partition(|l| l.due_ms <= now_ms);
+        self.letters = later;
+        let due: Vec<Letter> = due;
+        for letter in due {
+            match letter.quotas {
+                None => {
+                    self.heard.counts += 1;
+                    self.count(letter.partition);
+                }
+                Some(quotas) => match self.take(letter.partition, quotas) {
+                    true => self.heard.late += 1,
+                    false => self.heard.stale += 1,
+                },
+            }
+        }
+    }
 }
 
 impl World {
@@ -63,6 +143,11 @@ impl World {
     /// A partition cannot be read.
     pub fn is_blind(&self) -> bool {
         !self.unreachable.is_empty()
+    }
+
+    /// Has a partition not answered when quotas were last given?
+    pub fn is_in_the_dark(&self) -> bool {
+        self.is_blind() || !self.rooms.silent.is_empty()
     }
 
     /// The failure domain of an agent.
@@ -79,14 +164,16 @@ impl World {
             _ => "",
         };
         let (_, role) = desired.owner.as_ref()?;
-        let limited = self.budget.is_some() && needs_room(&desired.reason);
-        limited.then(|| self.lane_in(id, rollout, role)).flatten()
+        needs_room(&desired.reason)
+            .then(|| self.lane_in(id, rollout, role))
+            .flatten()
     }
 
     fn lane_in(&self, id: Id, rollout: &str, role: &str) -> Option<Lane> {
         let doc = self.rollouts.get(rollout);
         let back = doc.is_some_and(|doc| doc.kept.direction == Direction::Back);
-        (!back).then(|| Lane {
+        let limited = self.budget.is_some() || doc.is_some_and(has_limited_waves);
+        (limited && !back).then(|| Lane {
             rollout: rollout.to_owned(),
             role: role.to_owned(),
             domain: self.domain_of(&self.agents[&id]),
@@ -99,8 +186,11 @@ impl World {
             return true;
         };
         let partition = self.partition(id);
+        let open = self.open_waves(&lane);
         let quotas = self.rooms.quotas.get(&partition);
-        let quota = quotas.and_then(|quotas| quotas.get(&lane)).copied();
+        let quota = quotas.and_then(|quotas| quotas.get(&lane));
+        // What was given for one wave is not used for the next, which may allow less.
+        let quota = quota.filter(|(_, waves)| *waves == open).map(|(q, _)| *q);
         let bounds = self.rooms.bounds.entry(partition).or_default();
         let bound = bounds.entry(lane).or_default();
         let has_room = *bound < quota.unwrap_or(0);
@@ -110,16 +200,27 @@ impl World {
 
     /// One round: everybody counts, the controller divides.
     pub fn divide(&mut self, program: &Program) {
-        let Some(budget) = self.budget.clone() else {
+        self.rooms.silent.clear();
+        let budget = self.budget.clone();
+        if budget.is_none() && !self.rollouts.values().any(has_limited_waves) {
             return;
-        };
+        }
         for partition in 0..self.partitions {
             let in_flight = self.in_flight(partition);
             self.rooms.bounds.insert(partition, in_flight.clone());
-            if self.unreachable.contains(&partition) {
+            let slow = self.rooms.slow.get(&partition).copied().unwrap_or_default();
+            if self.unreachable.contains(&partition) || slow.count_ms > 0 {
+                self.rooms.silent.insert(partition);
+                if slow.count_ms > 0 {
+                    self.rooms.letters.push(Letter {
+                        due_ms: self.now_ms + slow.count_ms,
+                        partition,
+                        quotas: None,
+                    });
+                }
                 continue;
             }
-            self.rooms.quotas.remove(&partition);
+            self.rooms.count(partition);
             let told = Told {
                 domains: self.domains(partition),
                 most: in_flight,
@@ -128,11 +229,19 @@ impl World {
             self.rooms.told.insert(partition, told);
         }
         self.rooms.sick = self.sick();
-        if self.rooms.told.len() < self.partitions as usize {
-            return;
+        if self.rooms.told.len() == self.partitions as usize {
+            let given = self.give(budget.as_ref());
+            self.send(given);
         }
+        self.rooms.deliver(self.now_ms);
+    }
+
+    /// Divides what is free among those that have answered.
+    fn give(&mut self, budget: Option<&Budget>) -> BTreeMap<Partition, Quotas> {
+        let mut given: BTreeMap<Partition, Quotas> = BTreeMap::new();
         let mut domains: BTreeMap<String, Domain> = BTreeMap::new();
         let mut lanes = BTreeSet::new();
+        let mut in_waves: BTreeMap<(String, String), u64> = BTreeMap::new();
         for told in self.rooms.told.values() {
             for (name, seen) in &told.domains {
                 let domain = domains.entry(name.clone()).or_default();
@@ -141,30 +250,85 @@ impl World {
             }
             for (lane, most) in &told.most {
                 domains.entry(lane.domain.clone()).or_default().in_flight += most;
+                let wave = (lane.rollout.clone(), lane.role.clone());
+                *in_waves.entry(wave).or_default() += most;
             }
             lanes.extend(told.waiting.keys().cloned());
         }
-        let reached = |p: &Partition| !self.unreachable.contains(p);
         for lane in lanes {
-            let told = self.rooms.told.iter().filter(|(p, _)| reached(p));
+            let answered = |p: &Partition| !self.rooms.silent.contains(p);
+            let told = self.rooms.told.iter().filter(|(p, _)| answered(p));
             let wants = |told: &Told| told.waiting.get(&lane).copied().unwrap_or(0);
             let demand: BTreeMap<Partition, u64> =
                 told.map(|(p, told)| (*p, wants(told))).collect();
             let domain = domains.entry(lane.domain.clone()).or_default();
             let urgent = self.is_urgent(&lane.rollout);
-            let more = budget.room(domain, urgent).min(demand.values().sum());
+            let in_domain = budget.map(|budget| budget.room(domain, urgent));
+            let wave = in_waves.entry((lane.rollout.clone(), lane.role.clone()));
+            let wave = wave.or_default();
+            let in_wave = self.wave_max(&lane).map(|max| max.saturating_sub(*wave));
+            let room = in_domain.into_iter().chain(in_wave).min();
+            let more = room.unwrap_or(u64::MAX).min(demand.values().sum());
             domain.in_flight += more;
+            *wave += more;
+            let open = self.open_waves(&lane);
             for (partition, more) in split(more, &demand) {
                 // Known before it is sent: whether it arrives is not known.
                 let told = self.rooms.told.entry(partition).or_default();
                 let most = told.most.entry(lane.clone()).or_default();
                 *most += more;
-                if more > 0 && !self.rooms.deaf.contains(&partition) {
-                    let quotas = self.rooms.quotas.entry(partition).or_default();
-                    quotas.insert(lane.clone(), *most);
+                if more > 0 {
+                    let quotas = given.entry(partition).or_default();
+                    quotas.insert(lane.clone(), (*most, open));
                 }
             }
         }
+        given
+    }
+
+    /// Sends quotas: they arrive at once, late, or never.
+    fn send(&mut self, given: BTreeMap<Partition, Quotas>) {
+        for (partition, quotas) in given {
+            if self.rooms.deaf.contains(&partition) {
+                continue;
+            }
+            let answers = (self.rooms.counted(partition), quotas);
+            let slow = self.rooms.slow.get(&partition).copied().unwrap_or_default();
+            match slow.quotas_ms {
+                0 => {
+                    self.rooms.take(partition, answers);
+                }
+                late => self.rooms.letters.push(Letter {
+                    due_ms: self.now_ms + late,
+                    partition,
+                    quotas: Some(answers),
+                }),
+            }
+        }
+    }
+
+    /// How many waves of a lane's role are open.
+    pub fn open_waves(&self, lane: &Lane) -> u32 {
+        let doc = self.rollouts.get(&lane.rollout);
+        let mut roles = doc.into_iter().flat_map(|doc| &doc.kept.roles);
+        let role = roles.find(|role| role.name == lane.role);
+        role.map_or(0, |role| role.open_waves)
+    }
+
+    /// What the newest open wave of a lane's role allows in flight; none: it has no limit of its own.
+    fn wave_max(&self, lane: &Lane) -> Option<u64> {
+        let rollout = &self.rollouts.get(&lane.rollout)?.kept;
+        let role = rollout.roles.iter().find(|role| role.name == lane.role)?;
+        let newest = role.open_waves.checked_sub(1)?;
+        let max = rollout.wave(role, newest).max_in_flight;
+        (max > 0).then_some(u64::from(max))
+    }
+
+    /// What is in flight of a lane's rollout and role, in all domains and partitions.
+    pub fn in_wave(&self, lane: &Lane) -> u64 {
+        let all = (0..self.partitions).flat_map(|partition| self.in_flight(partition));
+        let same = all.filter(|(l, _)| l.rollout == lane.rollout && l.role == lane.role);
+        same.map(|(_, in_flight)| in_flight).sum()
     }
 
     pub fn is_urgent(&self, rollout: &str) -> bool {
@@ -227,6 +391,15 @@ impl World {
         }
         sick
     }
+}
+
+/// Does a wave of it limit what is in flight?
+fn has_limited_waves(doc: &Doc) -> bool {
+    doc.kept
+        .plan
+        .waves
+        .iter()
+        .any(|wave| wave.max_in_flight > 0)
 }
 
 fn is_sick(agent: &Agent) -> bool {

@@ -8,13 +8,13 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
 
-use fleet::rollout::RESTORED;
+use fleet::rollout::{State, Transition};
 use proto::api::BackupHeader;
 use proto::store::{self, Act, Entry, Write};
 use raft::{GroupConfig, GroupId, NodeId, Store};
 
 use super::{Error, Key, Summary, each_group, verify};
-use crate::control::{Control, Documents, IDENTITY_KEY, rollout_state, stored_rollout_state};
+use crate::control::{Control, Documents, IDENTITY_KEY, stored_rollout_state};
 use crate::inventory::Index;
 use crate::ledger::{Ledger, Mirror, act, delete, entry, now_ms, put, table};
 use crate::local::{PARTITIONS, Place, open_any, start_group};
@@ -202,10 +202,9 @@ fn first_entry(
     }
     let mut rollouts = BTreeMap::new();
     for (id, doc) in &documents.rollouts {
-        if let Some(next) = rollout_state(doc.value.state()).restored() {
-            let next = stored_rollout_state(next);
-            rollouts.insert(id.clone(), next);
-            let (changed, did) = restored(documents, &doc.value, doc.version, next);
+        if let Some(moved) = documents.domain(&doc.value).restore() {
+            rollouts.insert(id.clone(), stored_rollout_state(moved.to));
+            let (changed, did) = written(documents, &doc.value, doc.version, moved);
             writes.extend(changed);
             acts.push(did);
         }
@@ -214,22 +213,23 @@ fn first_entry(
 }
 
 /// A rollout that was open, and the family of one that had not begun.
-fn restored(
+fn written(
     documents: &Documents,
     before: &store::Rollout,
     version: u64,
-    next: store::RolloutState,
+    moved: Transition,
 ) -> (Vec<Write>, Act) {
     let object = format!("rollout/{}", before.id);
+    let Transition { to, cause, .. } = moved;
     let mut rollout = store::Rollout {
-        state: next.into(),
-        cause: RESTORED.to_owned(),
+        state: stored_rollout_state(to).into(),
+        cause: cause.clone(),
         ..before.clone()
     };
     let key = before.id.as_str();
-    if next != store::RolloutState::Aborted {
+    if to != State::Aborted {
         let writes = vec![put(table::ROLLOUT, key, version, &rollout)];
-        return (writes, act(ACTOR, "rollout.halt", object, RESTORED.into()));
+        return (writes, act(ACTOR, "rollout.halt", object, cause));
     }
     rollout.ended_ms = now_ms();
     let mut writes = vec![put(table::ROLLOUT, key, version, &rollout)];
@@ -246,7 +246,7 @@ fn restored(
             &next,
         ));
     }
-    (writes, act(ACTOR, "rollout.abort", object, RESTORED.into()))
+    (writes, act(ACTOR, "rollout.abort", object, cause))
 }
 
 fn when(ms: u64) -> humantime::Rfc3339Timestamp {

@@ -350,7 +350,7 @@ impl Peer for Door {
     ) -> Result<Response<OpenRoomsReply>, Status> {
         let (from, request) = (Shown::of(&request), request.into_inner());
         let partition = self.led(&from, request.caller.as_ref(), request.group)?;
-        partition.open_rooms(&rooms::lanes(request.quotas));
+        partition.open_rooms(request.count, &rooms::lanes(request.quotas));
         Ok(Response::new(OpenRoomsReply {}))
     }
 }

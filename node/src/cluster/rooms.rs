@@ -20,6 +20,7 @@ pub fn to_wire(counted: &Counted) -> Held {
         domains: counted.occupancy.domains.iter().map(domain).collect(),
         waiting: waiting.map(|(lane, (n, _))| number(lane, *n)).collect(),
         bounds: numbers(&counted.bounds),
+        count: counted.number.unwrap_or(0),
     }
 }
 
@@ -40,6 +41,7 @@ pub fn from_wire(held: Held) -> Counted {
             waiting: waiting.map(|(lane, n)| (lane, (n, vec![]))).collect(),
         },
         bounds: lanes(held.bounds),
+        number: Some(held.count),
     }
 }
 

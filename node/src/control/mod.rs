@@ -17,7 +17,7 @@ pub use convert::{
     role, role_to_store, rollout, rollout_state, scope, settings, settings_to_store,
     stored_rollout_state,
 };
-pub use program::build as build_program;
+pub use program::{build as build_program, failures_since};
 
 use crate::ledger::{Mirror, table};
 

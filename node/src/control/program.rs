@@ -63,6 +63,14 @@ fn family(documents: &Documents, stored: &store::Family) -> ProgramFamily {
     }
 }
 
+/// From which program on a failure counts in this rollout: see [`fleet::governance::supersede::since`].
+pub fn failures_since(stored: &store::Rollout) -> Epoch {
+    Epoch(match stored.failures_since {
+        0 => stored.opening_epoch,
+        since => since,
+    })
+}
+
 fn number(stored: u64) -> Option<RevisionNumber> {
     (stored != 0).then_some(RevisionNumber(stored))
 }

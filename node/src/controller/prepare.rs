@@ -17,7 +17,7 @@ use super::verbs::abort;
 use super::{aside, ended_counts, observe, set_state, window};
 use crate::api::start::supersede_with;
 use crate::control::{
-    Doc, Documents, plan_spec, revision_key, revision_settings, role, rollout_state,
+    Doc, Documents, failures_since, plan_spec, revision_key, revision_settings, role, rollout_state,
 };
 use crate::ledger::{ProposeError, act, entry, now_ms, put, table};
 use crate::local::Node;
@@ -100,14 +100,16 @@ pub(super) async fn prepare(
             target: stored.to,
             ..store::Family::clone(&family.value)
         };
+        // What it replaces has gone on until now, and its lists go with this: where its members stand is kept.
+        let replaced = documents.rollouts.get(&stored.supersedes);
+        let replaced = replaced.filter(|r| !rollout_state(r.value.state()).is_final());
+        let since = replaced.map(|r| failures_since(&r.value));
+        stored.failures_since = supersede::since(documents.epoch(), since).0;
         let mut writes = vec![
             put(table::ROLLOUT, stored.id.as_str(), version, &stored),
             put(table::FAMILY, stored.family.as_str(), family.version, &next),
         ];
         writes.extend(validated(&documents, &stored, drawn.versions));
-        // What it replaces has gone on until now, and its lists go with this: where its members stand is kept.
-        let replaced = documents.rollouts.get(&stored.supersedes);
-        let replaced = replaced.filter(|r| !rollout_state(r.value.state()).is_final());
         let replaced = replaced
             .zip(figures)
             .map(|(found, (ended_counts, window))| {

@@ -40,6 +40,16 @@ impl Given {
         }
     }
 
+    /// Quotas that are about to be sent to who has answered: an answer of theirs that is lost may have arrived. Whoever has
+    /// not answered gets none, and may use what it was given before.
+    fn renew(&mut self, answered: &[Option<u64>], quotas: &[BTreeMap<Lane, u64>]) {
+        for ((last, answered), quotas) in self.last.iter_mut().zip(answered).zip(quotas) {
+            if answered.is_some() {
+                *last = Some((Instant::now(), quotas.clone()));
+            }
+        }
+    }
+
     /// What a partition that does not answer may have in flight beyond what is stored. None: that is not known.
     fn to(&self, partition: usize) -> Option<BTreeMap<Lane, u64>> {
         match self.last.get(partition).and_then(Option::as_ref) {
@@ -75,15 +85,17 @@ pub async fn divide(node: &Arc<Node>, given: &mut Given) {
             },
         });
     }
+    let answered: Vec<Option<u64>> = seen.iter().map(|counted| counted.number).collect();
     let (occupied, bounds): (Vec<_>, Vec<_>) =
         seen.into_iter().map(|c| (c.occupancy, c.bounds)).unzip();
     let quotas = quotas(&rules, &occupied, &bounds);
-    let opening = node.partitions.iter().zip(&quotas);
-    for (last, quotas) in given.last.iter_mut().zip(&quotas) {
-        // Before it is sent: an answer that is lost may have arrived.
-        *last = Some((Instant::now(), quotas.clone()));
-    }
-    futures::future::join_all(opening.map(|(p, quotas)| node.open_rooms(p, quotas))).await;
+    given.renew(&answered, &quotas);
+    let opening = node.partitions.iter().zip(&answered).zip(&quotas);
+    let opening = opening.filter_map(|((partition, answered), quotas)| {
+        let count = (*answered)?;
+        Some(node.open_rooms(partition, count, quotas))
+    });
+    futures::future::join_all(opening).await;
 }
 
 fn rules(node: &Node) -> Rules {
@@ -241,6 +253,21 @@ mod tests {
         ];
         let bounds = [BTreeMap::from([(lane("ro-1", "a"), 1)]), BTreeMap::new()];
         assert_eq!(total(&quotas(&rules, &occupied, &bounds)), 4);
+    }
+
+    #[test]
+    fn who_does_not_answer_may_use_what_it_was_given_until_that_has_run_out() {
+        let mut given = Given::nothing();
+        given.last.resize(2, None);
+        assert_eq!(given.to(0), None, "what another controller has given it");
+        let quotas = [5, 1].map(|quota| BTreeMap::from([(lane("ro-1", "a"), quota)]));
+        given.renew(&[Some(7), Some(8)], &quotas);
+        // In two rounds it is silent: there is nothing for it to be given.
+        for round in 9..11 {
+            given.renew(&[None, Some(round)], &[BTreeMap::new(), BTreeMap::new()]);
+            assert_eq!(given.to(0).as_ref(), Some(&quotas[0]));
+        }
+        assert_eq!(given.to(1), Some(BTreeMap::new()));
     }
 
     #[test]

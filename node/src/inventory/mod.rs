@@ -14,7 +14,8 @@ use proto::uid::Uid;
 pub use list::{List, Walk};
 pub use matched::Question;
 pub use row::{
-    BRIDGE, Delivery, Interner, Row, is_healthy, reported, reverted, state, stored_state, word,
+    BRIDGE, Delivery, Interner, Row, is_healthy, reported, resolved, reverted, state, stored_state,
+    word,
 };
 
 use crate::ledger::{Mirror, table};

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use fleet::digest::Digest;
 use fleet::drift::{self, Identity};
-use fleet::offer::{Offer, Reported, State};
+use fleet::offer::{Failure, Offer, Reported, State, failure_of};
+use fleet::program::{Epoch, Whose};
 use fleet::restored::Word;
 use fleet::selector::Facts;
 use proto::opamp::AgentCapabilities;
@@ -54,6 +55,8 @@ pub struct Delivery {
     pub rollout: Arc<str>,
     /// Times it was granted.
     pub offers: u32,
+    /// Program that it was made by.
+    pub epoch: u64,
     /// Wall clock of the grant.
     pub offered_ms: u64,
     /// Collector starts since the offer, beyond the one that applies it.
@@ -112,6 +115,8 @@ pub struct Row {
     pub delivery: Option<Delivery>,
     /// Hashes it is not offered again.
     pub refused: Box<[Digest]>,
+    /// Of each of them: program by which it was offered, and how it failed.
+    refusals: Box<[(Epoch, Failure)]>,
     /// Two agents, one uid.
     pub duplicate: bool,
     /// What stands in its record about a restore.
@@ -120,6 +125,8 @@ pub struct Row {
     pub reverted: bool,
     /// Whom a person has resolved its owner to.
     pub granted: Option<super::Owner>,
+    /// Program when a person last said whose it is; 0: nobody has.
+    pub resolved: u64,
     /// A person has ordered its collector to be stopped.
     pub stopped: bool,
     /// A restart has been ordered and not sent.
@@ -195,15 +202,13 @@ impl Row {
             reported: status.and_then(reported),
             config_error: interner.get(short(status.map_or("", |s| s.error.as_str()))),
             delivery: agent.delivery.as_ref().and_then(|d| delivery(d, interner)),
-            refused: agent
-                .refused
-                .iter()
-                .filter_map(|r| Digest::from_slice(&r.hash))
-                .collect(),
+            refused: refused(agent).map(|(hash, _)| hash).collect(),
+            refusals: refused(agent).map(|(_, of)| of).collect(),
             duplicate: agent.duplicate,
             word: word(agent),
             reverted: reverted(agent).is_some(),
             granted: owner(agent.granted.as_ref(), interner),
+            resolved: agent.resolved_epoch,
             stopped: agent.stopped,
             restart_pending: agent.restart_pending,
             websocket: agent.transport == "websocket",
@@ -238,6 +243,21 @@ impl Row {
     /// Owner: family and role of the last authorised offer.
     pub fn owner(&self) -> Option<(&str, &str)> {
         self.delivery.as_ref().map(|d| (&*d.family, &*d.role))
+    }
+
+    /// Whose it is, and what a person has said last about that.
+    pub fn whose(&self) -> Whose<'_> {
+        Whose {
+            owner: self.owner(),
+            granted: self.granted.as_ref().map(|to| (&*to.0, &*to.1)),
+            resolved: resolved(self.resolved),
+        }
+    }
+
+    /// Does it refuse this hash: by which program was it offered, and how has it failed?
+    pub fn refusal(&self, hash: Digest) -> Option<(Epoch, Failure)> {
+        let at = self.refused.iter().position(|refused| *refused == hash)?;
+        self.refusals.get(at).copied()
     }
 
     /// Last authorised offer, for [`fleet::offer`].
@@ -305,6 +325,19 @@ pub fn is_healthy(agent: &store::Agent) -> bool {
         Some(health) => health.healthy,
         None => !reports,
     }
+}
+
+/// Each hash that it refuses, with the program by which it was offered and how it failed.
+fn refused(agent: &store::Agent) -> impl Iterator<Item = (Digest, (Epoch, Failure))> {
+    agent.refused.iter().filter_map(|refused| {
+        let of = (Epoch(refused.epoch), failure_of(&refused.why));
+        Some((Digest::from_slice(&refused.hash)?, of))
+    })
+}
+
+/// The program when a person last said whose an agent is, as it is stored.
+pub fn resolved(epoch: u64) -> Option<Epoch> {
+    (epoch != 0).then_some(Epoch(epoch))
 }
 
 /// What stands in a record about a restore.
@@ -396,6 +429,7 @@ fn delivery(d: &store::Delivery, interner: &mut Interner) -> Option<Delivery> {
         revision: d.revision,
         rollout: interner.get(&d.rollout),
         offers: d.offers,
+        epoch: d.epoch,
         offered_ms: d.offered_ms,
         restarts: d.restarts,
         owned_since: d.owned_since,

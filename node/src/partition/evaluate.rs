@@ -6,7 +6,7 @@ use fleet::consistency::{Consistency, compare};
 use fleet::digest::Digest;
 use fleet::family::ConfigMap;
 use fleet::offer::{self, Decision, Reported, Situation, State, Why};
-use fleet::program::{Desired, Epoch, Place, Program, Reason, Subject, desired};
+use fleet::program::{Desired, Epoch, Place, Program, Reason, Subject, Whose, desired};
 use fleet::restored::{Doubt, is_conflict};
 use fleet::selector::Facts;
 use proto::edge::{Report, Transport};
@@ -18,7 +18,9 @@ use proto::uid::Uid;
 use super::body::{Redacted, Remembered};
 use super::merge::{Merged, attribute, cut, link_word, merge, transition};
 use crate::drift::{self, Last, Seen};
-use crate::inventory::{BRIDGE, is_healthy, reported, reverted, state, stored_state, word};
+use crate::inventory::{
+    BRIDGE, is_healthy, reported, resolved, reverted, state, stored_state, word,
+};
 use crate::ledger::{act, put, put_any, table};
 
 /// AcceptsStatus, OffersRemoteConfig, AcceptsEffectiveConfig: what is really served.
@@ -522,13 +524,14 @@ impl<'a> Turn<'a> {
         if next == State::Failed {
             delivery.error = cut(error, 1024);
         }
-        let hash = delivery.hash.clone();
+        let (hash, epoch) = (delivery.hash.clone(), delivery.epoch);
         let short = super::digest(&hash).to_string();
         if next == State::Failed && !self.agent.refused.iter().any(|r| r.hash == hash) {
             self.agent.refused.push(store::Refusal {
                 hash,
                 why: cut(error, 512),
                 at_ms: now,
+                epoch,
             });
         }
         let word = state_word(next);
@@ -555,17 +558,15 @@ impl<'a> Turn<'a> {
     fn desired(&self) -> Desired {
         let facts = RecordFacts(&self.agent);
         let delivery = self.agent.delivery.as_ref();
+        let whose = whose(&self.agent);
         let subject = Subject {
             uid: *self.uid.as_bytes(),
             owned_since: delivery.map(|d| Epoch(d.owned_since)),
-            granted: self
-                .agent
-                .granted
-                .as_ref()
-                .map(|owner| (owner.family.as_str(), owner.role.as_str())),
+            granted: whose.granted,
+            resolved: whose.resolved,
             stopped: self.agent.stopped,
             facts: &facts,
-            owner: delivery.map(|d| (d.family.as_str(), d.role.as_str())),
+            owner: whose.owner,
             delivery: delivery.and_then(|d| Digest::from_slice(&d.hash)),
             delivered_in: delivery.map_or("", |d| d.rollout.as_str()),
             place: self.ctx.place,
@@ -999,6 +1000,16 @@ fn rollout_of(reason: &Reason) -> String {
 pub(super) fn owner(agent: &store::Agent) -> Option<(&str, &str)> {
     let delivery = agent.delivery.as_ref()?;
     Some((&delivery.family, &delivery.role))
+}
+
+/// Whose it is, and what a person has said last about that.
+pub(super) fn whose(agent: &store::Agent) -> Whose<'_> {
+    let granted = agent.granted.as_ref();
+    Whose {
+        owner: owner(agent),
+        granted: granted.map(|to| (to.family.as_str(), to.role.as_str())),
+        resolved: resolved(agent.resolved_epoch),
+    }
 }
 
 /// Is what the agent has to be another owner's?

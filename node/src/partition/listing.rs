@@ -113,7 +113,7 @@ impl<'a> Everybody<'a> {
                 self.places.push(place);
             }
         }
-        let counts = self.program.place_that_counts(row.owner(), &self.places);
+        let counts = self.program.place_that_counts(row.whose(), &self.places);
         let is = |place: &Place<'_>| counts.is_some_and(|counts| counts.rollout == place.rollout);
         match self.places.iter().position(is) {
             Some(found) => {

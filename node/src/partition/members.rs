@@ -8,7 +8,7 @@ use fleet::family::{delivery_hash, stop_delivery};
 use fleet::governance::pin;
 use fleet::membership::enlist::{Applicant, LeftOut, enlist};
 use fleet::offer::{Failure, State};
-use fleet::program::{Condition, Program, ProgramRole, matching};
+use fleet::program::{Condition, Epoch, Program, ProgramRole, matching};
 use fleet::rollout::Signs;
 use fleet::waves;
 use proto::opamp::AgentCapabilities;
@@ -102,7 +102,7 @@ impl Partition {
         let live = columns.rows.values().filter(|row| !row.alias);
         // A completed one is not named any more.
         let last = program.family(family).and_then(|f| f.rollout.as_ref());
-        let last = last.and_then(|rollout| columns.lists.get(&rollout.id));
+        let last = last.and_then(|rollout| Some((rollout.opened, columns.lists.get(&rollout.id)?)));
         live.filter_map(|row| candidate(row, &program, (family, precedence), &program_roles, last))
             .collect()
     }
@@ -275,13 +275,14 @@ fn error_of(row: Option<&Row>, bucket: Bucket) -> String {
     .unwrap_or_default()
 }
 
-/// An agent for a rollout of this family, whose target gives it the precedence. `last`: the list of its last rollout.
+/// An agent for a rollout of this family, whose target gives it the precedence. `last`: the list of its last rollout, and
+/// the program that opened it.
 fn candidate(
     row: &Row,
     program: &Program,
     (family, precedence): (&str, i64),
     roles: &[ProgramRole],
-    last: Option<&List>,
+    last: Option<(Epoch, &List)>,
 ) -> Option<Candidate> {
     let names = matching(roles, row);
     let owned = row.owner().is_some_and(|(owner, _)| owner == family);
@@ -347,10 +348,14 @@ fn candidate(
 }
 
 /// Whom the family's last rollout, which is not completed, has taken an agent from: it still owes it the way back. Who
-/// joined a family since has come there by itself.
-fn came_from<'a>(row: &Row, last: Option<&'a List>) -> Option<(&'a str, &'a str)> {
+/// joined a family since has come there by itself, and who is there by a person's word since is there to stay.
+fn came_from<'a>(row: &Row, last: Option<(Epoch, &'a List)>) -> Option<(&'a str, &'a str)> {
     let delivery = row.delivery.as_ref()?;
-    let taken_from = last?.get(&row.uid)?.taken_from.as_ref()?;
+    let (opened, list) = last?;
+    if row.resolved >= opened.0 && row.resolved != 0 {
+        return None;
+    }
+    let taken_from = list.get(&row.uid)?.taken_from.as_ref()?;
     let taken_from = (&*taken_from.0, &*taken_from.1);
     let owes = !delivery.rollout.is_empty() || delivery.hash == stop_delivery();
     (owes && row.owner() != Some(taken_from)).then_some(taken_from)
@@ -371,7 +376,7 @@ impl Candidate {
 #[cfg(test)]
 mod tests {
     use fleet::digest::Digest;
-    use fleet::program::{Epoch, OwnerChange, ProgramFamily, RevisionNumber};
+    use fleet::program::{OwnerChange, ProgramFamily, RevisionNumber};
     use fleet::selector::Selector;
 
     use super::*;
@@ -419,7 +424,7 @@ mod tests {
     }
 
     /// As a rollout of family web sees it, whose last one has taken it from family db.
-    fn seen(row: &Row, last: Option<&List>) -> Candidate {
+    fn seen(row: &Row, last: Option<(Epoch, &List)>) -> Candidate {
         let program = Program {
             epoch: Epoch(1),
             families: vec![
@@ -467,11 +472,20 @@ mod tests {
         };
         let mut last = List::default();
         last.insert(uid(), member, 1);
-        let slept = seen(&runs(("web", "agent"), "ro-1"), Some(&last));
+        let last = Some((Epoch(7), &last));
+        let slept = seen(&runs(("web", "agent"), "ro-1"), last);
         assert_eq!(taken_from(&slept), Some(("db", "agent")));
         assert!(slept.owned && !slept.unchanged);
         // It has joined since, outside of any rollout.
-        let joined = seen(&runs(("web", "agent"), ""), Some(&last));
+        let joined = seen(&runs(("web", "agent"), ""), last);
         assert_eq!((taken_from(&joined), joined.unchanged), (None, true));
+        // A person has said that it stays: before that list was made, and since.
+        let said = |resolved| {
+            let mut row = runs(("web", "agent"), "ro-1");
+            row.resolved = resolved;
+            row
+        };
+        assert_eq!(taken_from(&seen(&said(6), last)), Some(("db", "agent")));
+        assert_eq!(taken_from(&seen(&said(7), last)), None);
     }
 }

@@ -196,7 +196,9 @@ pub struct Partition {
     /// Until when the quotas hold, in milliseconds since `started`.
     quotas_until_ms: std::sync::atomic::AtomicU64,
     /// Who waited when rooms were counted last; none: they were not, since this node leads.
-    waiting: std::sync::Mutex<Option<BTreeMap<room::Lane, Vec<Uid>>>>,
+    waiting: std::sync::Mutex<Option<occupancy::Waiting>>,
+    /// Number of the next count. It begins with the wall clock, so that no process repeats those of one before it.
+    counts: std::sync::atomic::AtomicU64,
     /// The sum of the quotas that were given last, and how many agents had something due when they were counted.
     given: std::sync::atomic::AtomicU64,
     wanted: std::sync::atomic::AtomicU64,
@@ -247,6 +249,7 @@ impl Partition {
             verdicts: std::sync::Mutex::default(),
             quotas_until_ms: 0.into(),
             waiting: std::sync::Mutex::default(),
+            counts: now_ms().max(1).into(),
             given: 0.into(),
             wanted: 0.into(),
             recalls: 0.into(),
@@ -515,12 +518,13 @@ impl Partition {
             } else {
                 None
             };
-            let owner = stored
+            let whose = stored
                 .as_ref()
-                .and_then(|(_, agent)| evaluate::owner(agent));
+                .map(|(_, agent)| evaluate::whose(agent))
+                .unwrap_or_default();
             let place = {
                 let columns = self.index.read();
-                place_of(&columns, &program, uid, owner).map(OwnedPlace::of)
+                place_of(&columns, &program, uid, whose).map(OwnedPlace::of)
             };
             let taken = RefCell::new(None);
             self.expire_rooms();
@@ -899,7 +903,13 @@ impl Partition {
             let before = self.program();
             // Before the program that may need it, so that nothing of it is offered without limit.
             let limits = room::Limits::of(&self.control.read());
-            self.rooms.follow(limits);
+            {
+                // Quotas on their way may be for a wave that is over.
+                let mut counted = self.waiting();
+                if self.rooms.follow(limits) {
+                    *counted = None;
+                }
+            }
             let newest = self.control.read().epoch();
             if newest <= before.epoch {
                 return;
@@ -1189,7 +1199,7 @@ fn is_due(columns: &Columns, program: &Program, re_offering: &BTreeSet<String>, 
     if row.restart_pending || doubt == Doubt::Unheard {
         return true;
     }
-    let place = place_of(columns, program, row.uid, row.owner());
+    let place = place_of(columns, program, row.uid, row.whose());
     let desired = desired_borrowed(&subject_of(row, place), program);
     let decision = next_for(row, &desired, doubt, re_offering);
     matches!(decision, Decision::Offer(_) | Decision::Adopt(_))
@@ -1241,13 +1251,15 @@ pub fn desired_of(row: &Row, place: Option<Place<'_>>, program: &Program) -> Des
 
 /// A row as the domain decides about it.
 fn subject_of<'a>(row: &'a Row, place: Option<Place<'a>>) -> Subject<'a, Row> {
+    let whose = row.whose();
     Subject {
         uid: *row.uid.as_bytes(),
         owned_since: row.delivery.as_ref().map(|d| Epoch(d.owned_since)),
-        granted: row.granted.as_ref().map(|owner| (&*owner.0, &*owner.1)),
+        granted: whose.granted,
+        resolved: whose.resolved,
         stopped: row.stopped,
         facts: row,
-        owner: row.owner(),
+        owner: whose.owner,
         delivery: row.delivery.as_ref().map(|d| d.hash),
         delivered_in: row.delivery.as_ref().map_or("", |d| &d.rollout),
         place,

@@ -43,6 +43,18 @@ pub struct Counted {
     pub occupancy: Occupancy,
     /// By lane.
     pub bounds: BTreeMap<Lane, u64>,
+    /// Its number, which the quotas that answer it name. None: the leader has not counted, and takes no quotas.
+    pub number: Option<u64>,
+}
+
+/// A count that waits for its quotas.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    number: u64,
+    /// When it was made, by this partition's clock.
+    at_ms: u64,
+    /// Whom to ask again when there is room.
+    named: BTreeMap<Lane, Vec<Uid>>,
 }
 
 /// What is limited in a partition, all its lanes together.
@@ -79,9 +91,17 @@ impl Partition {
         let bounds = self.rooms.hold();
         let named =
             |(lane, (_, uids)): (&Lane, &mut (u64, Vec<Uid>))| (lane.clone(), std::mem::take(uids));
-        let waiting = occupancy.waiting.iter_mut().map(named).collect();
-        *self.waiting() = Some(waiting);
-        Counted { occupancy, bounds }
+        let number = self.counts.fetch_add(1, Ordering::SeqCst);
+        *self.waiting() = Some(Waiting {
+            number,
+            at_ms: self.monotonic_ms(),
+            named: occupancy.waiting.iter_mut().map(named).collect(),
+        });
+        Counted {
+            occupancy,
+            bounds,
+            number: Some(number),
+        }
     }
 
     /// What this replica has of a partition that is led elsewhere and does not answer; its leader may have granted up
@@ -94,23 +114,33 @@ impl Partition {
             let bound = bounds.entry(lane.clone()).or_default();
             *bound = (*bound).max(*quota);
         }
-        Counted { occupancy, bounds }
+        Counted {
+            occupancy,
+            bounds,
+            number: None,
+        }
     }
 
-    /// New quotas, good for [`super::room::QUOTA_LIFE`]; whoever waits for what is new in them is asked again. A leader
-    /// that has not counted since it began to lead takes none: it would not know what is in flight.
-    pub fn open_rooms(&self, quotas: &BTreeMap<Lane, u64>) {
-        let Some(waiting) = self.waiting().take() else {
+    /// New quotas, good for [`super::room::QUOTA_LIFE`] since the count that they answer; whoever waits for what is new in
+    /// them is asked again. A leader that has not counted since it began to lead takes none: it would not know what is in
+    /// flight. Nor are quotas taken that answer an older count: they come late, and what they give may be somebody
+    /// else's by now. `count` 0: from a node whose counts have no numbers.
+    pub fn open_rooms(&self, count: u64, quotas: &BTreeMap<Lane, u64>) {
+        let answered = |waiting: &mut Waiting| count == 0 || waiting.number == count;
+        let mut counted = self.waiting();
+        let Some(waiting) = counted.take_if(answered) else {
             return;
         };
+        // Before anybody else finds that the count was answered: see [`Partition::take_program`].
         let bounds = self.rooms.open(quotas);
+        drop(counted);
         let given = quotas
             .values()
             .fold(0u64, |sum, quota| sum.saturating_add(*quota));
         self.given.store(given, Ordering::Relaxed);
-        let until = self.monotonic_ms() + millis(QUOTA_LIFE);
+        let until = waiting.at_ms + millis(QUOTA_LIFE);
         self.quotas_until_ms.store(until, Ordering::SeqCst);
-        for (lane, waiting) in waiting {
+        for (lane, waiting) in waiting.named {
             let quota = quotas.get(&lane).copied().unwrap_or(0);
             let room = quota.saturating_sub(bounds.get(&lane).copied().unwrap_or(0));
             let room = usize::try_from(room).unwrap_or(usize::MAX);
@@ -120,7 +150,7 @@ impl Partition {
         }
     }
 
-    pub(super) fn waiting(&self) -> MutexGuard<'_, Option<BTreeMap<Lane, Vec<Uid>>>> {
+    pub(super) fn waiting(&self) -> MutexGuard<'_, Option<Waiting>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

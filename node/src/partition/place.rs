@@ -1,6 +1,6 @@
 //! An agent's place in a rollout: of all the lists that name it, the one that decides for it.
 
-use fleet::program::{Place, Program};
+use fleet::program::{Place, Program, Whose};
 use proto::uid::Uid;
 
 use crate::inventory::Columns;
@@ -13,19 +13,19 @@ pub(super) struct OwnedPlace {
     taken_from: Option<(String, String)>,
 }
 
-/// The place that decides for an agent, among those in rollouts that the program names. `owner`: family and role.
+/// The place that decides for an agent, among those in rollouts that the program names.
 pub fn place_of<'a>(
     columns: &'a Columns,
     program: &'a Program,
     uid: Uid,
-    owner: Option<(&str, &str)>,
+    whose: Whose<'_>,
 ) -> Option<Place<'a>> {
     let lists = columns.listed.get(&uid)?;
     let places: Vec<Place<'a>> = lists
         .iter()
         .filter_map(|id| place_in(columns, program, uid, id))
         .collect();
-    program.place_that_counts(owner, &places)
+    program.place_that_counts(whose, &places)
 }
 
 /// The agent's place in this rollout, if the program names it.
@@ -156,14 +156,17 @@ mod tests {
         let columns = index.read();
         let decides = |open, owner: Option<&str>| {
             let program = program(open);
-            let owner = owner.map(|family| (family, "agent"));
-            place_of(&columns, &program, uid(), owner).map(|place| place.rollout.to_owned())
+            let whose = Whose {
+                owner: owner.map(|family| (family, "agent")),
+                ..Whose::default()
+            };
+            place_of(&columns, &program, uid(), whose).map(|place| place.rollout.to_owned())
         };
         assert_eq!(decides(0, Some("db")).as_deref(), Some("ro-1"));
         assert_eq!(decides(1, Some("db")).as_deref(), Some("ro-2"));
         assert_eq!(decides(1, Some("web")).as_deref(), Some("ro-2"));
         assert_eq!(decides(1, Some("gone")), None);
         let other = Uid::from_wire(&[8; 16]).unwrap();
-        assert!(place_of(&columns, &program(1), other, None).is_none());
+        assert!(place_of(&columns, &program(1), other, Whose::default()).is_none());
     }
 }

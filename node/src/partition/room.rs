@@ -11,6 +11,7 @@ use std::time::Duration;
 use fleet::budget::needs_room;
 use fleet::program::{Desired, Reason};
 use fleet::selector::Facts;
+use proto::store::RoleProgress;
 
 use crate::control::Documents;
 
@@ -55,8 +56,8 @@ struct State {
 pub struct Limits {
     /// Label of the failure domains; none: there is no budget.
     pub label: Option<String>,
-    /// Open rollouts with a wave that limits what is in flight.
-    pub limited: BTreeSet<String>,
+    /// Open rollouts with a wave that limits what is in flight; by role, how many of their waves are open.
+    pub limited: BTreeMap<String, BTreeMap<String, u32>>,
     /// Open rollouts back to an earlier revision. What they take back may be what uses the budget up.
     pub back: BTreeSet<String>,
 }
@@ -100,7 +101,9 @@ impl Limits {
             }
             let plan = rollout.value.plan.as_ref();
             if plan.is_some_and(|p| p.waves.iter().any(|wave| wave.max_in_flight > 0)) {
-                limits.limited.insert(id.clone());
+                let open = |role: &RoleProgress| (role.role.clone(), role.open_waves);
+                let open = rollout.value.roles.iter().map(open).collect();
+                limits.limited.insert(id.clone(), open);
             }
             if rollout.value.back {
                 limits.back.insert(id.clone());
@@ -135,7 +138,7 @@ impl Limits {
         facts: &'f (impl Facts + ?Sized),
     ) -> Option<&'f str> {
         let label = self.label.as_ref().filter(|_| !self.back.contains(rollout));
-        if label.is_none() && !self.limited.contains(rollout) {
+        if label.is_none() && !self.limited.contains_key(rollout) {
             return None;
         }
         Some(label.and_then(|label| facts.get(label)).unwrap_or(""))
@@ -149,13 +152,23 @@ impl Rooms {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is limited from now on. A new label makes new domains: nothing is known of them yet.
-    pub fn follow(&self, limits: Limits) {
+    /// What is limited from now on. A new label makes new domains: nothing is known of them yet. What was given for one
+    /// wave is not used for the next, which may allow less. True: quotas were taken away for that.
+    pub fn follow(&self, limits: Limits) -> bool {
         let mut state = self.state();
         if state.limits.label != limits.label {
             state.lanes.clear();
         }
-        state.limits = limits;
+        let before = std::mem::replace(&mut state.limits, limits);
+        let State { limits, lanes } = &mut *state;
+        let moved = |rollout: &String| before.limited.get(rollout) != limits.limited.get(rollout);
+        for (lane, room) in lanes.iter_mut() {
+            if moved(&lane.rollout) {
+                room.quota = 0;
+            }
+        }
+        let known = before.limited.keys();
+        known.chain(limits.limited.keys()).any(moved)
     }
 
     /// What is limited now.
@@ -344,6 +357,26 @@ mod tests {
             ..Limits::default()
         });
         assert_eq!(rooms.take(&desired(), &zone("a")), Taken::Unlimited);
+    }
+
+    #[test]
+    fn what_was_given_for_one_wave_is_not_used_for_the_next() {
+        let rooms = rooms();
+        let limits = |open| Limits {
+            label: Some("zone".into()),
+            limited: BTreeMap::from([(
+                "ro-1".to_owned(),
+                BTreeMap::from([("agent".to_owned(), open)]),
+            )]),
+            ..Limits::default()
+        };
+        assert!(rooms.follow(limits(1)));
+        rooms.open(&BTreeMap::from([(lane("a"), 5)]));
+        assert!(!rooms.follow(limits(1)));
+        assert_ne!(rooms.take(&desired(), &zone("a")), Taken::Full);
+        assert!(rooms.follow(limits(2)));
+        assert_eq!(rooms.take(&desired(), &zone("a")), Taken::Full);
+        assert_eq!(rooms.in_flight(), 1);
     }
 
     #[test]

@@ -8,13 +8,14 @@ pub(super) mod verdicts;
 use fleet::bucket::{Bucket, Presence, Sighting, bucket};
 use fleet::digest::Digest;
 use fleet::membership::{Circumstances, Exclusion, exclusion};
-use fleet::program::{Desired, Place, Placed, Program, Reason, desired_borrowed, matching};
+use fleet::program::{Desired, Epoch, Place, Placed, Program, Reason, desired_borrowed, matching};
 use fleet::restored::Doubt;
 use proto::opamp::AgentCapabilities;
 use proto::store::{self, Link, Match};
 
 use super::listing::Listing;
 use super::subject_of;
+use crate::control::failures_since;
 use crate::inventory::{Delivery, Member, Row};
 
 /// One look at a rollout's members.
@@ -104,10 +105,12 @@ impl<'a> Stand<'a> {
             pinned: desired.reason == Reason::Pinned && (desired.delivery != target || taken_back),
             target,
             flow_lost: false,
-            refuses: goal.is_some_and(|hash| row.refused.contains(&hash)),
+            since: failures_since(rollout),
+            refused: goal.and_then(|hash| row.refusal(hash)),
             reports_status: row.can(AgentCapabilities::ReportsRemoteConfig),
             goal,
             offer: delivery.map(|d| (d.hash, d.state, &*d.error)),
+            offered_by: Epoch(delivery.map_or(0, |d| d.epoch)),
             // What it said before a restore is no evidence.
             reported: row.reported.filter(|_| doubt != Doubt::Unheard),
             healthy: row.healthy,

@@ -35,7 +35,11 @@ fn on_two_lists_the_owner_decides_until_the_wave_that_takes_it_over_is_open() {
             ..place(0).unwrap()
         };
         let places = [taken(("db", "agent")).unwrap(), of_db];
-        let place = program.place_that_counts(owner, &places);
+        let whose = Whose {
+            owner,
+            ..Whose::default()
+        };
+        let place = program.place_that_counts(whose, &places);
         place.map(|place| place.rollout)
     };
     db.rollout = Some(ProgramRollout {
@@ -163,4 +167,79 @@ fn who_was_taken_over_and_stopped_goes_back_when_it_is_started() {
     let back = desired(&started, &program);
     assert_eq!(back.owner, Some(("db".into(), "agent".into())));
     assert_eq!((back.delivery, back.offerable), (Some(hash("db 1")), true));
+}
+
+/// Taken over from family db by rollout `ro-1`, which was opened by program 10; a person has spoken then.
+fn spoken(facts: &Labels, resolved: u64) -> Subject<'_, Labels> {
+    Subject {
+        place: taken(("db", "agent")),
+        delivered_in: "ro-1",
+        delivery: Some(hash("web 2")),
+        resolved: Some(Epoch(resolved)),
+        ..subject(facts, Some("web"))
+    }
+}
+
+#[test]
+fn a_rollback_leaves_an_agent_where_a_person_has_put_it_since_the_list() {
+    let facts = labels("app=web");
+    let back = |subject: &Subject<'_, Labels>, stable| {
+        let program = program(vec![returning(stable), family("db", 1, "app")]);
+        let found = desired(subject, &program);
+        (found.owner.unwrap().0, found.delivery.unwrap())
+    };
+    let before = spoken(&facts, 9);
+    assert_eq!(back(&before, Some(1)), ("db".into(), hash("db 1")));
+    // Let go to the family, or kept by it: it goes back to what that gave before, or to the role's baseline.
+    let let_go = spoken(&facts, 10);
+    let kept = Subject {
+        granted: Some(("web", "agent")),
+        ..let_go
+    };
+    for stays in [&let_go, &kept] {
+        assert_eq!(back(stays, Some(1)), ("web".into(), hash("web 1")));
+        assert_eq!(back(stays, None), ("web".into(), hash("baseline")));
+    }
+    // Told to go elsewhere, and still here: nobody has put it here.
+    let leaves = Subject {
+        granted: Some(("other", "agent")),
+        ..let_go
+    };
+    assert_eq!(back(&leaves, Some(1)), ("db".into(), hash("db 1")));
+}
+
+#[test]
+fn a_list_takes_nobody_over_whom_a_person_has_said_since_to_stay() {
+    let (mut web, mut db) = (family("web", 2, "app = web"), family("db", 1, "app"));
+    web.rollout = Some(rollout());
+    db.rollout = Some(ProgramRollout {
+        id: "ro-2".into(),
+        ..rollout()
+    });
+    let program = program(vec![web, db]);
+    let facts = labels("app=web");
+    let of_db = Place {
+        rollout: "ro-2",
+        ..place(0).unwrap()
+    };
+    let wanted = |resolved, granted| {
+        let agent = Subject {
+            granted,
+            ..subject(&facts, Some("db"))
+        };
+        let agent = Subject {
+            resolved: Some(Epoch(resolved)),
+            ..agent
+        };
+        let places = [taken(("db", "agent")).unwrap(), of_db];
+        let place = program.place_that_counts(agent.whose(), &places);
+        desired(&Subject { place, ..agent }, &program).delivery
+    };
+    let stays = Some(("db", "agent"));
+    assert_eq!(wanted(9, stays), Some(hash("web 2")));
+    assert_eq!(wanted(10, stays), Some(hash("db 2")));
+    assert_eq!(wanted(10, None), Some(hash("db 2")));
+    // Its wave has not waited for the word to be carried out.
+    let goes = Some(("web", "agent"));
+    assert_eq!(wanted(9, goes), wanted(10, goes));
 }

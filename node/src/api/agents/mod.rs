@@ -21,7 +21,7 @@ use tonic::{Request, Response, Status};
 use super::{Api, broken, not_stored, short};
 use crate::inventory::Row;
 use crate::ledger::{act, delete_any, entry, now_ms, once, put_any, table};
-use crate::partition::{chain, history_key, merge};
+use crate::partition::{chain, history_key, merge, place_of};
 
 const HISTORY: usize = 100;
 
@@ -110,7 +110,9 @@ impl Api {
                 refused.push(format!("{uid}: there is no such agent"));
                 continue;
             };
-            match claim_on(row, &program, keep) {
+            let place = place_of(&columns, &program, *uid, row.whose());
+            let is_taken = place.is_some_and(|place| place.taken_from.is_some());
+            match claim_on(row, &program, keep, is_taken) {
                 Ok(claim) => groups.entry(claim).or_default().push(*uid),
                 Err(why) => refused.push(format!("{uid}: {why}")),
             }
@@ -119,14 +121,20 @@ impl Api {
     }
 }
 
-/// Whom an agent would go to, or stay with.
-fn claim_on(row: &Row, program: &Program, keep: bool) -> Result<(String, String), String> {
+/// Whom an agent would go to, or stay with. `is_taken`: by a rollout's list it is somebody else's, so that a rollback would
+/// give it back, or its wave would take it.
+fn claim_on(
+    row: &Row,
+    program: &Program,
+    keep: bool,
+    is_taken: bool,
+) -> Result<(String, String), String> {
     let owner = row
         .owner()
         .ok_or("nobody owns it: it goes to who claims it by itself")?;
     let claims = program.claims(row);
     let first = claims.first();
-    if first.and_then(Claim::only) == Some(owner) {
+    if first.and_then(Claim::only) == Some(owner) && !(keep && is_taken) {
         return Err(format!(
             "{}/{} owns it and claims it: there is nothing to resolve",
             owner.0, owner.1
@@ -412,6 +420,7 @@ impl AgentService for Api {
         short("reason", &request.reason)?;
         let uids = self.chosen(&request.uids, &request.selector)?;
         let mut changed = ChangedAgents::default();
+        let epoch = self.node.control.read().epoch().0;
         for (claim, uids) in self.by_claim(&uids, request.keep, &mut changed.refused) {
             let (family, role) = claim;
             let words = match request.keep {
@@ -433,10 +442,12 @@ impl AgentService for Api {
                     family: family.clone(),
                     role: role.clone(),
                 };
-                if agent.granted.as_ref() == Some(&owner) {
+                // Said once more it counts for lists that were made since it was said before.
+                if agent.granted.as_ref() == Some(&owner) && agent.resolved_epoch == epoch {
                     return Ok(None);
                 }
                 agent.granted = Some(owner);
+                agent.resolved_epoch = epoch;
                 Ok(Some(merge::transition(
                     now_ms(),
                     "owner resolved",

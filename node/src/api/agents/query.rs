@@ -150,7 +150,7 @@ impl Api {
             let program = partition.program();
             let columns = partition.index().read();
             for row in columns.rows.values().filter(|row| filter.takes(row)) {
-                let place = place_of(&columns, &program, row.uid, row.owner());
+                let place = place_of(&columns, &program, row.uid, row.whose());
                 let desired = desired_of(row, place, &program);
                 let state = state_of(row, &desired);
                 if filter.state_matches(row, state) && drifted(row, &desired) {
@@ -251,7 +251,7 @@ impl Api {
         let shown = {
             let columns = partition.index().read();
             let row = columns.rows.get(&uid)?;
-            let place = place_of(&columns, &program, uid, row.owner());
+            let place = place_of(&columns, &program, uid, row.whose());
             let desired = desired_of(row, place, &program);
             let drift = norms.drift(row, &desired);
             let excluded = place.and_then(|p| excluded_text(row, &program, &p, &desired));

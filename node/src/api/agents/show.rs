@@ -121,7 +121,7 @@ impl Api {
                 .rows
                 .get(&uid)
                 .ok_or_else(|| Status::not_found(format!("there is no agent {uid}")))?;
-            let place = place_of(&columns, &program, uid, row.owner());
+            let place = place_of(&columns, &program, uid, row.whose());
             let desired = desired_of(row, place, &program);
             let claims = program
                 .claims(row)

@@ -57,7 +57,7 @@ impl Api {
                 .values()
                 .filter(|row| row.owner().is_some_and(|(family, _)| family == stored.name))
             {
-                let place = crate::partition::place_of(&columns, &program, row.uid, row.owner());
+                let place = crate::partition::place_of(&columns, &program, row.uid, row.whose());
                 let desired = crate::partition::desired_of(row, place, &program);
                 let state = state_of(row, &desired);
                 view.owned += 1;

@@ -112,7 +112,11 @@ fn plainly(
         pinned: desired.reason == Reason::Pinned && (desired.delivery != target || taken_back),
         target,
         flow_lost: false,
-        refuses: goal.is_some_and(|hash| row.refused.contains(&hash)),
+        since: Epoch(match rollout.failures_since {
+            0 => rollout.opening_epoch,
+            since => since,
+        }),
+        refused: goal.and_then(|hash| row.refusal(hash)),
         reports_status: row.can(AgentCapabilities::ReportsRemoteConfig),
         goal,
         offer: delivery.map(|d| (d.hash, d.state, &*d.error)),
@@ -237,6 +241,7 @@ fn agent(draw: &mut Draw) -> store::Agent {
         was_healthy: !draw.one_in(3),
         effective: draw.below(3) as i32,
         owned_since: draw.of(&[1, 12]),
+        epoch: draw.of(&[1, 12]),
         error: error.into(),
         ..store::Delivery::default()
     };
@@ -251,6 +256,7 @@ fn agent(draw: &mut Draw) -> store::Agent {
         refused: match draw.one_in(5) {
             true => vec![store::Refusal {
                 hash: refused,
+                epoch: draw.of(&[0, 12]),
                 ..store::Refusal::default()
             }],
             false => vec![],
@@ -281,6 +287,7 @@ fn agent(draw: &mut Draw) -> store::Agent {
             family: draw.of(&["web", "db"]).into(),
             role: draw.of(&ROLES).into(),
         }),
+        resolved_epoch: draw.of(&[0, 0, 1, 12]),
         duplicate: draw.one_in(20),
         stopped: draw.one_in(20),
         alias_of: if draw.one_in(20) { vec![9; 16] } else { vec![] },
@@ -320,6 +327,8 @@ fn a_look_at_many_members_finds_each_where_its_plain_definition_does() {
             id: ID.into(),
             family: "web".into(),
             state: state.into(),
+            opening_epoch: 5,
+            failures_since: draw.of(&[0, 1]),
             ..store::Rollout::default()
         };
         let mut stand = Stand::of(&rollout, program, NOW_MS);
@@ -370,7 +379,7 @@ fn a_walk_beside_the_lists_finds_what_a_search_for_each_agent_does() {
         let mut everybody = Everybody::of(&columns, &program);
         // Not everybody is asked for.
         for row in columns.rows.values().filter(|_| !draw.one_in(3)) {
-            let place = place_of(&columns, &program, row.uid, row.owner());
+            let place = place_of(&columns, &program, row.uid, row.whose());
             let expected = desired(&subject_of(row, place), &program);
             assert_eq!(
                 everybody.desired(row).named(),
@@ -460,6 +469,7 @@ fn verdicts_that_are_kept_are_those_that_would_be_found_anew() {
             2 => {
                 use store::RolloutState::{Completed, Running};
                 rollout.state = draw.of(&[Running, Completed]).into();
+                rollout.failures_since = draw.of(&[1, 11, 20]);
             }
             3 => now_ms += draw.below(2 * LIMIT_MS),
             4 => {

@@ -9,12 +9,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use fleet::bucket::{Bucket, Counts, UNHEALTHY_AFTER_MS, buckets};
-use fleet::program::Program;
+use fleet::program::{Epoch, Program};
 use fleet::rollout::{Signs, is_restart_loop};
 use proto::store::{self, RolloutState};
 use proto::uid::Uid;
 
 use super::Stand;
+use crate::control::failures_since;
 use crate::inventory::{Columns, Member, Row};
 use crate::partition::is_quiet;
 use crate::rising::Rising;
@@ -36,6 +37,7 @@ pub(in crate::partition) struct Verdicts {
 struct Basis {
     program: Arc<Program>,
     state: RolloutState,
+    failures_since: Epoch,
 }
 
 /// Of one member.
@@ -72,7 +74,12 @@ impl Verdicts {
             *self = Verdicts::default();
             return vec![];
         };
-        let holds = |basis: &Basis| basis.is(program, rollout.state());
+        let basis = Basis {
+            program: Arc::clone(program),
+            state: rollout.state(),
+            failures_since: failures_since(rollout),
+        };
+        let holds = |before: &Basis| before.is(&basis);
         if !self.basis.as_ref().is_some_and(holds) || self.verdicts.len() != list.len() {
             // Nothing in an index is from before its first moment.
             self.moment = 0;
@@ -80,10 +87,7 @@ impl Verdicts {
             self.verdicts.clear();
             self.verdicts.resize(list.len(), Verdict::NONE);
         }
-        self.basis = Some(Basis {
-            program: Arc::clone(program),
-            state: rollout.state(),
-        });
+        self.basis = Some(basis);
         let mut stand = Stand::of(rollout, program, wall_ms);
         let mut rows = Rising::of(&columns.rows);
         let mut due = Vec::new();
@@ -139,13 +143,15 @@ impl Verdicts {
 
 impl Basis {
     /// Another program that decides the same is the same: a soak that is written down stamps a new one.
-    fn is(&self, program: &Arc<Program>, state: RolloutState) -> bool {
-        let same = |a: &Program, b: &Program| {
+    fn is(&self, other: &Basis) -> bool {
+        let (a, b) = (&self.program, &other.program);
+        let same = || {
             a.epoch.incarnation() == b.epoch.incarnation()
                 && a.families == b.families
                 && a.pins == b.pins
         };
-        self.state == state && (Arc::ptr_eq(&self.program, program) || same(&self.program, program))
+        (self.state, self.failures_since) == (other.state, other.failures_since)
+            && (Arc::ptr_eq(a, b) || same())
     }
 }
 
