@@ -120,6 +120,7 @@ fn plainly(
         reports_status: row.can(AgentCapabilities::ReportsRemoteConfig),
         goal,
         offer: delivery.map(|d| (d.hash, d.state, &*d.error)),
+        offered_by: Epoch(delivery.map_or(0, |d| d.epoch)),
         reported: row.reported,
         healthy: row.healthy,
         health_age_ms: NOW_MS.saturating_sub(row.health_since_ms),
