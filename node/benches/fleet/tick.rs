@@ -1,8 +1,8 @@
 //! One look of the controller at a running rollout: counting its members in all partitions, and [`plan`]. And one count
 //! of what a budget limits, which is due as often.
 //!
-//! Between two looks one agent in a hundred says something new, as in the middle of a large wave. The first look finds
-//! nothing that was kept from one before, as after a change of the program.
+//! Between two looks one agent in a hundred says something new, as in the middle of a large wave. `anew`: nothing that was
+//! found before holds, as after the opening of a wave.
 //!
 //! The members are in memory as the node has them: rows and lists come in through the mirrors that the state machines
 //! write through, only the log before them is left out. Twice: with the last wave open and members spread over the
@@ -55,7 +55,7 @@ async fn measure(agents: usize, rounds: usize, stage: Stage) -> serde_json::Valu
     let node = world::start(dir.path()).await;
     world::family(&node).await;
     let mut mirrors = fill(&node, agents, stage).await;
-    let stored = open(&node, agents, stage).await;
+    let mut stored = open(&node, agents, stage).await;
     let rollout = node.control.read().domain(&stored);
     let mut planned = Vec::new();
     let mut buckets = serde_json::Value::Null;
@@ -76,6 +76,15 @@ async fn measure(agents: usize, rounds: usize, stage: Stage) -> serde_json::Valu
         assert_eq!(members, agents as u64, "every member is counted");
         buckets = shown(&observed);
     });
+    let anew = timed(
+        rounds,
+        |_| {},
+        || {
+            // All verdicts rest on it.
+            stored.failures_since += 1;
+            observe(&node, &stored);
+        },
+    );
     limit(&node).await;
     let counts = timed(
         rounds,
@@ -90,6 +99,7 @@ async fn measure(agents: usize, rounds: usize, stage: Stage) -> serde_json::Valu
     node.stop().await;
     serde_json::json!({
         "look": looks,
+        "anew": anew,
         "plan_ms": figure(planned),
         "budget": counts,
         "buckets": buckets,

@@ -749,7 +749,7 @@ impl Partition {
     async fn link(&self, uid: Uid, link: Link, detail: &str) {
         let word = merge::link_word(link);
         let changed = self
-            .change(uid, |agent| {
+            .change_through(Through::ThisNode, uid, (String::new(), vec![]), |agent| {
                 let heard_meanwhile =
                     link == Link::Lost && !self.core().is_lost(uid, self.monotonic_ms());
                 if agent.link() == link || heard_meanwhile {
@@ -775,12 +775,12 @@ impl Partition {
         self.change_with(uid, String::new(), vec![], change).await
     }
 
-    /// As [`Partition::change`], with entries for the audit chain, and once for a key that is not empty.
-    pub async fn change_with(
+    /// As [`Partition::change`], by a key and with entries for the audit chain.
+    async fn change_through(
         &self,
+        through: Through,
         uid: Uid,
-        key: String,
-        acts: Vec<store::Act>,
+        (key, acts): (String, Vec<store::Act>),
         change: impl Fn(&mut store::Agent) -> Option<store::Transition>,
     ) -> Result<bool, Error> {
         for _ in 0..TRIES {
@@ -800,13 +800,29 @@ impl Partition {
                 idempotency_key: key.clone(),
                 ..entry(writes, acts.clone())
             };
-            match self.ledger.propose(change).await {
+            let stored = match through {
+                Through::Leader => self.ledger.propose(change).await,
+                Through::ThisNode => self.ledger.propose_here(change).await,
+            };
+            match stored {
                 Ok(_) => return Ok(true),
                 Err(ProposeError::Conflict(_)) => {}
                 Err(source) => return Err(Error::Store { uid, source }),
             }
         }
         Ok(false)
+    }
+
+    /// As [`Partition::change`], with entries for the audit chain, and once for a key that is not empty.
+    pub async fn change_with(
+        &self,
+        uid: Uid,
+        key: String,
+        acts: Vec<store::Act>,
+        change: impl Fn(&mut store::Agent) -> Option<store::Transition>,
+    ) -> Result<bool, Error> {
+        self.change_through(Through::Leader, uid, (key, acts), change)
+            .await
     }
 
     /// Those of another node's: its leader looked so long before the question, which was sent at `sent`, was answered.
@@ -1167,6 +1183,16 @@ fn check_token(uid: Uid, agent: &store::Agent, report: &Report) -> Result<(), Er
 /// An agent that promises no heartbeats: while its WebSocket stands, silence says nothing.
 fn is_quiet(row: &Row) -> bool {
     row.websocket && !row.can(AgentCapabilities::ReportsHeartbeat)
+}
+
+/// By whose lead is a record changed?
+#[derive(Clone, Copy)]
+enum Through {
+    /// Wherever the leader is.
+    Leader,
+    /// Only if it is this node: whom it has heard is worth nothing to who leads after it. A leader that was cut off finds
+    /// everybody silent, and may learn of its successor before that is stored.
+    ThisNode,
 }
 
 /// An offer that is under way in a lane, until it is known whether it was stored.
