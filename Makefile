@@ -21,7 +21,7 @@ INTEROP_AT_ONCE := 16
 # Seconds per fuzz target.
 SECONDS_EACH := $(if $(SECONDS),$(SECONDS),20)
 
-.PHONY: help setup target build run test lint interop fuzz bench
+.PHONY: help setup target build run test lint interop upgrade fuzz bench
 
 help: ## list these commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-9s %s\n", $$1, $$2 }'
@@ -48,6 +48,10 @@ interop: build ## what needs Go: real supervisor, collector and Python client; h
 	@cd tests/linearizable && CGO_ENABLED=0 GOWORK=off GOFLAGS=-buildvcs=false go test ./...
 	@cargo test --workspace --features system-tests/interop --test interop -- --test-threads $(INTEROP_AT_ONCE)
 	@cargo test --workspace --features system-tests/interop --test linearizable
+
+upgrade: ## a cluster and a data directory of an older commit taken over by this one; OLD=308e2e1 for another commit
+	@scripts/setup test
+	@scripts/upgrade
 
 lint: target ## formatting, clippy, licences, and the rules of scripts/check
 	@scripts/lint

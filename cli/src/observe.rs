@@ -1,8 +1,6 @@
 //! What the server shows of itself: structured logs, and traces and metrics over OTLP when an endpoint is given.
 
 pub mod figures;
-#[cfg(test)]
-mod listed;
 
 use std::io::IsTerminal;
 

@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use opentelemetry::trace::FutureExt;
+use proto::cluster_id::{self, ClusterId};
 use proto::edge::edge_server::{Edge, EdgeServer};
 use proto::edge::{
     Answered, Answers, Ask, Closed, Downward, Hello, Notice, Notices, Presences, Refused, Route,
@@ -19,6 +21,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::cluster::{Door, MESSAGE_BYTES_MAX};
 use crate::local::Node;
 use crate::partition::{Error, chain};
+use crate::trace;
 
 /// A gateway that does not say who it is within this is none.
 const HELLO: Duration = Duration::from_secs(5);
@@ -180,6 +183,12 @@ impl Edge for EdgeDoor {
             tracing::warn!(%refused, "a gateway is refused");
             return Err(Status::permission_denied(refused.to_string()));
         }
+        let theirs = ClusterId::of(&hello.cluster_id, hello.incarnation);
+        let ours = node.control.read().cluster_id();
+        if let Err(foreign) = cluster_id::check(&gateway, theirs, node.id(), ours) {
+            tracing::warn!(refused = %foreign, "a gateway is refused");
+            return Err(Status::permission_denied(foreign.to_string()));
+        }
         tracing::info!(gateway = hello.gateway, "a gateway has connected");
         let (down, stream) = mpsc::channel(WAITING);
         let (answers, answered) = mpsc::channel(REPORTS);
@@ -263,7 +272,11 @@ impl Conversation {
     /// nothing here: a refusal that finds no room is not sent, and the gateway gives up by its own time. It is listened
     /// to all the same, as it may wait for that itself.
     fn ask(&self, ask: Ask) {
-        let Ask { id, report } = ask;
+        let Ask {
+            id,
+            report,
+            traceparent,
+        } = ask;
         let answer = move |result| Answered {
             id,
             result: Some(result),
@@ -286,8 +299,10 @@ impl Conversation {
             return;
         };
         let (node, answers) = (self.node.clone(), self.answers.clone());
+        let parent = trace::parent(&traceparent);
         tokio::spawn(async move {
-            let result = match node.partition(uid).report(report).await {
+            let handled = node.partition(uid).report(report).with_context(parent);
+            let result = match handled.await {
                 Ok(answer) => answered::Result::Answer(answer),
                 Err(error) => {
                     let kind = kind(&error);
@@ -459,11 +474,14 @@ impl Node {
             |id: &raft::NodeId| documents.nodes.get(&id.0).is_some_and(|n| n.value.removed);
         let mut addresses = cluster.channels.addresses();
         addresses.retain(|id, _| !leaves(id));
+        let id = documents.cluster_id();
         Routes {
             node: cluster.config.node.0,
             cluster: cluster.config.name.clone(),
             nodes: addresses.into_iter().map(place).collect(),
             groups,
+            cluster_id: id.map(ClusterId::bytes).unwrap_or_default(),
+            incarnation: id.map_or(0, ClusterId::incarnation),
         }
     }
 

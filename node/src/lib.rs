@@ -9,6 +9,7 @@ pub mod cluster;
 pub mod edge;
 pub mod ledger;
 mod rising;
+mod trace;
 
 pub mod control;
 pub mod inventory;

@@ -166,6 +166,9 @@ impl Node {
         let place = Place::of(&config);
         let control = Control::default();
         let control_ledger = start_group(&store, 0, "control", control.mirror(), &place).await?;
+        if let Some(cluster) = &config.cluster {
+            cluster.learn(&control.read());
+        }
         let (notices, _) = broadcast::channel(NOTICES);
         let mut partitions = Vec::new();
         for i in 0..PARTITIONS {

@@ -54,6 +54,7 @@ pub use generated::muster::v1 as api;
 /// OpAMP v0.20.
 pub use generated::opamp::proto::v1 as opamp;
 
+pub mod cluster_id;
 pub mod protocol;
 pub mod sequence;
 pub mod token;

@@ -118,6 +118,30 @@ impl Crowd {
         .await;
     }
 
+    /// Waits until groups of these names are led, and by none of these nodes.
+    pub async fn is_led_without(&self, lost: &[u64], groups: impl Fn(&str) -> bool) {
+        eventually(PATIENCE, "others to lead", async || {
+            let view = self.api.cluster().await;
+            let view = view.map_err(|status| status.to_string())?;
+            let mut meant = view.groups.iter().filter(|group| groups(&group.name));
+            let led = meant.all(|group| group.leader != 0 && !lost.contains(&group.leader));
+            holds(led, &view.groups)
+        })
+        .await;
+    }
+
+    /// Waits until the cluster has these nodes, and each of them answers.
+    pub async fn has_nodes(&self, nodes: &[u64]) {
+        eventually(PATIENCE, "nodes to be known", async || {
+            let view = self.api.cluster().await;
+            let view = view.map_err(|status| status.to_string())?;
+            let answer = view.nodes.iter().filter(|node| node.answers);
+            let answer: Vec<u64> = answer.map(|node| node.id).collect();
+            holds(answer == nodes, &view.nodes)
+        })
+        .await;
+    }
+
     /// Offers of this config so far.
     pub fn offers(&self, hash: &[u8]) -> usize {
         self.fleet

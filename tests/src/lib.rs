@@ -5,6 +5,7 @@
 
 pub mod apart;
 pub mod api;
+pub mod by_hand;
 pub mod cli;
 pub mod cluster;
 pub mod crowd;
@@ -14,6 +15,7 @@ pub mod history;
 pub mod manifest;
 pub mod metrics;
 pub mod network;
+pub mod otlp;
 pub mod process;
 pub mod raw;
 pub mod scene;

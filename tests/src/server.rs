@@ -93,6 +93,7 @@ pub struct Server {
     pub data: PathBuf,
     directory: Option<tempfile::TempDir>,
     options: Vec<String>,
+    program: PathBuf,
     process: Guard,
 }
 
@@ -101,6 +102,11 @@ pub struct Server {
 impl Server {
     /// Starts with these options besides the addresses and the data directory, and waits until it is ready.
     pub fn start(options: &[&str]) -> Self {
+        Server::start_as(&binary(), options)
+    }
+
+    /// As [`Server::start`], with another program than the one under test.
+    pub fn start_as(program: &Path, options: &[&str]) -> Self {
         let directory = tempfile::Builder::new()
             .prefix("muster-test-")
             .tempdir()
@@ -111,10 +117,17 @@ impl Server {
             data: directory.path().join("data"),
             directory: Some(directory),
             options: options.iter().map(|option| (*option).to_owned()).collect(),
+            program: program.to_owned(),
             process: Guard(None),
         };
         server.again();
         server
+    }
+
+    /// Starts once more with the same data, addresses and options, as this program.
+    pub fn again_as(&mut self, program: &Path) {
+        self.program = program.to_owned();
+        self.again();
     }
 
     /// Starts once more with the same data, addresses and options.
@@ -125,7 +138,7 @@ impl Server {
             .append(true)
             .open(self.log_file())
             .unwrap();
-        let child = Command::new(binary())
+        let child = Command::new(&self.program)
             .arg("serve")
             .arg("--data-dir")
             .arg(&self.data)

@@ -4,11 +4,13 @@
 use std::path::{Path, PathBuf};
 
 use proto::api::ServerInfoRequest;
+use system_tests::by_hand::{ByHand, arrange};
 use system_tests::cli::Output;
 use system_tests::cluster::Cluster;
+use system_tests::crowd::{Crowd, PATIENCE};
 use system_tests::manifest::{config, family, role};
 use system_tests::scene::Scene;
-use system_tests::server::Server;
+use system_tests::server::{Server, binary};
 use system_tests::wait::{SOON, eventually, holds};
 
 fn text(path: &Path) -> &str {
@@ -279,4 +281,62 @@ async fn a_backup_of_a_cluster_is_restored_as_one_process() {
     let nodes = server.cli().json(&["cluster", "status"]);
     assert_eq!(nodes["nodes"].as_array().unwrap().len(), 1, "{nodes}");
     assert_eq!(server.cli().run(&["audit", "verify"]).code, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_is_restored_as_a_cluster_of_three_and_what_is_left_of_the_old_one_is_refused() {
+    let mut cluster = ByHand::new("prod");
+    cluster.found(&binary(), 3);
+    cluster.start_gateways(&binary(), 1);
+    cluster.is_ready_as_a_whole();
+    let crowd = Crowd::of(8, cluster.urls(), cluster.api()).await;
+    let one = crowd.store(&cluster.path("edge.yaml"), "one").await;
+    let id = crowd.api.start("edge", "quick").await.unwrap().id;
+    crowd.completes(&id).await;
+    let (file, data) = (cluster.path("prod.bak"), cluster.path("restored-1"));
+    crowd.cli.ok(&["backup", text(&file)]);
+
+    // The last one is forgotten: it runs on, under the same name, and its gateway still knows where it is.
+    for name in ["gateway-1", "node-1", "node-2"] {
+        cluster.kill(name);
+    }
+    crowd
+        .cli
+        .ok(&["restore", text(&file), "--data-dir", text(&data)]);
+    let first = cluster.first();
+    let alone = ["--id=1".to_owned(), format!("--founders=1={first}")];
+    cluster.start_node("restored-1", &binary(), first, &alone);
+    cluster.is_ready("restored-1");
+    let both = ["incarnation 0", "incarnation 1", "--join"];
+    let logged = |said| [&[said][..], &both].concat();
+    let refused = logged("another node refuses this one");
+    cluster.has_logged("node-3", PATIENCE, &refused);
+    cluster.has_logged("restored-1", PATIENCE, &logged("a node is refused"));
+    cluster.again("gateway-1", &binary());
+    cluster.is_ready("gateway-1");
+
+    for (name, nodes) in [("restored-2", &[1, 2][..]), ("restored-3", &[1, 2, 3][..])] {
+        cluster.join(name, &binary());
+        crowd.has_nodes(nodes).await;
+    }
+    arrange(&crowd.cli);
+    crowd.cluster_is_whole().await;
+    let view = crowd.api.cluster().await.unwrap();
+    for group in &view.groups {
+        let voters = group.replicas.iter().filter(|replica| replica.votes);
+        assert_eq!(voters.count(), 3, "{group:?}");
+    }
+
+    // The copies count: whoever restored is lost, and the others go on.
+    cluster.kill("restored-1");
+    crowd.is_led_without(&[1], |_| true).await;
+    let two = crowd.store(&cluster.path("edge.yaml"), "two").await;
+    let id = crowd.api.start("edge", "quick").await.unwrap().id;
+    crowd.completes(&id).await;
+    for hash in [&one, &two] {
+        crowd.assert_offered_once_to_everybody(hash);
+    }
+    crowd.assert_nobody_is_lost().await;
+    crowd.assert_audit_verifies();
+    crowd.fleet.stop().await;
 }

@@ -11,6 +11,7 @@ use system_tests::crowd::{Crowd, NODE, PATIENCE};
 use system_tests::grants::{Act, Acts, unexplained};
 use system_tests::manifest::{config, family, role};
 use system_tests::metrics::Exposed;
+use system_tests::otlp::Receiver;
 use system_tests::process::{Signal, signal};
 use system_tests::raw::{FULL_STATE, Http, Script, Ws, offer};
 use system_tests::scene::plans;
@@ -104,6 +105,26 @@ async fn the_metrics_of_a_cluster_show_its_leaders_lines_and_recalls() {
         holds(fine && recalls >= 1.0 && followed, (seen, followed))
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trace_leads_from_the_check_in_at_a_gateway_to_the_commit_at_a_node() {
+    let receiver = Receiver::start().await;
+    let endpoint = format!("--otlp-endpoint={}", receiver.endpoint);
+    let endpoint = endpoint.as_str();
+    let cluster = Cluster::start(&[&NODE[..], &[endpoint]].concat(), &[endpoint]);
+    let gateway = cluster.described().gateways[0].opamp;
+    Http::connect(gateway)
+        .await
+        .ask(&Script::new("a").full())
+        .await;
+    // A stop sends what has not been sent, of every process.
+    cluster.stop();
+    assert!(
+        receiver.has_trace(&["check-in", "report", "commit"]),
+        "{:?}",
+        receiver.spans()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,8 +1,7 @@
 //! The process itself: start and stop, tokens, listeners, what machines read of it, what it refuses.
 #![allow(clippy::unwrap_used, reason = "the helpers of a test may fail it, too")]
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use muster_loadtest::fleet::Transport;
@@ -16,11 +15,12 @@ use proto::opamp::AgentCapabilities;
 use system_tests::api::Api;
 use system_tests::manifest::{config, family, role};
 use system_tests::metrics::Exposed;
+use system_tests::otlp::Receiver;
 use system_tests::raw::{self, FULL_STATE, Http, Script, Ws};
 use system_tests::server::{Server, free_address, get, serve_that_refuses};
 use system_tests::wait::{SOON, eventually, holds};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tonic::transport::Endpoint;
 
 // === start and stop ===
@@ -395,50 +395,19 @@ async fn a_browser_reads_the_fleet_over_grpc_web() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn spans_and_the_figures_of_metrics_go_to_the_otlp_endpoint() {
-    let seen = Arc::new(Mutex::new(BTreeMap::<String, Vec<u8>>::new()));
-    let sink = {
-        let seen = seen.clone();
-        axum::Router::new().fallback(async move |request: axum::extract::Request| {
-            let path = request.uri().path().to_owned();
-            let body = axum::body::to_bytes(request.into_body(), 1 << 20)
-                .await
-                .unwrap();
-            seen.lock()
-                .unwrap()
-                .entry(path)
-                .or_default()
-                .extend_from_slice(&body);
-            [("content-type", "application/grpc"), ("grpc-status", "0")]
-        })
-    };
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let endpoint = format!("http://{}", listener.local_addr().unwrap());
-    tokio::spawn(axum::serve(listener, sink).into_future());
-    let mut server = Server::start(&["--otlp-endpoint", &endpoint]);
+    let receiver = Receiver::start().await;
+    let mut server = Server::start(&["--otlp-endpoint", &receiver.endpoint]);
     let mut http = Http::connect(server.opamp).await;
     http.ask(&Script::new("a").full()).await;
     // A stop sends what has not been sent.
     server.stop();
-    let seen = seen.lock().unwrap();
-    let has = |service: &str, text: &str| {
-        let path = format!("/opentelemetry.proto.collector.{service}/Export");
-        let body = seen.get(&path).map(Vec::as_slice).unwrap_or_default();
-        body.windows(text.len())
-            .any(|window| window == text.as_bytes())
-    };
-    for span in ["check-in", "report", "commit"] {
-        assert!(
-            has("trace.v1.TraceService", span),
-            "{span}: {:?}",
-            seen.keys()
-        );
-    }
     assert!(
-        has("metrics.v1.MetricsService", "muster_agents"),
+        receiver.has_trace(&["check-in", "report", "commit"]),
         "{:?}",
-        seen.keys()
+        receiver.spans()
     );
-    assert!(has("metrics.v1.MetricsService", "muster_gateway_sessions"));
+    assert!(receiver.has_figure("muster_agents"));
+    assert!(receiver.has_figure("muster_gateway_sessions"));
 }
 
 #[tokio::test]

@@ -35,6 +35,10 @@ pub(super) fn advance(rollout: &Rollout, observed: &Observed, elapsed_ms: u64) -
     };
     // Earlier waves and roles that are done are watched, too: what breaks after its wave has passed still stops it.
     if let Some(stop) = rollout.roles.iter().find_map(|role| look.stop(role)) {
+        if let Step::Stop { cause, .. } = &stop {
+            let cause = cause.clone();
+            look.plan.verdicts.push(Verdict::Fail { cause });
+        }
         look.plan.steps.push(stop);
         return look.plan;
     }
@@ -76,8 +80,11 @@ impl<'a> Look<'a> {
         };
         let judged = role.judged();
         let verdicts = judged.map(|wave| self.rollout.judge(&aged, wave, self.observed));
-        let mut undecided = verdicts.filter(|verdict| *verdict != Verdict::Pass);
-        match undecided.next().unwrap_or(Verdict::Pass) {
+        let verdicts: Vec<_> = verdicts.collect();
+        let mut undecided = verdicts.iter().filter(|verdict| **verdict != Verdict::Pass);
+        let decides = undecided.next().cloned().unwrap_or(Verdict::Pass);
+        self.plan.verdicts.extend(verdicts);
+        match decides {
             Verdict::Fail { cause } => {
                 let on_stop = self.rollout.plan.on_stop;
                 let roll_back = on_stop.scope(&role.name, wave, role.open_waves, &cause);

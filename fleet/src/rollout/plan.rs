@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::advance::advance;
-use super::gate::Cause;
+use super::gate::{Cause, Verdict};
 use super::go_back::go_back;
 use super::{Clock, Observed, Rollout, State, Waiting};
 use crate::program::Scope;
@@ -21,6 +21,8 @@ pub struct Plan {
     pub inconclusive_ms: u64,
     /// What keeps it from going on.
     pub waiting: Vec<Waiting>,
+    /// What the gates that decide now have said, until one of them stopped the rollout.
+    pub verdicts: Vec<Verdict>,
 }
 
 /// One change of a rollout.

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use proto::cluster_id::ClusterId;
 use proto::edge::edge_client::EdgeClient;
 use proto::edge::{Ask, Asks, Hello, Report, Upward, answered, downward, upward};
 use rand::Rng;
@@ -13,8 +14,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
 
-use super::Cluster;
 use super::metrics::Held;
+use super::{Cluster, trace};
 
 /// A node that does not accept within this is not there.
 const CONNECT: Duration = Duration::from_secs(1);
@@ -25,6 +26,9 @@ const SILENT: Duration = Duration::from_secs(4);
 /// After a line broke, with as much again by chance; longer each time, up to the second.
 const AGAIN: Duration = Duration::from_millis(50);
 const AGAIN_MAX: Duration = Duration::from_secs(2);
+
+/// Messages before the first that says where everything is, which a node sends at once.
+const EARLY: usize = 64;
 
 /// Messages that wait to be sent; beyond it reports wait for their turn, and are given up by their own time.
 const WAITING: usize = 1024;
@@ -164,6 +168,7 @@ impl Line {
         let ask = Ask {
             id,
             report: Some(report),
+            traceparent: trace::traceparent(),
         };
         up.asks.send(ask).await.ok()?;
         answered.await.ok()
@@ -193,10 +198,13 @@ impl Line {
     /// Connects and holds the line until it breaks; answers why.
     async fn hold(&self, cluster: &Cluster) -> String {
         let (up, said) = mpsc::channel(WAITING);
+        let id = cluster.id();
         let hello = Hello {
             gateway: cluster.config.name.clone(),
             cluster: cluster.config.cluster.clone(),
             protocol: proto::protocol::PROTOCOL,
+            cluster_id: id.map(ClusterId::bytes).unwrap_or_default(),
+            incarnation: id.map_or(0, ClusterId::incarnation),
         };
         if up.try_send(message(upward::What::Hello(hello))).is_err() {
             return "it cannot be told anything".to_owned();
@@ -235,6 +243,8 @@ impl Line {
             "nothing can be sent".to_owned()
         };
         let hearing = async {
+            // What comes before it has said of which cluster it is.
+            let mut early = Some(Vec::new());
             loop {
                 let heard = match tokio::time::timeout(SILENT, down.message()).await {
                     Ok(Ok(Some(heard))) => heard,
@@ -242,9 +252,22 @@ impl Line {
                     Ok(Err(status)) => return status.message().to_owned(),
                     Err(_) => return format!("silent for {SILENT:?}"),
                 };
+                let Some(what) = heard.what else { continue };
+                if let downward::What::Routes(routes) = &what {
+                    if let Err(why) = cluster.admit(routes) {
+                        return why;
+                    }
+                } else if let Some(early) = &mut early {
+                    early.push(what);
+                    if early.len() > EARLY {
+                        return "it does not say of which cluster it is".to_owned();
+                    }
+                    continue;
+                }
                 self.heard_ms
                     .store(cluster.now_ms().max(1), Ordering::Relaxed);
-                if let Some(what) = heard.what {
+                let early = early.take().into_iter().flatten();
+                for what in std::iter::once(what).chain(early) {
                     self.take(cluster, what, (&asks, &others)).await;
                 }
             }

@@ -1,15 +1,17 @@
 //! The state cluster as a gateway sees it: a line to each node, who leads what, which tokens are valid.
 //!
-//! `table` is what the nodes say of the cluster, `line` the connection to one of them, `link` the way of reports,
-//! `tokens` who may speak, `proxy` the way of operators' calls, `metrics` what all of it holds. Nothing here is kept
-//! beyond the process.
+//! `belonging` is which cluster that is, `table` what the nodes say of it, `line` the connection to one of them, `link` the
+//! way of reports, `tokens` who may speak, `proxy` the way of operators' calls, `metrics` what all of it holds, `trace`
+//! which span asks. Nothing here is kept beyond the process.
 
+mod belonging;
 mod line;
 mod link;
 mod metrics;
 mod proxy;
 mod table;
 mod tokens;
+mod trace;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
@@ -17,10 +19,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use proto::cluster_id::ClusterId;
 use proto::edge;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use self::belonging::{Belonging, Verdict};
 use self::line::Line;
 use self::table::Table;
 
@@ -49,6 +53,7 @@ pub struct Cluster {
     started: Instant,
     /// By address.
     lines: Mutex<BTreeMap<String, Arc<Line>>>,
+    belonging: Mutex<Belonging>,
     table: ArcSwap<Table>,
     /// Wakes on every change of the table.
     changed: watch::Sender<u64>,
@@ -71,6 +76,7 @@ impl Cluster {
             config,
             started: Instant::now(),
             lines: Mutex::default(),
+            belonging: Mutex::default(),
             table: ArcSwap::default(),
             changed: watch::channel(0).0,
             tokens: ArcSwap::default(),
@@ -142,6 +148,41 @@ impl Cluster {
             .values()
             .find(|line| line.reaches(leader))
             .cloned()
+    }
+
+    /// Which cluster is served, as far as that is known.
+    fn id(&self) -> Option<ClusterId> {
+        let belonging = self.belonging.lock();
+        belonging.unwrap_or_else(PoisonError::into_inner).ours()
+    }
+
+    /// Is the node that says this of the cluster that is served? Err says why not.
+    fn admit(&self, routes: &edge::Routes) -> Result<(), String> {
+        let theirs = ClusterId::of(&routes.cluster_id, routes.incarnation);
+        let verdict = {
+            let mut belonging = self
+                .belonging
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            belonging.judge(format_args!("n{}", routes.node), theirs)
+        };
+        match verdict {
+            Verdict::Ours => Ok(()),
+            Verdict::Later => {
+                tracing::warn!(
+                    node = routes.node,
+                    "this cluster was restored from a backup later than the one that was served so far: it is served from now on"
+                );
+                self.table.store(Arc::default());
+                Ok(())
+            }
+            Verdict::Foreign { why, news } => {
+                if news {
+                    tracing::warn!(refused = %why, "a node is refused");
+                }
+                Err(why.to_string())
+            }
+        }
     }
 
     /// A node has said where everything is.

@@ -153,7 +153,7 @@ impl ClusterService for Api {
         };
         let at_ms = now_ms();
         let fresh = uuid::Uuid::new_v4();
-        // Who reads everything is written down before anything is read. A cluster has an id from its first backup on.
+        // Who reads everything is written down before anything is read. A process alone has an id from its first backup on.
         let identity = self
             .decide("", |documents| {
                 let known = documents.identity.get(IDENTITY_KEY);

@@ -13,10 +13,11 @@ use proto::cluster::{
     ProposeReply, ProposeRequest, RaftAnswer, RaftMessage, RaiseFloorReply, RaiseFloorRequest,
     ReadIndexReply, ReadIndexRequest, RegisterReply, RegisterRequest, SnapshotPart,
 };
+use proto::cluster_id::{self, ClusterId, Foreign};
 use raft::{GroupId, NodeId, ReceiveError, Store};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{Cluster, members, rooms};
+use super::{Cluster, Told, members, rooms};
 use crate::local::Node;
 use crate::partition::{Partition, chain};
 
@@ -36,6 +37,7 @@ pub struct Door {
     node: Arc<OnceLock<Arc<Node>>>,
     /// Where snapshots are received into.
     store: Store,
+    refused: Arc<Told>,
 }
 
 impl Door {
@@ -45,6 +47,7 @@ impl Door {
             cluster,
             node: Arc::default(),
             store,
+            refused: Arc::default(),
         }
     }
 
@@ -81,6 +84,13 @@ impl Door {
             )));
         }
         understood(caller, own.node)?;
+        if let Err(foreign) = self.is_ours(caller) {
+            let said = foreign.to_string();
+            if self.refused.is_news(caller.from, &said) {
+                tracing::warn!(refused = said, "a node is refused");
+            }
+            return Err(Status::permission_denied(said));
+        }
         if caller.to != 0 && caller.to != own.node.0 {
             return Err(Status::permission_denied(format!(
                 "this is {}, not n{}: the address has gone to another node",
@@ -94,6 +104,13 @@ impl Door {
             )));
         }
         Ok(NodeId(caller.from))
+    }
+
+    /// A restored cluster may have the name of the one that it was made of.
+    fn is_ours(&self, caller: &Caller) -> Result<(), Foreign> {
+        let theirs = ClusterId::of(&caller.cluster_id, caller.incarnation);
+        let (who, here) = (NodeId(caller.from), self.cluster.config.node);
+        cluster_id::check(who, theirs, here, self.cluster.id())
     }
 
     fn running(&self, from: &Shown, caller: Option<&Caller>) -> Result<&Arc<Node>, Status> {
@@ -155,14 +172,9 @@ impl Peer for Door {
                 .get(&caller.0)
                 .map(|known| known.value.disk.clone())
         });
-        let formed = self.node.get().is_some_and(|node| {
-            let status = node.control_ledger.group().status();
-            status.leadership.leader.is_some()
-        });
         Ok(Response::new(HelloReply {
             node: self.cluster.config.node.0,
             disk: self.cluster.config.disk.to_vec().into(),
-            formed,
             caller_disk: known.unwrap_or_default().into(),
         }))
     }
@@ -375,7 +387,80 @@ fn refused(error: ReceiveError) -> Status {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use prost::Message;
+    use raft::StoreConfig;
+
+    use super::super::Config;
     use super::*;
+    use crate::control::{Control, IDENTITY_KEY};
+    use crate::ledger::{Mirror, table};
+
+    /// The door of node 1 of the cluster `prod`, which was restored once.
+    fn door(dir: &std::path::Path) -> Door {
+        let config = Config {
+            name: "prod".to_owned(),
+            node: NodeId(1),
+            address: "127.0.0.1:1".to_owned(),
+            founders: BTreeMap::new(),
+            disk: [1; 16],
+            compare_every: Duration::ZERO,
+        };
+        let cluster = Cluster::new(config, &BTreeMap::new(), None);
+        let control = Control::default();
+        let mut mirror = control.mirror();
+        let identity = proto::store::Identity {
+            id: vec![0xbb; 16],
+            incarnation: 1,
+            ..Default::default()
+        };
+        let key = IDENTITY_KEY.as_bytes();
+        mirror.put(table::IDENTITY, key, 1, &identity.encode_to_vec());
+        mirror.publish(0);
+        cluster.learn(&control.read());
+        let store = Store::open(dir, StoreConfig::default()).unwrap();
+        Door::new(Arc::new(cluster), store)
+    }
+
+    #[tokio::test]
+    async fn a_node_of_the_cluster_that_was_restored_is_refused_and_one_that_has_just_joined_is_not()
+     {
+        let dir = tempfile::tempdir().unwrap();
+        let door = door(dir.path());
+        let nobody = Shown(tls::Peer::of(None));
+        let calls = |id: Vec<u8>, incarnation| {
+            let caller = Caller {
+                cluster: "prod".to_owned(),
+                from: 2,
+                to: 1,
+                cluster_id: id.into(),
+                incarnation,
+                ..Caller::default()
+            };
+            door.check(&nobody, Some(&caller))
+        };
+        assert_eq!(calls(vec![0xbb; 16], 1).unwrap(), NodeId(2));
+        assert_eq!(calls(vec![], 0).unwrap(), NodeId(2));
+        let refused = calls(vec![0xaa; 16], 0).unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::PermissionDenied);
+        let said = refused.message();
+        assert!(
+            said.starts_with("n2 is of cluster aaaaaaaaaaaa (incarnation 0)"),
+            "{said}"
+        );
+        assert!(
+            said.contains("n1 of cluster bbbbbbbbbbbb (incarnation 1)"),
+            "{said}"
+        );
+        assert!(said.contains("--join"), "{said}");
+        // What it says of itself is what it was told by its documents.
+        let own = door.cluster.caller(NodeId(2)).unwrap();
+        assert_eq!(
+            (own.cluster_id.to_vec(), own.incarnation),
+            (vec![0xbb; 16], 1)
+        );
+    }
 
     #[test]
     fn a_node_of_another_protocol_is_refused_with_what_to_do() {

@@ -8,14 +8,14 @@ use proto::cluster::change_request::Change;
 use proto::cluster::{
     ChangeRequest, NodeDescription, RegisterReply, RegisterRequest, RegisteredNode, Voters,
 };
-use proto::store::{ClusterNode, Entry};
+use proto::store::{Act, ClusterNode, Entry, Identity, Write};
 use raft::{GroupId, NodeId};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::Cluster;
 use super::plan::{self, GroupState, NodeState, Step};
-use crate::control::Documents;
+use crate::control::{Documents, IDENTITY_KEY};
 use crate::ledger::{ProposeError, act, entry, now_ms, put, table};
 use crate::local::Node;
 use crate::partition::chain;
@@ -87,11 +87,12 @@ fn lost_its_data(id: u64) -> String {
 
 // === registering ===
 
-/// Gives a node its number, or takes note of where it is now. Stored once and for all: a number belongs to one disk.
+/// Gives a node its number, or takes note of where it is now. Stored once and for all: a number belongs to one disk. The
+/// first that registers gives the cluster its id.
 pub async fn register(node: &Arc<Node>, request: RegisterRequest) -> Result<RegisterReply, Status> {
     let caller = request.caller.unwrap_or_default();
     for _ in 0..TRIES {
-        let (id, version, before) = {
+        let (id, version, before, has_id) = {
             let documents = node.control.read();
             let of_disk = documents
                 .nodes
@@ -108,6 +109,7 @@ pub async fn register(node: &Arc<Node>, request: RegisterRequest) -> Result<Regi
                 id,
                 known.map_or(0, |known| known.version),
                 known.map(|known| known.value.clone()),
+                documents.cluster_id().is_some(),
             )
         };
         if let Some(known) = &before {
@@ -121,23 +123,27 @@ pub async fn register(node: &Arc<Node>, request: RegisterRequest) -> Result<Regi
             version: request.version.clone(),
             removed: false,
         };
-        if before.as_deref() == Some(&next) {
+        let actor = format!("node-{id}");
+        let (mut writes, mut acts) = (vec![], vec![]);
+        if before.as_deref() != Some(&next) {
+            let action = if before.is_some() {
+                "node.move"
+            } else {
+                "node.join"
+            };
+            let detail = format!("{} running {}", next.address, next.version);
+            acts.push(act(&actor, action, format!("node/{id}"), detail));
+            writes.push(put(table::NODE, id.to_be_bytes(), version, &next));
+        }
+        if !has_id {
+            let (write, named) = name_cluster(&actor);
+            acts.push(named);
+            writes.push(write);
+        }
+        if writes.is_empty() {
             return Ok(reply(node, id));
         }
-        let action = if before.is_some() {
-            "node.move"
-        } else {
-            "node.join"
-        };
-        let detail = format!("{} running {}", next.address, next.version);
-        let acts = vec![act(
-            &format!("node-{id}"),
-            action,
-            format!("node/{id}"),
-            detail,
-        )];
-        let write = put(table::NODE, id.to_be_bytes(), version, &next);
-        match node.control_ledger.propose(entry(vec![write], acts)).await {
+        match node.control_ledger.propose(entry(writes, acts)).await {
             Ok(_) => return Ok(reply(node, id)),
             Err(ProposeError::Conflict(_)) => {}
             Err(error) => return Err(Status::unavailable(chain(&error))),
@@ -146,6 +152,19 @@ pub async fn register(node: &Arc<Node>, request: RegisterRequest) -> Result<Regi
     Err(Status::aborted(
         "others register at the same time: try again",
     ))
+}
+
+/// An id for a cluster that has none.
+fn name_cluster(actor: &str) -> (Write, Act) {
+    let identity = Identity {
+        id: uuid::Uuid::new_v4().as_bytes().to_vec(),
+        ..Identity::default()
+    };
+    let object = format!("cluster/{}", hex::encode(&identity.id));
+    (
+        put(table::IDENTITY, IDENTITY_KEY, 0, &identity),
+        act(actor, "cluster.named", object, String::new()),
+    )
 }
 
 /// Numbers are never given twice, also not those of founders that have not registered yet.
@@ -236,6 +255,7 @@ pub async fn follow_addresses(node: Arc<Node>, stop: CancellationToken) {
         founders.map(|(id, known)| (*id, known.version)).collect()
     };
     loop {
+        cluster.learn(&node.control.read());
         for (id, known) in &node.control.read().nodes {
             let is_news = at_start.get(id) != Some(&known.version);
             // Also of who leaves: until it has nothing more, it is asked, and hands over.

@@ -15,11 +15,14 @@ mod remote;
 pub(crate) mod rooms;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use proto::cluster::Caller;
+use proto::cluster_id::ClusterId;
 use raft::NodeId;
+
+use crate::control::Documents;
 
 pub use channels::Channels;
 pub use door::{Door, MESSAGE_BYTES_MAX};
@@ -51,6 +54,10 @@ pub struct Cluster {
     pub config: Config,
     /// Where the others are.
     pub channels: Channels,
+    /// As the documents say it; a cluster never gets another one.
+    id: OnceLock<ClusterId>,
+    /// What other nodes have refused this one for.
+    refusals: Told,
     /// Do the processes of this cluster show certificates?
     secured: bool,
 }
@@ -71,7 +78,22 @@ impl Cluster {
         Cluster {
             config,
             channels,
+            id: OnceLock::new(),
+            refusals: Told::default(),
             secured,
+        }
+    }
+
+    /// Which cluster of its name this is; none before the documents say it.
+    pub fn id(&self) -> Option<ClusterId> {
+        self.id.get().copied()
+    }
+
+    /// The documents may say by now which cluster this is.
+    pub(crate) fn learn(&self, documents: &Documents) {
+        if let Some(id) = documents.cluster_id() {
+            // It is told again at each change, and is the same each time.
+            let _known = self.id.set(id);
         }
     }
 
@@ -82,12 +104,49 @@ impl Cluster {
 
     /// This node, as it presents itself to another one.
     fn caller(&self, to: NodeId) -> Option<Caller> {
+        let id = self.id();
         Some(Caller {
             cluster: self.config.name.clone(),
             from: self.config.node.0,
             to: to.0,
             from_disk: self.config.disk.to_vec().into(),
             protocol: proto::protocol::PROTOCOL,
+            cluster_id: id.map(ClusterId::bytes).unwrap_or_default(),
+            incarnation: id.map_or(0, ClusterId::incarnation),
         })
+    }
+}
+
+/// What was said about nodes, so that what goes on being so is logged once. Numbers of nodes are the other end's word, so
+/// there is a limit.
+#[derive(Default)]
+struct Told(Mutex<BTreeMap<u64, String>>);
+
+const TOLD_MAX: usize = 64;
+
+impl Told {
+    fn is_news(&self, node: u64, what: &str) -> bool {
+        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.get(&node).is_some_and(|last| last == what)
+            || (told.len() >= TOLD_MAX && !told.contains_key(&node))
+        {
+            return false;
+        }
+        told.insert(node, what.to_owned());
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_goes_on_being_so_is_told_once_and_numbers_are_not_kept_without_end() {
+        let told = Told::default();
+        assert!(told.is_news(1, "a") && !told.is_news(1, "a"));
+        assert!(told.is_news(1, "b") && told.is_news(2, "b"));
+        let news = (0..10_000).filter(|node| told.is_news(*node, "c"));
+        assert_eq!(news.count(), TOLD_MAX);
     }
 }

@@ -43,11 +43,13 @@ impl Peers for Wires {
     ) -> BoxFuture<Result<Bytes, PeerError>> {
         let message = self.message(to, group, message);
         let channel = self.0.channels.calls(to);
+        let cluster = self.0.clone();
         Box::pin(async move {
             let mut client = client(channel.ok_or(PeerError::Unreachable(to))?);
             let mut request = tonic::Request::new(message);
             request.set_timeout(timeout);
             let answer = client.raft(request).await;
+            let answer = answer.inspect_err(|status| cluster.was_refused(to, status));
             Ok(answer.map_err(failed(to))?.into_inner().message)
         })
     }
@@ -83,6 +85,16 @@ impl Wires {
             caller: self.0.caller(to),
             group: group.0,
             message,
+        }
+    }
+}
+
+impl Cluster {
+    /// Whoever does not want to hear this node has a reason that a person should read.
+    fn was_refused(&self, by: NodeId, status: &Status) {
+        let said = status.message();
+        if status.code() == Code::PermissionDenied && self.refusals.is_news(by.0, said) {
+            tracing::warn!(%by, why = said, "another node refuses this one");
         }
     }
 }

@@ -8,6 +8,7 @@ use std::sync::{Arc, RwLock, RwLockReadGuard};
 
 use fleet::program::Epoch;
 use prost::Message;
+use proto::cluster_id::ClusterId;
 use proto::store;
 use tokio::sync::watch;
 
@@ -60,7 +61,8 @@ pub struct Documents {
     pub gone: BTreeMap<String, Doc<store::GoneFamily>>,
     /// Of the cluster, by id.
     pub nodes: BTreeMap<u64, Doc<store::ClusterNode>>,
-    /// What this cluster is, under [`IDENTITY_KEY`]; none before its first backup.
+    /// What this cluster is, under [`IDENTITY_KEY`]; none before its first node has registered, nor, in a process alone,
+    /// before its first backup.
     pub identity: BTreeMap<String, Doc<store::Identity>>,
     /// Version of the newest change of families, rollouts, pins or sources: the counter of the program's epoch. A family
     /// that goes leaves no version behind, and the document that it is gone does.
@@ -220,6 +222,12 @@ impl Documents {
     /// Stamp of the program that these documents make.
     pub fn epoch(&self) -> Epoch {
         Epoch::new(self.incarnation(), self.program_version)
+    }
+
+    /// Which cluster of its name this is.
+    pub fn cluster_id(&self) -> Option<ClusterId> {
+        let identity = &self.identity.get(IDENTITY_KEY)?.value;
+        ClusterId::of(&identity.id, identity.incarnation)
     }
 
     /// How often the cluster was restored from a backup.

@@ -225,9 +225,7 @@ impl Controller {
         }
         observed.freeze = self.node.control.read().freeze(&stored.family, &rollout);
         let next = plan(&rollout, &observed, elapsed_ms);
-        if rollout.state == State::Running {
-            self.gates.judge(&rollout, &observed, &next.clocks);
-        }
+        self.gates.add(&next.verdicts);
         rollout.inconclusive_ms = next.inconclusive_ms;
         self.node.waiting.write(id, next.waiting.clone());
         self.remember(id, version, stored, next, observed, now)

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use fleet::rollout::{Clock, Observed, Role, Rollout, Step, Verdict, Waiting};
+use fleet::rollout::{Step, Verdict, Waiting};
 
 /// Shared with who shows it. It is written twice a second.
 #[derive(Default)]
@@ -83,25 +83,13 @@ impl Tally {
 // === impl Gates ===
 
 impl Gates {
-    /// Adds the gates of a running rollout that decide now, by the clocks that its plan was made with.
-    pub(super) fn judge(
-        &mut self,
-        rollout: &Rollout,
-        observed: &Observed,
-        clocks: &BTreeMap<String, Clock>,
-    ) {
-        for role in &rollout.roles {
-            let clock = clocks.get(&role.name).copied().unwrap_or(role.clock);
-            let aged = Role {
-                clock,
-                ..role.clone()
-            };
-            for wave in role.judged() {
-                match rollout.judge(&aged, wave, observed) {
-                    Verdict::Pass => self.pass += 1,
-                    Verdict::Fail { .. } => self.fail += 1,
-                    Verdict::Inconclusive { .. } => self.inconclusive += 1,
-                }
+    /// Adds what the gates of a rollout have said.
+    pub(super) fn add(&mut self, verdicts: &[Verdict]) {
+        for verdict in verdicts {
+            match verdict {
+                Verdict::Pass => self.pass += 1,
+                Verdict::Fail { .. } => self.fail += 1,
+                Verdict::Inconclusive { .. } => self.inconclusive += 1,
             }
         }
     }

@@ -177,3 +177,24 @@ fn unreachable_members_get_their_time_and_have_their_own_limit() {
         "2 members cannot be reached, 1 may be: wait for them, exclude them, or raise maxUnreachable"
     );
 }
+
+#[test]
+fn a_plan_says_what_the_gates_that_decide_have_said() {
+    let plan_of = |bucket| {
+        let mut done = role("gateway", &[], &[1], 1);
+        done.done = true;
+        let r = rollout(vec![done, role("agent", &["gateway"], &[1, 10], 1)]);
+        let gateway = vec![counts(&[(Bucket::Converged, 1)])];
+        let observed = seen("agent", vec![counts(&[(bucket, 1)])]).with("gateway", gateway);
+        plan(&r, &observed, 1_000)
+    };
+    let soaking = plan_of(Bucket::Converged);
+    assert_eq!(
+        (soaking.steps.len(), &soaking.verdicts[..]),
+        (0, &[Verdict::Pass][..])
+    );
+    let applying = plan_of(Bucket::Applying).verdicts;
+    assert!(matches!(applying[..], [Verdict::Inconclusive { .. }]));
+    let failed = plan_of(Bucket::Failed(Failure::Rejected)).verdicts;
+    assert!(matches!(failed[..], [Verdict::Fail { .. }]), "it stops");
+}

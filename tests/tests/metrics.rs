@@ -1,38 +1,15 @@
 //! Is docs/metrics.md what the processes expose? It is a page for people, and this keeps it true.
+#![allow(clippy::unwrap_used, reason = "the helpers of a test may fail it, too")]
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use gateway::cluster::{Cluster, Config};
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
+use system_tests::metrics::{labels, listed};
 use tokio_util::sync::CancellationToken;
 
-const PAGE: &str = include_str!("../../../docs/metrics.md");
-const MANUAL: &str = include_str!("../../../docs/operations.md");
-
-/// Kind and labels, by the name that samples have.
-type Listed = BTreeMap<String, (String, BTreeSet<String>)>;
-
-/// What stands between backquotes.
-fn quoted(text: &str) -> impl Iterator<Item = String> {
-    text.split('`').skip(1).step_by(2).map(str::to_owned)
-}
-
-/// The rows of the page's tables.
-fn listed() -> Listed {
-    let rows = PAGE.lines().filter(|line| line.starts_with("| `muster_"));
-    let row = |line: &str| {
-        let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
-        assert_eq!(cells.len(), 6, "six columns: {line}");
-        let name = quoted(cells[0]).next().unwrap();
-        (name, (cells[1].to_owned(), quoted(cells[2]).collect()))
-    };
-    let listed: Vec<_> = rows.map(row).collect();
-    let many = listed.len();
-    let listed = Listed::from_iter(listed);
-    assert_eq!(listed.len(), many, "a metric stands on the page twice");
-    listed
-}
+const MANUAL: &str = include_str!("../../docs/operations.md");
 
 /// What a registry prints, as every process has it before its first agent.
 fn exposed() -> String {
@@ -63,7 +40,7 @@ async fn the_manual_lists_every_metric_and_none_that_is_not_there() {
         }
     };
     let exposed: BTreeMap<String, String> = families.map(family).collect();
-    let listed = listed().into_iter().map(|(name, (kind, _))| (name, kind));
+    let listed = listed().into_iter().map(|(name, row)| (name, row.kind));
     assert_eq!(
         exposed,
         listed.collect(),
@@ -77,14 +54,8 @@ async fn the_manual_lists_the_labels_of_every_metric() {
     let text = exposed();
     for line in text.lines().filter(|line| !line.starts_with('#')) {
         let (series, _) = line.rsplit_once(' ').unwrap();
-        let (name, labels) = series.split_once('{').unwrap_or((series, ""));
-        // `key="value",key="value"}`: a key stands before each `="`.
-        let (before, _) = labels.rsplit_once("=\"").unwrap_or_default();
-        let keys = before
-            .split("=\"")
-            .filter_map(|part| part.rsplit(',').next());
-        let keys = keys.filter(|key| !key.is_empty()).map(str::to_owned);
-        assert_eq!(listed[name].1, keys.collect(), "{line}");
+        let (name, labels) = labels(series);
+        assert_eq!(listed[name].labels, labels, "{line}");
     }
 }
 
