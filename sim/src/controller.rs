@@ -1,0 +1,184 @@
+//! The controller: wherever the control group is led, it observes, asks `fleet` what follows, and proposes that. All it
+//! remembers can be lost at any moment.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use fleet::rollout::{Rollout, State, Step, Transition, plan};
+
+use crate::cluster::{Cluster, Process};
+use crate::invariants::{Fact, Move};
+use crate::ledger::{Act, Change, Doc, Family, Key, Ledger, Outcome, RolloutDoc, Write};
+use crate::observe::observe;
+use crate::orders::fence;
+use crate::program::program;
+use crate::time::{now_ms, sleep_ms, spawn};
+use crate::types::{CONTROL, GroupId};
+
+/// It looks so often.
+const LOOK_MS: u64 = 500;
+
+/// What a crash of the controller may lose of its clocks.
+const KEEP_MS: u64 = 5_000;
+
+/// A rollout with its clocks, between two writes.
+struct Memory {
+    version: u64,
+    moves: Rollout,
+    looked_ms: u64,
+    kept_ms: u64,
+}
+
+#[derive(Default)]
+struct Controller {
+    rollouts: BTreeMap<String, Memory>,
+    /// When the linearizable read of each partition was sent that succeeded last.
+    read_ms: BTreeMap<GroupId, u64>,
+}
+
+/// Looks and moves as long as the process lives.
+pub async fn run(cluster: Arc<Cluster>, process: Arc<Process>) {
+    let mut controller = Controller::default();
+    while process.is_alive() {
+        sleep_ms(LOOK_MS).await;
+        // Also who has just been elected: it may not have everything yet that was decided before.
+        if process.group(CONTROL).leads_in().is_none() || !cluster.sync(&process, CONTROL).await {
+            controller = Controller::default();
+            continue;
+        }
+        controller.look(&cluster, &process).await;
+        let control = process.control();
+        for (id, version, doc) in control.rollouts() {
+            if !doc.moves.state.is_final() {
+                controller
+                    .step(&cluster, &process, &control, id, version, doc)
+                    .await;
+            }
+        }
+    }
+}
+
+impl Controller {
+    async fn look(&mut self, cluster: &Arc<Cluster>, process: &Arc<Process>) {
+        for group in Cluster::partitions() {
+            let sent = now_ms();
+            if cluster.sync(process, group).await {
+                self.read_ms.insert(group, sent);
+            }
+        }
+    }
+
+    /// Of the partition that was read longest ago; none: one of them never was.
+    fn evidence_age_ms(&self) -> Option<u64> {
+        let read = Cluster::partitions().map(|group| self.read_ms.get(&group));
+        let oldest = read.collect::<Option<Vec<_>>>()?.into_iter().min()?;
+        Some(now_ms() - oldest)
+    }
+
+    async fn step(
+        &mut self,
+        cluster: &Arc<Cluster>,
+        process: &Arc<Process>,
+        control: &Ledger,
+        id: &str,
+        version: u64,
+        doc: &RolloutDoc,
+    ) {
+        let now = now_ms();
+        let fresh = || Memory {
+            version,
+            moves: doc.moves.clone(),
+            looked_ms: now,
+            kept_ms: now,
+        };
+        let memory = self
+            .rollouts
+            .remove(id)
+            .filter(|memory| memory.version == version);
+        let mut memory = memory.unwrap_or_else(fresh);
+        let elapsed = now - memory.looked_ms;
+        memory.looked_ms = now;
+        let seen = RolloutDoc {
+            moves: memory.moves.clone(),
+            ..doc.clone()
+        };
+        let program = program(control);
+        let observed = observe(process, &program, id, &seen, self.evidence_age_ms());
+        // A pause of our own is no soak.
+        let next = plan(&memory.moves, &observed, elapsed.min(4 * LOOK_MS));
+        cluster.watch.note(Fact::Looked {
+            rollout: id.to_owned(),
+            listed: doc.members.len() as u64,
+            counted: observed
+                .roles
+                .values()
+                .flatten()
+                .map(fleet::bucket::Counts::members)
+                .sum(),
+            moves: next.steps.iter().map(Move::of).collect(),
+        });
+        let moved = memory.moves.apply(&next);
+        if next.steps.is_empty() && now - memory.kept_ms < KEEP_MS {
+            self.rollouts.insert(id.to_owned(), memory);
+            return;
+        }
+        let doc = RolloutDoc {
+            moves: memory.moves,
+            ..doc.clone()
+        };
+        let change = change(cluster, control, id, version, doc, &moved, "controller");
+        let stored = cluster.propose(process, CONTROL, change).await;
+        let stands = |step: &Step| matches!(step, Step::Stop { .. } | Step::Pause { .. });
+        if let Ok(Outcome::Stored(epoch)) = stored
+            && next.steps.iter().any(stands)
+        {
+            let _beside = spawn(fence(Arc::clone(cluster), Arc::clone(process), epoch));
+        }
+    }
+}
+
+/// The entry that stores a rollout as it is now, with what that means for its family.
+pub fn change(
+    cluster: &Cluster,
+    control: &Ledger,
+    id: &str,
+    version: u64,
+    doc: RolloutDoc,
+    moved: &[Transition],
+    actor: &str,
+) -> Change {
+    let act = |transition: &Transition| Act {
+        actor: actor.to_owned(),
+        action: format!("rollout.{}", transition.to.name()),
+        object: id.to_owned(),
+        detail: transition.cause.clone(),
+    };
+    let mut writes = vec![];
+    if moved
+        .iter()
+        .any(|transition| transition.to == State::Completed)
+    {
+        let (version, family) = control.family(&doc.family);
+        let family = Family {
+            stable: Some(doc.to),
+            ..family
+        };
+        writes.push(Write {
+            key: Key::Family(doc.family.clone()),
+            version,
+            doc: Doc::Family(family),
+        });
+    }
+    writes.push(Write {
+        key: Key::Rollout(id.to_owned()),
+        version,
+        doc: Doc::Rollout(Box::new(doc)),
+    });
+    Change {
+        id: cluster.watch.next_change(),
+        writes,
+        acts: moved.iter().map(act).collect(),
+        at_ms: now_ms(),
+        ..Change::default()
+    }
+}

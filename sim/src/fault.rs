@@ -1,0 +1,17 @@
+//! Deliberate mistakes. Each is made in one place of the code, where it asks for its own; without any, that place does
+//! what the server does.
+
+/// A mistake that a checker has to find.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// A vote is answered before it is on disk.
+    VoteNotSynced,
+    /// Entries count as flushed before they are on disk.
+    AckBeforeFlush,
+    /// State and applied position are two writes.
+    ApplyWithoutIndex,
+    /// Offers are authorised without a program lease, and partitions accept those of any program.
+    FenceForgotten,
+    /// Whoever does not say that it runs what it should is offered it.
+    OfferByMismatch,
+}

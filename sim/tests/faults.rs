@@ -1,0 +1,62 @@
+//! Would the checker notice? One mistake at a time is made on purpose, and has to be found, by the invariant that is
+//! about it. The same worlds without it are sound.
+
+use sim::fault::Fault;
+use sim::invariants::Invariant;
+use sim::trouble::Theme;
+use sim::world::{Plan, run};
+
+/// So many worlds at most.
+const SEEDS: u64 = 100;
+
+fn is_caught_by(fault: Fault, theme: Theme, invariant: Invariant) {
+    for seed in 0..SEEDS {
+        let plan = Plan {
+            theme,
+            ..Plan::of(seed)
+        };
+        let fault = Some(fault);
+        let Some(broken) = run(Plan { fault, ..plan }).broken else {
+            continue;
+        };
+        println!("{fault:?}, seed {seed}: {broken}");
+        assert_eq!(broken.invariant, invariant, "seed {seed}: {broken}");
+        let sound = run(plan).broken;
+        assert!(sound.is_none(), "seed {seed} without a mistake: {sound:?}");
+        return;
+    }
+    panic!("{fault:?} was not caught in {SEEDS} worlds");
+}
+
+#[test]
+fn a_vote_that_is_not_synced_is_caught() {
+    is_caught_by(Fault::VoteNotSynced, Theme::Nodes, Invariant::Vote);
+}
+
+#[test]
+fn an_acknowledgement_before_the_flush_is_caught() {
+    is_caught_by(Fault::AckBeforeFlush, Theme::Nodes, Invariant::Acknowledged);
+}
+
+#[test]
+fn state_without_its_index_is_caught() {
+    is_caught_by(Fault::ApplyWithoutIndex, Theme::Nodes, Invariant::SameState);
+}
+
+#[test]
+fn a_fence_that_is_forgotten_is_caught() {
+    is_caught_by(
+        Fault::FenceForgotten,
+        Theme::Leaders,
+        Invariant::StandsStill,
+    );
+}
+
+#[test]
+fn offers_by_mismatch_of_hashes_are_caught() {
+    is_caught_by(
+        Fault::OfferByMismatch,
+        Theme::Everything,
+        Invariant::OfferedOnce,
+    );
+}

@@ -1,0 +1,92 @@
+//! Random worlds: whatever happens, the invariants of the design hold after each event.
+//!
+//! `MUSTER_SIM_SEED=n` repeats one run; `MUSTER_SIM_SECONDS=n` runs for so long (default 5). A failure prints its seed.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use sim::world::{Plan, Report, run};
+
+/// What happens in some worlds and not in others.
+const SOMETIMES: [&str; 8] = [
+    "begun",
+    "passed",
+    "completed",
+    "halts",
+    "rollbacks",
+    "went back",
+    "kills",
+    "power cuts that lost something",
+];
+
+#[test]
+fn invariants_hold_after_each_event_whatever_happens() {
+    let number = |name| {
+        let text = std::env::var(name).ok()?;
+        text.parse::<u64>().ok()
+    };
+    if let Some(seed) = number("MUSTER_SIM_SEED") {
+        println!("{:?}", sound(seed));
+        return;
+    }
+    let seconds = Duration::from_secs(number("MUSTER_SIM_SECONDS").unwrap_or(5));
+    let begun = now();
+    let at_once = std::thread::available_parallelism().map_or(1, usize::from) as u64;
+    // Each thread has seeds of its own, so that a seed means the same world on every machine.
+    let several = |first: u64| {
+        let mut reports = vec![];
+        while begun.elapsed() < seconds {
+            reports.push(sound(first + reports.len() as u64 * at_once));
+        }
+        reports
+    };
+    let reports: Vec<Report> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..at_once)
+            .map(|first| scope.spawn(move || several(first)))
+            .collect();
+        let ended = threads.into_iter().map(|thread| {
+            let reports = thread.join();
+            reports.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        });
+        ended.flatten().collect()
+    });
+    let mut total: BTreeMap<&str, u64> = BTreeMap::new();
+    for (what, times) in reports.iter().flat_map(|report| &report.seen) {
+        *total.entry(what).or_default() += times;
+    }
+    println!("{} worlds: {total:?}", reports.len());
+    // A run in which nothing happens proves nothing.
+    for what in ["elections", "acknowledged", "answers", "offers"] {
+        assert!(total.contains_key(what), "no {what}: {total:?}");
+    }
+    // Each of these happens in every few worlds; a slow machine may not get so far.
+    let many = reports.len() >= 20;
+    for what in SOMETIMES.iter().filter(|_| many) {
+        assert!(total.contains_key(what), "no {what}: {total:?}");
+    }
+}
+
+#[test]
+fn the_same_seed_is_the_same_world() {
+    let (once, again) = (run(Plan::of(3)), run(Plan::of(3)));
+    assert_eq!(once.trace, again.trace);
+    assert_eq!(once.seen, again.seen);
+    assert_ne!(once.trace, run(Plan::of(4)).trace);
+}
+
+/// A world without a mistake.
+fn sound(seed: u64) -> Report {
+    let report = run(Plan::of(seed));
+    if let Some(broken) = &report.broken {
+        panic!("repeat with MUSTER_SIM_SEED={seed}: {broken}");
+    }
+    report
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "bounds the test, decides nothing"
+)]
+fn now() -> Instant {
+    Instant::now()
+}
