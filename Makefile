@@ -60,6 +60,6 @@ fuzz: ## fuzz what strangers can reach, SECONDS=20 for each target
 	@scripts/setup fuzz
 	@scripts/fuzz "$(SECONDS_EACH)"
 
-bench: target ## check-ins, registrations, memory, large fleets, clusters that lose a process; writes bench-results.json
+bench: target ## check-ins, registrations, memory, large fleets, clusters, etcd beside them; writes bench-results.json
 	@scripts/setup bench
 	@scripts/bench

@@ -1,14 +1,17 @@
 //! A server's check-in path, measured with as little client as possible.
 //!
-//! Hand-written HTTP/1.1 over kept connections, one request in flight on each, bytes encoded by hand. Plain HTTP only:
-//! what TLS costs is measured elsewhere. Messages are those of the simulated supervisor.
+//! Hand-written HTTP/1.1 over kept connections, one request in flight on each, bytes encoded by hand; WebSocket where many
+//! agents share a connection. Plain HTTP only: what TLS costs is measured elsewhere. Messages are those of the simulated
+//! supervisor.
 
 pub mod bare;
+mod change;
 mod cpu;
 mod idle;
 mod register;
 mod wire;
 
+pub use change::change;
 pub use idle::idle;
 pub use register::register;
 
@@ -37,6 +40,8 @@ pub struct Plan {
     pub plain: bool,
     /// Whose CPU time is to be counted, too.
     pub cpu_of: Option<u32>,
+    /// Agents of one connection that have a change under way at a time; above 1 over WebSocket. Of [`change`] only.
+    pub under_way: usize,
 }
 
 /// What a bench has found.
@@ -47,7 +52,8 @@ pub struct Outcome {
     pub per_second: f64,
     pub p50_us: u64,
     pub p99_us: u64,
-    /// 429 and 503 among them are repeated by `bench-register`, lost in `bench-idle`.
+    /// 429 and 503 among them, and errors over WebSocket, are repeated by `bench-register` and `bench-change`, lost in
+    /// `bench-idle`.
     pub non_200: u64,
     /// Answers that asked for full state: 0 for a server that is right.
     pub full_state_requests: u64,

@@ -24,8 +24,10 @@ Examples:
     muster-loadtest bare-server --listen 127.0.0.1:4399 &
     muster-loadtest bench-idle --server http://127.0.0.1:4399 --plain --cpu-of $!
 
-  How fast new agents get in:
-    muster-loadtest bench-register --server http://127.0.0.1:4320 --agents 20000";
+  How fast new agents get in, and how fast those that are in change, one at a time and many together:
+    muster-loadtest bench-register --server http://127.0.0.1:4320 --agents 20000
+    muster-loadtest bench-change --server http://127.0.0.1:4320 --agents 10000 --connections 512
+    muster-loadtest bench-change --server http://127.0.0.1:4320 --agents 10000 --under-way 64";
 
 const SCRIPT_HELP: &str = "\
 A script file deals out behaviours; an agent gets the first rule that names it:
@@ -62,6 +64,8 @@ pub enum Command {
     BenchIdle(Bench),
     /// Register new agents with full first messages as fast as the server answers; prints JSON.
     BenchRegister(Bench),
+    /// Register agents, then have them say something new, each change stored before it is answered; prints JSON.
+    BenchChange(BenchChange),
     /// Answer any POST with constant bytes: the reference that bench-idle --plain is run against.
     BareServer {
         /// Address to listen on; port 0 picks one.
@@ -135,6 +139,15 @@ pub struct Run {
 }
 
 #[derive(Debug, Args)]
+pub struct BenchChange {
+    #[command(flatten)]
+    pub bench: Bench,
+    /// Agents of each connection that have a change under way at a time; above 1 they share a WebSocket.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    pub under_way: u16,
+}
+
+#[derive(Debug, Args)]
 pub struct Bench {
     /// An http URL.
     #[arg(long, value_name = "URL")]
@@ -144,7 +157,7 @@ pub struct Bench {
     /// Kept connections, one request in flight on each.
     #[arg(long, value_name = "C", default_value_t = 64)]
     pub connections: usize,
-    /// Of the measured part; an upper bound for bench-register.
+    /// Of the measured part; an upper bound for bench-register, and for bench-change once its agents have registered.
     #[arg(long, value_parser = humantime::parse_duration, default_value = "10s")]
     pub duration: Duration,
     #[arg(long, env = "MUSTER_LOADTEST_TOKEN", hide_env_values = true)]
@@ -221,6 +234,18 @@ impl Bench {
             seed: self.seed.unwrap_or_else(rand::random),
             plain: self.plain,
             cpu_of: self.cpu_of,
+            under_way: 1,
+        })
+    }
+}
+
+// === impl BenchChange ===
+
+impl BenchChange {
+    pub fn plan(self) -> anyhow::Result<Plan> {
+        Ok(Plan {
+            under_way: self.under_way.into(),
+            ..self.bench.plan()?
         })
     }
 }

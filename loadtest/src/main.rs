@@ -7,9 +7,9 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
-use muster_loadtest::bench::{self, bare::BareServer};
+use muster_loadtest::bench::{self, Outcome, Plan, bare::BareServer};
 
-use cli::{Bench, Cli, Command};
+use cli::{Cli, Command};
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -19,8 +19,9 @@ async fn main() -> ExitCode {
         .init();
     let outcome = match Cli::parse().command {
         Command::Run(args) => Box::pin(run::run(*args)).await,
-        Command::BenchIdle(args) => bench(args, true).await,
-        Command::BenchRegister(args) => bench(args, false).await,
+        Command::BenchIdle(args) => bench(args.plan(), bench::idle).await,
+        Command::BenchRegister(args) => bench(args.plan(), bench::register).await,
+        Command::BenchChange(args) => bench(args.plan(), bench::change).await,
         Command::BareServer {
             listen,
             allow_remote,
@@ -35,14 +36,12 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn bench(args: Bench, idle: bool) -> anyhow::Result<()> {
+async fn bench<F>(plan: anyhow::Result<Plan>, measure: impl FnOnce(Plan) -> F) -> anyhow::Result<()>
+where
+    F: Future<Output = Result<Outcome, bench::Error>>,
+{
     eprintln!("pid {}", std::process::id());
-    let plan = args.plan()?;
-    let outcome = if idle {
-        Box::pin(bench::idle(plan)).await?
-    } else {
-        Box::pin(bench::register(plan)).await?
-    };
+    let outcome = Box::pin(measure(plan?)).await?;
     println!("{}", serde_json::to_string_pretty(&outcome)?);
     Ok(())
 }

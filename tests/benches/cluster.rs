@@ -1,9 +1,11 @@
 //! What a cluster of real processes does when one of them is lost. `make bench` runs it.
 //!
 //! `failover ROUNDS` kills a node that leads partitions, while an agent of each of them says something new all the time:
-//! how long the longest answer took. `gateways AGENTS` kills every gateway at once under a fleet that polls every 30 s: who
-//! was asked for full state, and when everybody is in sync again. `rolling AGENTS` restarts every process, one by one, while
-//! a rollout runs: what a client would not have retried by itself, and who was offered something twice. Prints JSON.
+//! how long the longest answer took. `gateways AGENTS` kills every gateway at once under a fleet that polls every 30 s, `power
+//! AGENTS` every process: who was asked for full state, who was called lost, and when everybody is in sync again. `rolling
+//! AGENTS` restarts every process, one by one, while a rollout runs: what a client would not have retried by itself, and who
+//! was offered something twice. `snapshot AGENTS` replaces a node of a cluster whose logs do not reach back, under load: how
+//! long it takes until the new one has everything, and what agents notice. Prints JSON.
 
 #![allow(clippy::unwrap_used, reason = "a bench may fail")]
 
@@ -11,15 +13,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use futures::StreamExt;
+use muster_loadtest::bench::{Plan, register};
 use muster_loadtest::fleet::Transport;
+use muster_loadtest::stats::Sampler;
+use muster_loadtest::transport::Endpoint;
 use muster_loadtest::{Fleet, FleetConfig};
 use prost::Message;
-use proto::api::Cluster as View;
+use proto::api::{AgentHistoryRequest, Cluster as View};
 use proto::opamp::{AgentToServer, ComponentHealth};
 use serde_json::json;
 use system_tests::api::Api;
-use system_tests::cluster::Cluster;
+use system_tests::cluster::{Cluster, Described};
 use system_tests::manifest::{config, family, plan, role};
+use system_tests::metrics::Exposed;
 use system_tests::process::{Signal, signal};
 use system_tests::raw::{Http, Script, healthy};
 use system_tests::wait::{eventually, holds};
@@ -30,6 +37,21 @@ const PATIENCE: Duration = Duration::from_secs(120);
 const WINDOW: Duration = Duration::from_secs(12);
 
 const INTERVAL: Duration = Duration::from_secs(30);
+
+/// Whoever was silent for so long is called lost: three intervals, and the time of a look.
+const LOST: Duration = Duration::from_secs(100);
+
+/// What registering a large fleet, or copying it, may take on a slow machine.
+const LONG: Duration = Duration::from_secs(3600);
+
+/// Agents that poll every second while a snapshot is taken: as many check-ins as of 30,000 that poll every 30 s.
+const POLLING: usize = 1_000;
+
+/// How long the usual figures are taken.
+const USUAL: Duration = Duration::from_secs(20);
+
+/// A replica that lacks no more has what the others have: entries go on being made.
+const NEARLY: u64 = 100;
 
 #[tokio::main]
 async fn main() {
@@ -46,8 +68,12 @@ async fn main() {
     let figures = match words.first().map(String::as_str) {
         Some("failover") => failover(number(1, 5)).await,
         Some("gateways") => gateways(number(1, 10_000)).await,
+        Some("power") => power(number(1, 10_000)).await,
         Some("rolling") => rolling(number(1, 10_000)).await,
-        _ => panic!("cluster failover ROUNDS | gateways AGENTS | rolling AGENTS"),
+        Some("snapshot") => Box::pin(snapshot(number(1, 100_000))).await,
+        _ => panic!(
+            "cluster failover ROUNDS | gateways AGENTS | power AGENTS | rolling AGENTS | snapshot AGENTS"
+        ),
     };
     println!("{figures}");
 }
@@ -212,18 +238,12 @@ async fn rolling(agents: usize) -> serde_json::Value {
     let hash = api.delivery_hash("edge", "agent").await;
     let before = fleet.stats();
     let began = Instant::now();
-    let described = cluster.described();
-    let nodes = described.nodes.iter().map(|node| node.pid);
-    let processes: Vec<u32> = nodes
-        .chain(described.gateways.iter().map(|gateway| gateway.pid))
-        .collect();
+    let processes = all(&cluster.described());
     for process in &processes {
         assert!(signal(*process, Signal::TERM));
         eventually(PATIENCE, "the process to be back", async || {
-            let described = cluster.described();
-            let nodes = described.nodes.iter().map(|node| node.pid);
-            let mut now = nodes.chain(described.gateways.iter().map(|gateway| gateway.pid));
-            holds(now.all(|now| now != *process), &described)
+            let now = all(&cluster.described());
+            holds(!now.contains(process), &now)
         })
         .await;
         // As docs/operations.md has it: the next one when nothing is waited for.
@@ -263,15 +283,35 @@ async fn rolling(agents: usize) -> serde_json::Value {
     })
 }
 
+/// The process ids of nodes and gateways.
+fn all(described: &Described) -> Vec<u32> {
+    let nodes = described.nodes.iter().map(|node| node.pid);
+    nodes.chain(gateways_of(described)).collect()
+}
+
+fn gateways_of(described: &Described) -> impl Iterator<Item = u32> {
+    described.gateways.iter().map(|gateway| gateway.pid)
+}
+
 async fn gateways(agents: usize) -> serde_json::Value {
+    storm(agents, |described| gateways_of(described).collect()).await
+}
+
+async fn power(agents: usize) -> serde_json::Value {
+    storm(agents, all).await
+}
+
+/// Kills these processes at once under a fleet that polls.
+async fn storm(agents: usize, lost: impl Fn(&Described) -> Vec<u32>) -> serde_json::Value {
     let cluster = Cluster::start(&["--agent-interval=30s"], &[]);
     let fleet = crowd(&cluster, agents).await;
+    settled(&cluster).await;
     tokio::time::sleep(INTERVAL).await;
     let before = fleet.stats();
-    for gateway in cluster.described().gateways {
-        assert!(signal(gateway.pid, Signal::KILL));
+    for process in lost(&cluster.described()) {
+        assert!(signal(process, Signal::KILL));
     }
-    let killed = Instant::now();
+    let killed = tokio::time::Instant::now();
     let polls = before.check_ins + agents as u64;
     let in_sync = fleet.until(
         "every agent to have checked in again",
@@ -280,9 +320,12 @@ async fn gateways(agents: usize) -> serde_json::Value {
     );
     in_sync.await.unwrap();
     let took = killed.elapsed();
-    tokio::time::sleep(INTERVAL).await;
+    // Until whoever was not heard since would be called lost, and has been looked for.
+    tokio::time::sleep_until(killed + LOST).await;
     let after = fleet.stats();
     let asked = after.full_state_requests - before.full_state_requests;
+    settled(&cluster).await;
+    let called_lost = called_lost(&cluster, &fleet).await;
     fleet.stop().await;
     json!({
         "agents": agents,
@@ -290,7 +333,154 @@ async fn gateways(agents: usize) -> serde_json::Value {
         "full_state_requests": asked,
         "full_state_percent": asked as f64 * 100.0 / agents as f64,
         "in_sync_after_s": took.as_secs_f64(),
+        "called_lost": called_lost,
+        "shed": after.shed - before.shed,
+        "not_200": after.shed + after.discarded + after.undecodable + after.error_responses
+            - before.shed - before.discarded - before.undecodable - before.error_responses,
+        "network_errors": after.network_errors - before.network_errors,
     })
+}
+
+/// How many agents were ever called lost, by the stored history of each.
+async fn called_lost(cluster: &Cluster, fleet: &Fleet) -> usize {
+    let api = Api::new(cluster.described().gateways[0].api);
+    let asked = futures::stream::iter(fleet.uids()).map(|uid| {
+        let (mut agents, uid) = (api.agents.clone(), uid.to_string());
+        async move {
+            let request = AgentHistoryRequest { uid, limit: 0 };
+            let history = agents.agent_history(request).await.unwrap().into_inner();
+            history.transitions.iter().any(|step| step.to == "lost")
+        }
+    });
+    let lost = asked
+        .buffer_unordered(16)
+        .filter(|lost| std::future::ready(*lost));
+    lost.count().await
+}
+
+async fn snapshot(agents: usize) -> serde_json::Value {
+    // Of what is registered in each partition the log keeps an eighth at most: who comes later gets a snapshot.
+    let keep_log = format!("--keep-log={}", (agents / 64).max(100));
+    // Most of the agents register and say nothing more: none is called lost meanwhile.
+    let options = ["--agent-interval=2h", keep_log.as_str()];
+    let cluster = Cluster::start(&options, &[]);
+    let began = Instant::now();
+    register_all(&cluster, agents).await;
+    let registered = began.elapsed();
+    let fleet = polling(&cluster).await;
+    settled(&cluster).await;
+    let described = cluster.described();
+    let stop = Arc::new(AtomicBool::new(false));
+    let gateway = described.gateways[1].opamp;
+    let probes: Vec<_> = (0..8)
+        .map(|n| tokio::spawn(probe(gateway, n, stop.clone())))
+        .collect();
+    let mut sampler = Sampler::default();
+    sampler.sample(fleet.record());
+    tokio::time::sleep(USUAL).await;
+    let usual = sampler.sample(fleet.record());
+
+    let fresh = cluster.join_node_with(&described.nodes[0].addr.to_string(), &options);
+    let number = joined(&cluster).await;
+    let cli = cluster.cli().with_patience(LONG);
+    cli.ok(&["cluster", "remove", "3", "--reason", "bench", "--yes"]);
+    let began = Instant::now();
+    let applying = tokio::task::spawn_blocking(move || cli.run(&["cluster", "apply", "--yes"]));
+    eventually(
+        LONG,
+        "the new node to have what the others have",
+        async || {
+            let view = cluster.view().await.map_err(|status| status.to_string())?;
+            let replicas = view.groups.iter().flat_map(|group| &group.replicas);
+            let whole = replicas.filter(|r| r.node == number && r.answers && r.behind <= NEARLY);
+            let has = whole.count();
+            holds(has == view.groups.len(), (has, &view.groups))
+        },
+    )
+    .await;
+    let copied = began.elapsed();
+    let meanwhile = sampler.sample(fleet.record());
+    let ended = Instant::now();
+    let applied = applying.await.unwrap();
+    assert_eq!(applied.code, 0, "{applied:?}");
+    let moved = began.elapsed();
+
+    stop.store(true, Ordering::Relaxed);
+    let (mut usual_ms, mut meanwhile_ms, mut refused) = (Vec::new(), Vec::new(), 0);
+    for probe in probes {
+        for answer in probe.await.unwrap() {
+            let took = answer.took.as_secs_f64() * 1e3;
+            refused += usize::from(answer.status != 200);
+            if answer.ended < began {
+                usual_ms.push(took);
+            } else if answer.ended < ended {
+                meanwhile_ms.push(took);
+            }
+        }
+    }
+    let stats = fleet.stats();
+    fleet.stop().await;
+    let nodes: Vec<Exposed> = described
+        .nodes
+        .iter()
+        .map(|n| Exposed::at(n.addr))
+        .collect();
+    let sent = |name: &str| nodes.iter().map(|node| node.total(name)).sum::<f64>();
+    json!({
+        "agents": agents,
+        "registered_in_s": registered.as_secs_f64(),
+        "snapshots": Exposed::at(fresh.address()).total("muster_group_snapshots_installed_total"),
+        "snapshot_bytes": sent("muster_group_snapshot_sent_bytes_total"),
+        "snapshots_failed": sent("muster_group_snapshots_failed_total"),
+        "copied_in_s": copied.as_secs_f64(),
+        "moved_in_s": moved.as_secs_f64(),
+        "polls_per_second": meanwhile.check_ins_per_second,
+        "usual_p99_ms": usual.p99_us as f64 / 1e3,
+        "meanwhile_p99_ms": meanwhile.p99_us as f64 / 1e3,
+        "usual_change_p99_ms": quantile(&mut usual_ms, 0.99),
+        "meanwhile_change_p99_ms": quantile(&mut meanwhile_ms, 0.99),
+        "not_200": refused as u64 + stats.shed + stats.discarded,
+    })
+}
+
+/// Registers so many agents that say nothing afterwards.
+async fn register_all(cluster: &Cluster, agents: usize) {
+    let plan = Plan {
+        endpoint: Endpoint::parse(&cluster.http_urls()[0], false).unwrap(),
+        token: None,
+        agents,
+        connections: 256.min(agents),
+        duration: LONG,
+        seed: 7, // another one than a fleet's
+        plain: false,
+        cpu_of: None,
+        under_way: 1,
+    };
+    let registered = Box::pin(register(plan)).await.unwrap();
+    assert_eq!(registered.checkins, agents as u64, "{registered:?}");
+}
+
+/// Agents that poll every second, over HTTP, and are answered from memory.
+async fn polling(cluster: &Cluster) -> Fleet {
+    let urls = cluster.http_urls();
+    let mut config = FleetConfig::fast(urls[0].clone(), POLLING);
+    config.servers = urls;
+    config.ramp = Duration::from_secs(1);
+    config.options.interval = Duration::from_secs(1);
+    let fleet = Fleet::start(config).unwrap();
+    fleet.connected(PATIENCE).await.unwrap();
+    fleet
+}
+
+/// The number of the fourth node, once everybody knows it and it has its documents.
+async fn joined(cluster: &Cluster) -> u64 {
+    eventually(PATIENCE, "the fourth node to be known", async || {
+        let view = cluster.view().await.map_err(|status| status.to_string())?;
+        let all = view.nodes.len() == 4 && view.nodes.iter().all(|node| node.answers);
+        let number = view.nodes.iter().map(|node| node.id).max().unwrap_or(0);
+        holds(all, &view.nodes).map(|()| number)
+    })
+    .await
 }
 
 fn quantile(values: &mut [f64], q: f64) -> f64 {

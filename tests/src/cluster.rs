@@ -143,19 +143,22 @@ impl Cluster {
 
     /// Starts a node more, which joins at this address. It ends when it is dropped.
     pub fn join_node(&self, at: &str) -> Extra {
+        self.join_node_with(at, &[])
+    }
+
+    /// As [`Cluster::join_node`], with these options.
+    pub fn join_node_with(&self, at: &str, options: &[&str]) -> Extra {
         let listen = free_address();
         let directory = self.data.join("joined");
-        self.extra(
-            "joined",
-            &[
-                "node".to_owned(),
-                "--cluster=local".to_owned(),
-                format!("--join={at}"),
-                format!("--listen={listen}"),
-                format!("--data-dir={}", directory.display()),
-            ],
-            listen,
-        )
+        let mut args = vec![
+            "node".to_owned(),
+            "--cluster=local".to_owned(),
+            format!("--join={at}"),
+            format!("--listen={listen}"),
+            format!("--data-dir={}", directory.display()),
+        ];
+        args.extend(options.iter().map(|option| (*option).to_owned()));
+        self.extra("joined", &args, listen)
     }
 
     /// Starts a gateway more with these options. It ends when it is dropped.
@@ -257,6 +260,11 @@ pub struct Extra {
 }
 
 impl Extra {
+    /// Where a node listens; of a gateway, where operators connect.
+    pub fn address(&self) -> SocketAddr {
+        self.ready
+    }
+
     /// Does it stay unready for so long?
     pub fn never_ready(&self, within: Duration) -> bool {
         let until = std::time::Instant::now() + within;

@@ -11,7 +11,7 @@ use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use node::Node;
 use node::api::{Actor, Role};
-use node::cluster::{Cluster, Config, Door, Identity, join, may_found};
+use node::cluster::{Cluster, Config, Door, Identity, RESUME_ABOVE, join, may_found};
 use node::edge::EdgeDoor;
 use prometheus_client::registry::Registry;
 use proto::edge::{ACTOR_HEADER, NOT_LEADER_HEADER, ROLE_HEADER};
@@ -282,6 +282,7 @@ impl NodeArgs {
             founders,
             disk,
             compare_every: self.compare_every,
+            resume_above: RESUME_ABOVE,
         };
         Ok((config, identity))
     }

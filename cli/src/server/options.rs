@@ -19,6 +19,11 @@ pub struct State {
     #[arg(long, env = "MUSTER_DATA_DIR", value_name = "DIR")]
     pub data_dir: PathBuf,
 
+    /// Entries of each group's log that are kept. A snapshot is taken after as many more, and a node that lacks more than
+    /// is kept gets one
+    #[arg(long, default_value_t = 50_000, value_name = "ENTRIES", value_parser = clap::value_parser!(u64).range(100..=10_000_000))]
+    pub keep_log: u64,
+
     #[command(flatten)]
     pub fleet: Fleet,
 }
@@ -159,6 +164,17 @@ pub struct Log {
 // === impl State ===
 
 impl State {
+    /// Settings of each group.
+    fn group(&self) -> raft::GroupConfig {
+        let usual = raft::GroupConfig::default();
+        raft::GroupConfig {
+            log_keep_entries: self.keep_log,
+            snapshot_entries: self.keep_log,
+            purge_entries_min: self.keep_log.min(usual.purge_entries_min),
+            ..usual
+        }
+    }
+
     /// Settings of a node, alone or in a cluster.
     pub fn config(&self, store: raft::Store, cluster: Option<std::sync::Arc<Cluster>>) -> Config {
         let fleet = &self.fleet;
@@ -170,7 +186,7 @@ impl State {
                 offer_timeout: fleet.offer_timeout,
                 history: fleet.keep_history,
             },
-            group: raft::GroupConfig::default(),
+            group: self.group(),
             ask: ask::Config {
                 prometheus: fleet.prometheus.clone(),
                 webhook_hosts: fleet.webhook_hosts.clone(),

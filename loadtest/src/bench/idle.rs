@@ -50,7 +50,10 @@ pub async fn idle(plan: Plan) -> Result<Outcome, Error> {
 }
 
 /// Opens a connection and registers its share of the agents.
-async fn prepare(plan: Arc<Plan>, lane: usize) -> Result<(Connection, Vec<Poller>), Error> {
+pub(super) async fn prepare(
+    plan: Arc<Plan>,
+    lane: usize,
+) -> Result<(Connection, Vec<Poller>), Error> {
     let mut connection = Connection::open(&plan).await?;
     let mut newcomers = Newcomers::new(&plan, lane);
     let mut pollers = Vec::new();

@@ -16,7 +16,7 @@ use crate::identity::Identity;
 use crate::script::Script;
 
 /// Pause of a connection after 429 or 503.
-const SHED_PAUSE: Duration = Duration::from_millis(50);
+pub(super) const SHED_PAUSE: Duration = Duration::from_millis(50);
 /// A conversation that takes more messages than this is a loop.
 const CONVERSATION_MAX: usize = 50;
 
@@ -203,6 +203,7 @@ mod tests {
             seed: 1,
             plain: false,
             cpu_of: None,
+            under_way: 1,
         };
         let mut newcomers = Newcomers::new(&plan, 0);
         newcomers.running = true;

@@ -225,6 +225,7 @@ fn plan(address: &str, plain: bool) -> bench::Plan {
         seed: 5,
         plain,
         cpu_of: Some(std::process::id()),
+        under_way: 1,
     }
 }
 
@@ -251,6 +252,38 @@ async fn every_agent_registers_once_in_the_register_bench() {
     .await
     .unwrap();
     assert_eq!((outcome.checkins, server.agents()), (20, 20));
+}
+
+#[tokio::test]
+async fn agents_change_one_at_a_time_and_batched_and_leave_no_gap() {
+    for under_way in [1, 4] {
+        let server = Server::start().await;
+        let outcome = bench::change(bench::Plan {
+            duration: SOON,
+            under_way,
+            ..plan(&server.url(), false)
+        })
+        .await
+        .unwrap();
+        assert_eq!(outcome.checkins, 20 * 20, "20 agents, 20 times each");
+        assert_eq!((outcome.non_200, outcome.full_state_requests), (0, 0));
+        assert!(server.gaps().is_empty(), "{:?}", server.gaps());
+        assert_eq!(server.agents(), 20);
+    }
+}
+
+#[tokio::test]
+async fn a_change_that_was_shed_is_said_again_with_its_number() {
+    let server = Server::start().await;
+    server.refuse(503, 3);
+    let outcome = bench::change(bench::Plan {
+        duration: SOON,
+        ..plan(&server.url(), false)
+    })
+    .await
+    .unwrap();
+    assert_eq!(outcome.checkins, 20 * 20);
+    assert!(server.gaps().is_empty(), "{:?}", server.gaps());
 }
 
 #[tokio::test]

@@ -2,30 +2,28 @@
 //!
 //! It is open before the groups run, so that nodes that start together find each other.
 
-use std::io::Write;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use proto::cluster::peer_server::{Peer, PeerServer};
 use proto::cluster::{
-    Caller, ChangeReply, ChangeRequest, DescribeRequest, DigestReply, DigestRequest, Held,
-    HelloReply, HelloRequest, HoldRoomsRequest, NodeDescription, OpenRoomsReply, OpenRoomsRequest,
-    ProposeReply, ProposeRequest, RaftAnswer, RaftMessage, RaiseFloorReply, RaiseFloorRequest,
-    ReadIndexReply, ReadIndexRequest, RegisterReply, RegisterRequest, SnapshotPart,
+    ArrivedReply, ArrivedRequest, Caller, ChangeReply, ChangeRequest, DescribeRequest, DigestReply,
+    DigestRequest, Held, HelloReply, HelloRequest, HoldRoomsRequest, NodeDescription,
+    OpenRoomsReply, OpenRoomsRequest, ProposeReply, ProposeRequest, RaftAnswer, RaftMessage,
+    RaiseFloorReply, RaiseFloorRequest, ReadIndexReply, ReadIndexRequest, RegisterReply,
+    RegisterRequest, SnapshotPart,
 };
 use proto::cluster_id::{self, ClusterId, Foreign};
 use raft::{GroupId, NodeId, ReceiveError, Store};
 use tonic::{Request, Response, Status, Streaming};
 
+use super::arrivals::{self, Arrivals};
 use super::{Cluster, Told, members, rooms};
 use crate::local::Node;
 use crate::partition::{Partition, chain};
 
 /// One message: an append of a MiB, or one entry of 4 MiB, and what is around it.
 pub const MESSAGE_BYTES_MAX: usize = 16 << 20;
-
-/// A sender of a snapshot that says nothing for so long is gone.
-const STALL: Duration = Duration::from_secs(15);
 
 /// A program that another node has stored arrives here within this, or the caller asks again.
 const PROGRAM: Duration = Duration::from_secs(2);
@@ -35,18 +33,17 @@ const PROGRAM: Duration = Duration::from_secs(2);
 pub struct Door {
     cluster: Arc<Cluster>,
     node: Arc<OnceLock<Arc<Node>>>,
-    /// Where snapshots are received into.
-    store: Store,
+    arrivals: Arc<Arrivals>,
     refused: Arc<Told>,
 }
 
 impl Door {
-    /// Shut until the node runs.
+    /// Shut until the node runs. Snapshots are received into this store.
     pub fn new(cluster: Arc<Cluster>, store: Store) -> Self {
         Door {
             cluster,
             node: Arc::default(),
-            store,
+            arrivals: Arc::new(Arrivals::new(store)),
             refused: Arc::default(),
         }
     }
@@ -241,33 +238,43 @@ impl Peer for Door {
         request: Request<Streaming<SnapshotPart>>,
     ) -> Result<Response<RaftAnswer>, Status> {
         let (from, mut parts) = (Shown::of(&request), request.into_inner());
-        let first = next(&mut parts).await?.and_then(|part| part.announced);
+        let mut first = arrivals::next(&mut parts).await?.unwrap_or_default();
+        let announced = first.announced.take();
         let announced =
-            first.ok_or_else(|| Status::invalid_argument("the snapshot was not announced"))?;
+            announced.ok_or_else(|| Status::invalid_argument("the snapshot was not announced"))?;
         let node = self.running(&from, announced.caller.as_ref())?;
-        let group = node.group(GroupId(announced.group)).ok_or_else(no_group)?;
-        let stored = |error: std::io::Error| {
-            Status::internal(format!("the snapshot cannot be stored: {error}"))
-        };
-        let mut file = self.store.scratch_file().map_err(stored)?;
-        while let Some(part) = next(&mut parts).await? {
-            let writing = tokio::task::spawn_blocking(move || {
-                file.write_all(&part.bytes)?;
-                Ok(file)
-            });
-            let written = writing.await.map_err(|error| stored(error.into()))?;
-            file = written.map_err(stored)?;
-        }
-        let received = file.received().map_err(stored)?;
-        tracing::info!(
-            group = announced.group,
-            bytes = received.bytes(),
-            "received a snapshot"
-        );
-        let answer = group.receive_snapshot(announced.message, received).await;
-        Ok(Response::new(RaftAnswer {
-            message: answer.map_err(refused)?,
-        }))
+        let id = GroupId(announced.group);
+        let group = node.group(id).ok_or_else(no_group)?;
+        let arrivals = self.arrivals.clone();
+        // A task of its own: when the connection breaks, who waits here is dropped, and what has arrived is kept all the same.
+        let work = tokio::spawn(async move {
+            let received = arrivals.receive(id, first, parts).await?;
+            tracing::info!(
+                group = id.0,
+                bytes = received.bytes(),
+                "received a snapshot"
+            );
+            let answer = group.receive_snapshot(announced.message, received).await;
+            answer.map_err(refused)
+        });
+        let message = work
+            .await
+            .map_err(|error| Status::internal(error.to_string()))??;
+        Ok(Response::new(RaftAnswer { message }))
+    }
+
+    async fn arrived(
+        &self,
+        request: Request<ArrivedRequest>,
+    ) -> Result<Response<ArrivedReply>, Status> {
+        let (from, request) = (Shown::of(&request), request.into_inner());
+        let node = self.running(&from, request.caller.as_ref())?;
+        let group = GroupId(request.group);
+        node.group(group).ok_or_else(no_group)?;
+        let name = request.snapshot;
+        let name = name.ok_or_else(|| Status::invalid_argument("no snapshot is named"))?;
+        let bytes = self.arrivals.arrived(group, &name).await;
+        Ok(Response::new(ArrivedReply { bytes }))
     }
 
     async fn propose(
@@ -367,15 +374,6 @@ impl Peer for Door {
     }
 }
 
-async fn next(parts: &mut Streaming<SnapshotPart>) -> Result<Option<SnapshotPart>, Status> {
-    match tokio::time::timeout(STALL, parts.message()).await {
-        Ok(part) => part,
-        Err(_) => Err(Status::deadline_exceeded(
-            "the sender says nothing any more",
-        )),
-    }
-}
-
 fn refused(error: ReceiveError) -> Status {
     match error {
         ReceiveError::Malformed(_) => Status::invalid_argument(error.to_string()),
@@ -406,6 +404,7 @@ mod tests {
             founders: BTreeMap::new(),
             disk: [1; 16],
             compare_every: Duration::ZERO,
+            resume_above: u64::MAX,
         };
         let cluster = Cluster::new(config, &BTreeMap::new(), None);
         let control = Control::default();

@@ -1,8 +1,9 @@
 //! This node among others: who they are, how they are reached, and what they ask of each other.
 //!
-//! `channels` knows addresses, `peers` carries what replicas say, `remote` asks leaders elsewhere, `door` answers, `compare`
-//! asks whether replicas are the same. A process alone has none of this.
+//! `channels` knows addresses, `peers` carries what replicas say, `remote` asks leaders elsewhere, `door` answers,
+//! `arrivals` takes snapshots in, `compare` asks whether replicas are the same. A process alone has none of this.
 
+mod arrivals;
 mod channels;
 pub(crate) mod compare;
 mod door;
@@ -31,6 +32,9 @@ pub use members::may_found;
 pub use peers::Wires;
 pub use remote::join;
 
+/// Of a snapshot above 1 GiB, 16 s of sending, only the rest is sent when its stream broke: below it is sent anew.
+pub const RESUME_ABOVE: u64 = 1 << 30;
+
 /// Where this node stands.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -46,6 +50,8 @@ pub struct Config {
     pub disk: [u8; 16],
     /// How often the replicas of each group that is led here are compared.
     pub compare_every: Duration,
+    /// A snapshot of more bytes that broke off is gone on with: [`RESUME_ABOVE`].
+    pub resume_above: u64,
 }
 
 /// This node, and the way to the others.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use proto::cluster::peer_client::PeerClient;
-use proto::cluster::{RaftMessage, SnapshotPart};
+use proto::cluster::{ArrivedRequest, RaftMessage, SnapshotName, SnapshotPart};
 use raft::{GroupId, NodeId, PeerError, Peers, SnapshotFile};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -26,6 +26,12 @@ const WINDOW: usize = 4;
 
 /// A snapshot of which nothing was taken for so long is given up.
 const STALL: Duration = Duration::from_secs(10);
+
+/// Who receives snapshots says within this how much of one has arrived.
+const ASK: Duration = Duration::from_secs(10);
+
+/// Bytes at the end of a snapshot that are the digest of all before.
+const DIGEST: usize = 32;
 
 /// Bytes of snapshots a second from this node, so that appends and agents come first.
 const RATE: u64 = 64 << 20;
@@ -64,12 +70,21 @@ impl Peers for Wires {
     ) -> BoxFuture<Result<Bytes, PeerError>> {
         let announced = self.message(to, group, message);
         let channel = self.0.channels.snapshots(to);
+        let large = snapshot.bytes() > self.0.config.resume_above;
         Box::pin(async move {
             let mut client = client(channel.ok_or(PeerError::Unreachable(to))?);
+            let mut first = SnapshotPart::default();
+            if large {
+                let name = name(&snapshot).await.map_err(unreadable(to))?;
+                let arrived = arrived(&mut client, &announced, &name).await;
+                first.offset = arrived.map_err(failed(to))?;
+                first.name = Some(name);
+            }
+            first.announced = Some(announced);
+            let (bytes, from) = (snapshot.bytes(), first.offset);
+            tracing::info!(%group, %to, bytes, from, "sending a snapshot");
             let (parts, stream) = mpsc::channel(WINDOW);
-            let bytes = snapshot.bytes();
-            tracing::info!(%group, %to, bytes, "sending a snapshot");
-            let sending = tokio::spawn(send(snapshot, announced, parts));
+            let sending = tokio::spawn(send(snapshot, first, parts));
             let mut request = tonic::Request::new(ReceiverStream::new(stream));
             request.set_timeout(timeout);
             let answer = client.snapshot(request).await;
@@ -115,20 +130,64 @@ fn failed(to: NodeId) -> impl Fn(Status) -> PeerError {
     }
 }
 
-/// Hands the parts over at no more than [`RATE`]; ends when nobody takes them.
-async fn send(snapshot: SnapshotFile, announced: RaftMessage, parts: mpsc::Sender<SnapshotPart>) {
-    let mut offset = 0;
-    let mut part = SnapshotPart {
-        announced: Some(announced),
-        ..SnapshotPart::default()
-    };
+fn unreadable(to: NodeId) -> impl Fn(std::io::Error) -> PeerError {
+    move |error| PeerError::Network {
+        node: to,
+        reason: format!("the snapshot cannot be read here: {error}"),
+    }
+}
+
+/// By its length and the digest at its end.
+async fn name(snapshot: &SnapshotFile) -> std::io::Result<SnapshotName> {
+    let file = snapshot.clone();
+    let reading = tokio::task::spawn_blocking(move || {
+        let length = file.bytes();
+        let mut digest = vec![0; DIGEST];
+        let read = file.read_at(&mut digest, length.saturating_sub(DIGEST as u64))?;
+        digest.truncate(read);
+        Ok(SnapshotName {
+            length,
+            digest: digest.into(),
+        })
+    });
+    reading.await?
+}
+
+/// How much of it is there already. A node that does not know the question gets the whole.
+async fn arrived(
+    client: &mut PeerClient<Channel>,
+    announced: &RaftMessage,
+    name: &SnapshotName,
+) -> Result<u64, Status> {
+    let mut request = tonic::Request::new(ArrivedRequest {
+        caller: announced.caller.clone(),
+        group: announced.group,
+        snapshot: Some(name.clone()),
+    });
+    request.set_timeout(ASK);
+    match client.arrived(request).await {
+        Ok(reply) => Ok(reply.into_inner().bytes.min(name.length)),
+        Err(status) if status.code() == Code::Unimplemented => Ok(0),
+        Err(status) => Err(status),
+    }
+}
+
+/// Hands the first part over and what follows on its offset, at no more than [`RATE`]; ends when nobody takes them.
+async fn send(snapshot: SnapshotFile, first: SnapshotPart, parts: mpsc::Sender<SnapshotPart>) {
+    let mut offset = first.offset;
+    let mut part = first;
     let pace = Duration::from_micros(PART as u64 * 1_000_000 / RATE);
     let mut ticks = tokio::time::interval(pace);
     loop {
         ticks.tick().await;
-        if tokio::time::timeout(STALL, parts.send(part)).await.is_err() {
-            tracing::warn!(offset, "a snapshot is not taken any more: it is given up");
-            return;
+        match tokio::time::timeout(STALL, parts.send(part)).await {
+            Ok(Ok(())) => {}
+            // The call has ended, and who made it knows why.
+            Ok(Err(_)) => return,
+            Err(_) => {
+                tracing::warn!(offset, "a snapshot is not taken any more: it is given up");
+                return;
+            }
         }
         let file = snapshot.clone();
         let read = tokio::task::spawn_blocking(move || {
@@ -142,8 +201,8 @@ async fn send(snapshot: SnapshotFile, announced: RaftMessage, parts: mpsc::Sende
             Ok(Ok(bytes)) => {
                 offset += bytes.len() as u64;
                 part = SnapshotPart {
-                    announced: None,
                     bytes: bytes.into(),
+                    ..SnapshotPart::default()
                 };
             }
             // A stream that ends early does not verify at the other end.
