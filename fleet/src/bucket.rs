@@ -181,7 +181,7 @@ pub fn buckets(s: &Sighting<'_>) -> (Bucket, Bucket) {
     let heard = |fresh| bucket(&Sighting { fresh, ..s.clone() });
     let fresh = heard(true);
     let stale = match fresh {
-        Bucket::Converged | Bucket::Returned => heard(false),
+        Bucket::Converged | Bucket::Returned | Bucket::Pinned => heard(false),
         same => same,
     };
     (fresh, stale)

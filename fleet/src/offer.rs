@@ -191,6 +191,8 @@ pub fn on_report(last: &Offer, hash: Digest, reported: Reported) -> Option<State
             // A late answer is an answer. After a withdrawal it tells that the agent had it all the same.
             (Offered | Applying | NoAnswer | Withdrawn, Reported::Applied) => Applied,
             (Offered | NoAnswer | Withdrawn, Reported::Applying) => Applying,
+            // A person has asked for it again, and nothing was sent since: it repeats what it has said before.
+            (Withdrawn, Reported::Failed) if last.grants == 0 => return None,
             (Offered | Applying | Applied | NoAnswer | Withdrawn, Reported::Failed) => Failed,
             // Failed stays failed until a person asks again: APPLIED after FAILED is how a supervisor answers a
             // second delivery, not proof of health.

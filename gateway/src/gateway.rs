@@ -130,10 +130,10 @@ async fn presence<L: Link, A: Access>(edge: Arc<Edge<L, A>>, stop: CancellationT
         let last = stop.run_until_cancelled(ticks.tick()).await.is_none();
         let exchange = &edge.exchange;
         let sessions = &exchange.sessions;
-        exchange.link.introduce(|| sessions.all()).await;
         let batch = sessions.presence(&exchange.metrics);
         exchange.metrics.reports_in_flight.set(exchange.in_flight());
-        edge.exchange.link.presence(batch).await;
+        exchange.link.presence(batch).await;
+        exchange.link.introduce(|| exchange.sessions.all()).await;
         if last {
             return;
         }

@@ -25,7 +25,8 @@ pub trait Link: Send + Sync + 'static {
     fn presence(&self, batch: Vec<edge::Presence>) -> impl Future<Output = ()> + Send;
 
     /// Tells voters that have heard nothing of this gateway yet where all its conversations stand, if there are such
-    /// voters: a node that has just begun, or has just got a replica. Called before [`Link::presence`].
+    /// voters: a node that has just begun, or has just got a replica. Called after [`Link::presence`], which tells who is
+    /// back.
     fn introduce(
         &self,
         all: impl Fn() -> Vec<edge::Presence> + Send,

@@ -185,7 +185,12 @@ impl Edge for EdgeDoor {
         }
         let theirs = ClusterId::of(&hello.cluster_id, hello.incarnation);
         let ours = node.control.read().cluster_id();
-        if let Err(foreign) = cluster_id::check(&gateway, theirs, node.id(), ours) {
+        // A gateway of what this cluster was before it was restored learns of that from the first routes.
+        let incarnation = |id: Option<ClusterId>| id.map(ClusterId::incarnation);
+        let is_of_the_past = incarnation(theirs) < incarnation(ours);
+        if !is_of_the_past
+            && let Err(foreign) = cluster_id::check(&gateway, theirs, node.id(), ours)
+        {
             tracing::warn!(refused = %foreign, "a gateway is refused");
             return Err(Status::permission_denied(foreign.to_string()));
         }
@@ -222,7 +227,7 @@ impl Conversation {
             down: self.down.downgrade(),
         };
         self.node.gateways.began(&gateway, queues);
-        self.node.gateway_changed(&gateway);
+        self.node.gateway_is_here(&gateway, true);
         let ended = self.node.stopping();
         tokio::select! {
             () = self.listen(said) => {}
@@ -237,7 +242,7 @@ impl Conversation {
         let node = self.node.clone();
         drop(self);
         node.gateways.ended();
-        node.gateway_changed(&gateway);
+        node.gateway_is_here(&gateway, node.gateways.has(&gateway));
         tokio::time::sleep(GONE).await;
         if !node.gateways.has(&gateway) {
             for partition in node.partitions.iter() {
@@ -433,9 +438,9 @@ fn kind(error: &Error) -> refused::Kind {
 }
 
 impl Node {
-    fn gateway_changed(&self, gateway: &str) {
+    fn gateway_is_here(&self, gateway: &str, here: bool) {
         for partition in self.partitions.iter() {
-            partition.gateway_changed(gateway);
+            partition.gateway_is_here(gateway, here);
         }
     }
 

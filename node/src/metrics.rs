@@ -70,6 +70,7 @@ struct OnePartition {
     lease: bool,
     evidence_age_ms: u64,
     recalls: (u64, u64),
+    full_asks_postponed: u64,
     room: Option<Room>,
 }
 
@@ -206,6 +207,7 @@ impl OnePartition {
             lease: partition.has_lease(),
             evidence_age_ms: partition.evidence_age_ms(),
             recalls: partition.recalls(),
+            full_asks_postponed: partition.full_asks_postponed(),
             room: partition.room(),
         }
     }
@@ -396,6 +398,11 @@ impl Seen {
             "muster_partition_recalls_unanswered",
             "Conversations that no gateway knew of in time: full state was asked for",
             self.partitions.iter().map(|p| (p.label(), p.recalls.1)),
+        )?;
+        print.gauges(
+            "muster_partition_full_state_waiting_agents",
+            "Agents that have lost a message and are asked for full state when it is their turn, on the leader",
+            led().map(|p| (p.label(), p.full_asks_postponed)),
         )?;
         print.gauges(
             "muster_quota_agents",

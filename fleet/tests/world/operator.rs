@@ -314,6 +314,7 @@ impl World {
             )
         {
             delivery.state = fleet::offer::State::Withdrawn;
+            delivery.grants = 0;
         }
         self.act("anna", "agent.retry", &super::name(id), "");
         self.events.push(Event::Retried { agent: id });

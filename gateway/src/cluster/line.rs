@@ -144,6 +144,9 @@ impl Line {
     /// all of them.
     pub fn introduce(&self, groups: BTreeSet<u32>) -> BTreeSet<u32> {
         let mut state = self.state();
+        if state.up.is_none() {
+            return BTreeSet::new();
+        }
         let unheard = &groups - &state.introduced;
         state.introduced = groups;
         unheard

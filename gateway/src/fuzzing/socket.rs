@@ -166,6 +166,7 @@ impl Link for Content {
             digest: report.digest,
             pending: false,
             capabilities: message.capabilities,
+            lost: false,
         };
         Ok(edge::Answer {
             session: Some(session),

@@ -190,7 +190,12 @@ impl Sessions {
         let mut sessions = 0;
         for shard in &self.shards {
             let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            let before = batch.len();
             shard.table.presence(now, &mut batch);
+            for spoke in &mut batch[before..] {
+                let uid = Uid::from_wire(&spoke.instance_uid);
+                spoke.closed = !uid.is_ok_and(|uid| shard.holders.contains_key(&uid));
+            }
             sessions += shard.table.len();
             metrics.evicted.inc_by(shard.table.take_evicted());
         }

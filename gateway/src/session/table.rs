@@ -87,6 +87,8 @@ struct Session {
     seen: Millis,
     last: Last,
     pending: bool,
+    /// As in [`edge::Session`].
+    lost: bool,
     /// Spoke since the last presence batch.
     spoke: bool,
 }
@@ -185,6 +187,7 @@ impl Table {
             seen: now,
             last,
             pending: session.pending || noticed.pending,
+            lost: session.lost,
             spoke: true,
         };
         if !spoke {
@@ -296,6 +299,7 @@ impl Session {
             digest: self.digest.to_vec().into(),
             pending: self.pending,
             capabilities: self.capabilities,
+            lost: self.lost,
         }
     }
 }

@@ -30,6 +30,7 @@ fn settled(heard: &Heard, pending: bool, sent: ServerToAgent) -> Settled {
             digest: heard.digest.to_vec().into(),
             pending,
             capabilities: heard.capabilities,
+            lost: false,
         },
         speaker: heard.speaker,
         connection: heard.connection,

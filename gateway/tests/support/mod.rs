@@ -118,6 +118,7 @@ pub fn accept(report: &edge::Report, replies: Vec<ServerToAgent>) -> edge::Answe
             number: message.sequence_num,
             digest: report.digest.clone(),
             pending: false,
+            lost: false,
             capabilities: if message.capabilities == 0 {
                 before.capabilities
             } else {

@@ -59,6 +59,8 @@ pub(super) async fn prepare(
             .write(&stored.id, vec![Waiting::Evidence { why: what }]);
         return Ok(()); // its members would be missing from the list
     }
+    // Before anybody is listed: what a person says from now on of whose an agent is, is younger than the list.
+    let opening = node.control.read().epoch();
     let drawn = aside({
         let (node, stored) = (node.clone(), stored.clone());
         let (family, revision) = (family.value.clone(), revision.clone());
@@ -94,7 +96,7 @@ pub(super) async fn prepare(
     };
     let (writes, mut acts) = {
         let documents = node.control.read();
-        stored.opening_epoch = documents.epoch().0;
+        stored.opening_epoch = opening.0;
         let next = store::Family {
             rollout: stored.id.clone(),
             target: stored.to,

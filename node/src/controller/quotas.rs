@@ -40,13 +40,25 @@ impl Given {
         }
     }
 
-    /// Quotas that are about to be sent to who has answered: an answer of theirs that is lost may have arrived. Whoever has
-    /// not answered gets none, and may use what it was given before.
-    fn renew(&mut self, answered: &[Option<u64>], quotas: &[BTreeMap<Lane, u64>]) {
-        for ((last, answered), quotas) in self.last.iter_mut().zip(answered).zip(quotas) {
-            if answered.is_some() {
-                *last = Some((Instant::now(), quotas.clone()));
+    /// Quotas that are about to be sent to who has answered, with what each has in flight: an answer of theirs that is lost
+    /// may have arrived. Whoever has not answered gets none, and may use what it was given before.
+    fn renew(
+        &mut self,
+        answered: &[Option<u64>],
+        bounds: &[BTreeMap<Lane, u64>],
+        quotas: &[BTreeMap<Lane, u64>],
+    ) {
+        let told = answered.iter().zip(bounds).zip(quotas);
+        for (last, ((answered, bounds), quotas)) in self.last.iter_mut().zip(told) {
+            if answered.is_none() {
+                continue;
             }
+            let mut most = quotas.clone();
+            for (lane, bound) in bounds {
+                let most = most.entry(lane.clone()).or_default();
+                *most = (*most).max(*bound);
+            }
+            *last = Some((Instant::now(), most));
         }
     }
 
@@ -89,7 +101,7 @@ pub async fn divide(node: &Arc<Node>, given: &mut Given) {
     let (occupied, bounds): (Vec<_>, Vec<_>) =
         seen.into_iter().map(|c| (c.occupancy, c.bounds)).unzip();
     let quotas = quotas(&rules, &occupied, &bounds);
-    given.renew(&answered, &quotas);
+    given.renew(&answered, &bounds, &quotas);
     let opening = node.partitions.iter().zip(&answered).zip(&quotas);
     let opening = opening.filter_map(|((partition, answered), quotas)| {
         let count = (*answered)?;
@@ -261,10 +273,14 @@ mod tests {
         given.last.resize(2, None);
         assert_eq!(given.to(0), None, "what another controller has given it");
         let quotas = [5, 1].map(|quota| BTreeMap::from([(lane("ro-1", "a"), quota)]));
-        given.renew(&[Some(7), Some(8)], &quotas);
+        let none = [BTreeMap::new(), BTreeMap::new()];
+        // The second has more in flight than it may have from now on.
+        let bounds = [BTreeMap::new(), BTreeMap::from([(lane("ro-1", "a"), 3)])];
+        given.renew(&[Some(7), Some(8)], &bounds, &quotas);
+        assert_eq!(given.to(1).as_ref(), Some(&bounds[1]));
         // In two rounds it is silent: there is nothing for it to be given.
         for round in 9..11 {
-            given.renew(&[None, Some(round)], &[BTreeMap::new(), BTreeMap::new()]);
+            given.renew(&[None, Some(round)], &none, &none);
             assert_eq!(given.to(0).as_ref(), Some(&quotas[0]));
         }
         assert_eq!(given.to(1), Some(BTreeMap::new()));

@@ -43,6 +43,9 @@ struct Said {
 /// Looks are a second apart; after so much longer this node has stood still, or is so loaded that it hears nobody in time.
 const STOOD_STILL_MS: u64 = 3_000;
 
+/// A gateway that has come back has said within this where all its conversations stand.
+const INTRODUCED_MS: u64 = 10_000;
+
 /// What two gateways say of one agent may be under way for so long, and come in the wrong order.
 const UNDER_WAY_MS: u64 = 5_000;
 
@@ -101,8 +104,10 @@ pub struct Core {
 
 struct Gateway {
     name: Arc<str>,
-    /// Since then it can be heard, or has not been: silence of its agents before that proves nothing.
-    changed_ms: u64,
+    /// It has no stream to this node, and has had one lately.
+    away: bool,
+    /// Silence of its agents before that proves nothing.
+    silent_until_ms: u64,
 }
 
 // === impl Core ===
@@ -138,11 +143,16 @@ impl Core {
         }
     }
 
-    /// A gateway can be heard from now on, or cannot be any more: its agents have a grace period.
-    pub fn gateway_changed(&mut self, gateway: &str, now_ms: u64) {
+    /// A gateway can be heard from now on, or cannot be for now. When it is back it says at once where its conversations
+    /// stand and how old each is, so that little more time is needed then.
+    pub fn gateway_is_here(&mut self, gateway: &str, here: bool, now_ms: u64) {
+        let judged_ms = (now_ms + INTRODUCED_MS).saturating_sub(self.timing.lost_after_ms);
         let gateway = self.gateway(gateway) as usize;
         if let Some(gateway) = self.gateways.get_mut(gateway) {
-            gateway.changed_ms = now_ms;
+            gateway.away = !here;
+            if here {
+                gateway.silent_until_ms = gateway.silent_until_ms.max(judged_ms);
+            }
         }
     }
 
@@ -162,16 +172,26 @@ impl Core {
     fn gateway(&mut self, name: &str) -> u32 {
         let known = self.gateways.iter().position(|known| &*known.name == name);
         let at = known.unwrap_or_else(|| {
-            let (name, changed_ms) = (name.into(), 0);
-            self.gateways.push(Gateway { name, changed_ms });
+            self.gateways.push(Gateway {
+                name: name.into(),
+                away: false,
+                silent_until_ms: 0,
+            });
             self.gateways.len() - 1
         });
         u32::try_from(at).unwrap_or(u32::MAX)
     }
 
-    /// Agents spoke without saying anything new. Answers whom nothing later is known of: what was said before a goodbye
-    /// may arrive after it.
-    pub fn heard(&mut self, gateway: &str, batch: &[Presence], now_ms: u64) -> Vec<Uid> {
+    /// Agents spoke without saying anything new. Answers of whom nothing later is known, and whether the connection has
+    /// ended since, if it was a WebSocket: what was said before a goodbye
+    /// may arrive after it. `leads`: this node does, and has handled itself whatever was new.
+    pub fn heard(
+        &mut self,
+        gateway: &str,
+        batch: &[Presence],
+        leads: bool,
+        now_ms: u64,
+    ) -> Vec<(Uid, bool)> {
         let gateway = self.gateway(gateway);
         let mut uids = Vec::with_capacity(batch.len());
         for presence in batch {
@@ -185,7 +205,7 @@ impl Core {
             let elsewhere = |live: &&Live| {
                 live.gateway != gateway
                     && live.number >= presence.number
-                    && seen_ms < live.seen_ms + UNDER_WAY_MS
+                    && (leads || seen_ms < live.seen_ms + UNDER_WAY_MS)
             };
             if self.live.get(&uid).filter(elsewhere).is_some() {
                 continue;
@@ -198,7 +218,7 @@ impl Core {
                 gateway,
             };
             if self.note(uid, said, seen_ms) {
-                uids.push(uid);
+                uids.push((uid, presence.closed));
             }
         }
         uids
@@ -298,9 +318,12 @@ impl Core {
         }
     }
 
-    /// A gateway is gone, and its connections with it.
-    pub fn gateway_gone(&mut self, gateway: &str) {
+    /// A gateway is gone, and its connections with it. Its agents have a grace period to come elsewhere.
+    pub fn gateway_gone(&mut self, gateway: &str, now_ms: u64) {
         let gateway = self.gateway(gateway);
+        if let Some(gateway) = self.gateways.get_mut(gateway as usize) {
+            (gateway.away, gateway.silent_until_ms) = (false, now_ms);
+        }
         for live in self
             .live
             .values_mut()
@@ -350,9 +373,10 @@ impl Core {
         let live = self.live.get(&uid);
         let gateway = live.and_then(|live| self.gateways.get(live.gateway as usize));
         let seen_ms = live.map_or(0, |live| live.seen_ms);
-        let heard_from_ms = gateway.map_or(0, |gateway| gateway.changed_ms);
-        let since_ms = seen_ms.max(heard_from_ms).max(self.listens_from_ms);
-        now_ms.saturating_sub(since_ms) >= self.timing.lost_after_ms
+        let silent_until_ms = gateway.map_or(0, |gateway| gateway.silent_until_ms);
+        let since_ms = seen_ms.max(silent_until_ms).max(self.listens_from_ms);
+        let away = gateway.is_some_and(|gateway| gateway.away);
+        !away && now_ms.saturating_sub(since_ms) >= self.timing.lost_after_ms
     }
 
     /// May a change that can wait be written? It can if the agent's state is asked for in full later.
@@ -414,6 +438,13 @@ impl Core {
         }
     }
 
+    /// It has told everything: a loss from now on is a new one.
+    pub fn told_full(&mut self, uid: Uid) {
+        if let Some(live) = self.live.get_mut(&uid) {
+            live.full_asked_ms = None;
+        }
+    }
+
     /// Agents that are still to be asked for full state.
     pub fn full_asks_postponed(&self) -> usize {
         self.full_asks.postponed.len()
@@ -443,6 +474,7 @@ impl Core {
     pub fn forget(&mut self, uid: Uid) {
         self.live.remove(&uid);
         self.budgets.remove(&uid);
+        self.full_asks.postponed.remove(&uid);
     }
 }
 
@@ -515,12 +547,19 @@ mod tests {
         core.handled(uid(1), 1, [0; 16], ("a", 1), false, 1_000);
         core.handled(uid(2), 1, [0; 16], ("b", 1), false, 1_000);
         assert!(core.is_lost(uid(1), 91_000));
-        // The stream of one gateway ended, and was made again.
-        core.gateway_changed("a", 5_000);
-        core.gateway_changed("a", 80_000);
-        assert!(!core.is_lost(uid(1), 169_999));
-        assert!(core.is_lost(uid(1), 170_000));
+        // The stream of one gateway ends again and again, and is made again.
+        for at in [5_000, 60_000, 120_000] {
+            core.gateway_is_here("a", false, at);
+            assert!(!core.is_lost(uid(1), at + 5_000));
+            core.gateway_is_here("a", true, at + 5_000);
+            assert!(!core.is_lost(uid(1), at + 5_000 + INTRODUCED_MS - 1));
+        }
+        assert!(core.is_lost(uid(1), 125_000 + INTRODUCED_MS));
         assert!(core.is_lost(uid(2), 91_000), "it was heard all the time");
+        core.gateway_is_here("a", false, 140_000);
+        core.gateway_gone("a", 150_000);
+        assert!(!core.is_lost(uid(1), 239_999), "it may come elsewhere");
+        assert!(core.is_lost(uid(1), 240_000));
         // This node looked every second, and then stood still.
         core.looks(89_000, 90_000);
         assert!(core.is_lost(uid(2), 91_000));
@@ -545,7 +584,7 @@ mod tests {
             connection: 1,
             closed,
         };
-        core.heard("a", &[told(1, false), told(2, true)], 1_000);
+        core.heard("a", &[told(1, false), told(2, true)], true, 1_000);
         assert!(core.is_open(uid(1)));
         assert!(!core.is_open(uid(2)));
         assert_eq!(core.last(uid(2)), Some((3, [3; 16])));
@@ -564,10 +603,10 @@ mod tests {
             closed: false,
         };
         // Said before, and so long under way that it looks later.
-        core.heard("a", &[said(4, 0)], 1_200);
+        core.heard("a", &[said(4, 0)], true, 1_200);
         assert_eq!(core.last(uid(1)), Some((5, [5; 16])));
         assert_eq!(core.holder(uid(1), "b"), None);
-        core.heard("a", &[said(6, 0)], 1_300);
+        core.heard("a", &[said(6, 0)], true, 1_300);
         assert_eq!(core.last(uid(1)), Some((6, [6; 16])), "it has come back");
         assert_eq!(core.holder(uid(1), "b").as_deref(), Some("a"));
     }
@@ -583,9 +622,9 @@ mod tests {
             connection: 1,
             closed: false,
         };
-        core.heard("a", &[said(400)], 1_000);
+        core.heard("a", &[said(400)], false, 1_000);
         // Only the leader has handled its first message.
-        core.heard("b", &[said(2)], 1_000 + UNDER_WAY_MS);
+        core.heard("b", &[said(2)], false, 1_000 + UNDER_WAY_MS);
         assert_eq!(core.last(uid(1)).map(|(number, _)| number), Some(2));
         assert_eq!(core.age_ms(uid(1), 7_000), 1_000);
     }
@@ -597,7 +636,7 @@ mod tests {
         core.handled(uid(2), 1, [0; 16], ("b", 1), false, 0);
         assert_eq!(core.holder(uid(1), "b").as_deref(), Some("a"));
         assert_eq!(core.holder(uid(1), "a"), None);
-        core.gateway_gone("a");
+        core.gateway_gone("a", 0);
         assert!(!core.is_open(uid(1)));
         assert!(core.is_open(uid(2)));
         core.handled(uid(1), 2, [0; 16], ("b", 2), false, 1_000);
@@ -618,7 +657,7 @@ mod tests {
             closed: false,
         };
         assert_eq!(
-            core.heard("g", &[old], 6_000),
+            core.heard("g", &[old], true, 6_000),
             [],
             "an agent that has left since is not back"
         );
@@ -630,7 +669,11 @@ mod tests {
             connection: 1,
             closed: false,
         };
-        assert_eq!(core.heard("g", &[goodbye], 6_000), [], "nor by its goodbye");
+        assert_eq!(
+            core.heard("g", &[goodbye], true, 6_000),
+            [],
+            "nor by its goodbye"
+        );
         assert_eq!(core.last(uid(1)), Some((8, [8; 16])));
     }
 

@@ -271,6 +271,7 @@ impl<'a> Turn<'a> {
         }
         if self.agent.duplicate {
             // Two agents speak with this uid: what either says is not the other's. `muster agents retry` ends it.
+            self.asks_full_later = false;
             self.agent.number = message.sequence_num;
             self.agent.digest = self.report.digest.to_vec();
             return;
@@ -283,7 +284,11 @@ impl<'a> Turn<'a> {
         let asked_ms_ago = ctx.full_asked_ms_ago;
         let needed = (lost && !self.full || unheard)
             && asked_ms_ago.is_none_or(|ago| ago >= FULL_STATE_PAUSE_MS);
-        self.asks_full = needed && (ctx.may_ask_full)();
+        // Whose next message may be days away is asked now.
+        let heartbeats = AgentCapabilities::ReportsHeartbeat as u64;
+        let quiet = self.report.transport() == Transport::Websocket
+            && self.agent.capabilities & heartbeats == 0;
+        self.asks_full = needed && (quiet || (ctx.may_ask_full)());
         self.asks_full_later = needed && !self.asks_full;
         if self.full {
             self.agent.full_asked = false;

@@ -352,7 +352,9 @@ fn candidate(
 fn came_from<'a>(row: &Row, last: Option<(Epoch, &'a List)>) -> Option<(&'a str, &'a str)> {
     let delivery = row.delivery.as_ref()?;
     let (opened, list) = last?;
-    if row.resolved >= opened.0 && row.resolved != 0 {
+    let here = |granted: &crate::inventory::Owner| row.owner() == Some((&*granted.0, &*granted.1));
+    let settled = row.granted.as_ref().is_none_or(here);
+    if settled && row.resolved >= opened.0 && row.resolved != 0 {
         return None;
     }
     let taken_from = list.get(&row.uid)?.taken_from.as_ref()?;

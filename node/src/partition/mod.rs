@@ -413,6 +413,8 @@ impl Partition {
         if !self.leads() {
             return Err(Error::NotLeader { uid });
         }
+        // Known to its gateway, as the leader before may have seen it.
+        let has_lost = report.session.as_ref().is_some_and(|session| session.lost);
         self.take_over(uid, &mut report).await;
         if let Some(unsent) = &report.unsent {
             self.take_back(uid, unsent).await?;
@@ -430,7 +432,7 @@ impl Partition {
             Known {
                 heard: core.last(uid),
                 asked_ago: core.full_asked_ms_ago(uid, now),
-                has_lost: core.has_lost(uid),
+                has_lost: has_lost || core.has_lost(uid),
                 duplicate,
                 skipped,
             }
@@ -444,6 +446,9 @@ impl Partition {
         if let Some(message) = &report.message {
             let mut core = self.core();
             core.postpone_full(uid, evaluation.asks_full_later);
+            if message.agent_description.is_some() {
+                core.told_full(uid);
+            }
             core.handled(
                 uid,
                 message.sequence_num,
@@ -474,6 +479,7 @@ impl Partition {
             digest,
             pending: evaluation.pending || many,
             capabilities: evaluation.capabilities,
+            lost: evaluation.asks_full_later,
         };
         let grant_ms = if evaluation.offers {
             u32::try_from(GRANT_LIFE.as_millis()).unwrap_or(0)
@@ -687,21 +693,24 @@ impl Partition {
 
     /// Agents spoke without saying anything new.
     pub async fn heard(&self, gateway: &str, batch: &[Presence]) {
-        let uids = self.core().heard(gateway, batch, self.monotonic_ms());
+        let leads = self.leads();
+        let heard = self
+            .core()
+            .heard(gateway, batch, leads, self.monotonic_ms());
         self.told.notify_waiters();
-        if !self.leads() {
+        if !leads {
             return;
         }
         let back: Vec<Uid> = {
             let columns = self.index.read();
-            uids.into_iter()
-                .filter(|uid| {
-                    columns
-                        .rows
-                        .get(uid)
-                        .is_some_and(|row| row.link != Link::Connected && !row.alias)
+            let is_back = |(uid, closed): &(Uid, bool)| {
+                let row = columns.rows.get(uid);
+                row.is_some_and(|row| {
+                    row.link != Link::Connected && !row.alias && !(*closed && row.websocket)
                 })
-                .collect()
+            };
+            let back = heard.into_iter().filter(is_back);
+            back.map(|(uid, _)| uid).collect()
         };
         self.link_all(back, Link::Connected, "heard again").await;
     }
@@ -709,14 +718,16 @@ impl Partition {
     /// Where the conversations of a gateway stand that was not heard before. Nobody is back for that: who has gone stays
     /// in its gateway's memory for a while.
     pub fn introduced(&self, gateway: &str, batch: &[Presence]) {
-        let _known = self.core().heard(gateway, batch, self.monotonic_ms());
+        let leads = self.leads();
+        let now = self.monotonic_ms();
+        let _known = self.core().heard(gateway, batch, leads, now);
         self.told.notify_waiters();
     }
 
-    /// A gateway can be heard from now on, or cannot any more: silence until now says nothing of its agents.
-    pub fn gateway_changed(&self, gateway: &str) {
+    /// A gateway can be heard from now on, or cannot be for now: its silence says nothing of its agents.
+    pub fn gateway_is_here(&self, gateway: &str, here: bool) {
         let now = self.monotonic_ms();
-        self.core().gateway_changed(gateway, now);
+        self.core().gateway_is_here(gateway, here, now);
     }
 
     /// A connection ended. Only a clean end says that the agent has left.
@@ -735,7 +746,8 @@ impl Partition {
 
     /// A gateway has been gone for a while: whoever it held is silent from now on if it does not come elsewhere.
     pub fn gateway_gone(&self, gateway: &str) {
-        self.core().gateway_gone(gateway);
+        let now = self.monotonic_ms();
+        self.core().gateway_gone(gateway, now);
     }
 
     /// Many at a time, so that they share their fsyncs.
@@ -748,8 +760,13 @@ impl Partition {
 
     async fn link(&self, uid: Uid, link: Link, detail: &str) {
         let word = merge::link_word(link);
+        let through = match link {
+            // It has said so itself.
+            Link::Left => Through::Leader,
+            _ => Through::ThisNode,
+        };
         let changed = self
-            .change_through(Through::ThisNode, uid, (String::new(), vec![]), |agent| {
+            .change_through(through, uid, (String::new(), vec![]), |agent| {
                 let heard_meanwhile =
                     link == Link::Lost && !self.core().is_lost(uid, self.monotonic_ms());
                 if agent.link() == link || heard_meanwhile {
@@ -992,6 +1009,11 @@ impl Partition {
     pub fn recalls(&self) -> (u64, u64) {
         let read = |n: &std::sync::atomic::AtomicU64| n.load(std::sync::atomic::Ordering::Relaxed);
         (read(&self.recalls), read(&self.recalls_unanswered))
+    }
+
+    /// Agents that have lost a message and are still to be asked for full state.
+    pub fn full_asks_postponed(&self) -> u64 {
+        self.core().full_asks_postponed() as u64
     }
 
     /// May this node's leader authorise offers now?

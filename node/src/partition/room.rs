@@ -156,7 +156,8 @@ impl Rooms {
     /// wave is not used for the next, which may allow less. True: quotas were taken away for that.
     pub fn follow(&self, limits: Limits) -> bool {
         let mut state = self.state();
-        if state.limits.label != limits.label {
+        let other_domains = state.limits.label != limits.label;
+        if other_domains {
             state.lanes.clear();
         }
         let before = std::mem::replace(&mut state.limits, limits);
@@ -168,7 +169,7 @@ impl Rooms {
             }
         }
         let known = before.limited.keys();
-        known.chain(limits.limited.keys()).any(moved)
+        other_domains || known.chain(limits.limited.keys()).any(moved)
     }
 
     /// What is limited now.

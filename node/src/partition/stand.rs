@@ -84,8 +84,8 @@ impl<'a> Stand<'a> {
             (
                 &rollout.family,
                 placed.map(|placed| placed.target.name.as_str()),
-                touched,
             ),
+            (touched, covered),
             matches!(desired.reason, Reason::Wave { .. } | Reason::Waiting { .. }),
             target,
         );
@@ -122,20 +122,22 @@ impl<'a> Stand<'a> {
     }
 }
 
-/// Why a rollout of this family and role, that has touched it or has not, cannot configure an agent that it lists; none: it
-/// can. `held`: its list decides what the agent should run. `roles`: how many of its target match.
+/// Why a rollout of this family and role cannot configure an agent that it lists; none: it can. `touched`: it has offered
+/// it something, and, if that goes back or went, `covered`. `held`: its list decides what the agent should run. `roles`: how many of its target match.
 fn excluded(
     row: &Row,
     doubt: Doubt,
     roles: impl FnOnce() -> usize,
-    (family, role, touched): (&str, Option<&str>, bool),
+    (family, role): (&str, Option<&str>),
+    (touched, covered): (bool, bool),
     held: bool,
     target: Option<Digest>,
 ) -> Option<Exclusion> {
     let delivery = row.delivery.as_ref();
     // What was taken from another family or role goes back to it.
     let here = |d: &Delivery| *d.family == *family && role.is_none_or(|role| *d.role == *role);
-    let elsewhere = delivery.is_some_and(|d| !here(d)) && !touched && !held;
+    let goes_back = touched && covered;
+    let elsewhere = delivery.is_some_and(|d| !here(d)) && !goes_back && !held;
     // Relabelling takes nothing back from who was touched: its selectors need not be asked.
     let roles = if touched { 1 } else { roles() };
     let excluded = exclusion(&Circumstances {
@@ -183,10 +185,11 @@ pub fn excluded_text(
     let held = matches!(desired.reason, Reason::Wave { .. } | Reason::Waiting { .. });
     let touched = row.delivery.as_ref();
     let touched = touched.is_some_and(|d| *d.rollout == *place.rollout);
-    let of = (family.name.as_str(), Some(place.role), touched);
+    let of = (family.name.as_str(), Some(place.role));
+    let state = (touched, rollout.covers(place));
     let doubt = row.word.doubt(program.epoch.incarnation());
     let roles = || matching(family.roles(rollout.to), row).len();
-    let why = excluded(row, doubt, roles, of, held, target)?;
+    let why = excluded(row, doubt, roles, of, state, held, target)?;
     Some(format!(
         "excluded from rollout {}: {}",
         place.rollout,

@@ -79,7 +79,7 @@ fn plainly(
     let elsewhere = delivery.is_some_and(|d| {
         *d.family != *rollout.family || named_role.is_some_and(|role| *d.role != *role)
     });
-    let elsewhere = elsewhere && !touched && !held;
+    let elsewhere = elsewhere && !(touched && covered) && !held;
     let excluded = exclusion(&Circumstances {
         duplicate: row.duplicate,
         reassigned: row.alias,
