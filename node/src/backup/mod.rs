@@ -124,6 +124,9 @@ pub enum Error {
     /// The first entry of the new cluster.
     #[error("the restored cluster does not store its first entry")]
     Store(#[source] crate::ledger::ProposeError),
+    /// The new cluster's first snapshot could not be made.
+    #[error("the restored control group cannot be written as a snapshot")]
+    Snapshot(#[source] raft::SnapshotError),
     /// It was restored too often to be told apart from its past.
     #[error("a cluster can be restored {} times", u16::MAX)]
     TooOften,

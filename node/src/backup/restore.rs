@@ -160,6 +160,9 @@ async fn begin(
         };
         let (first, rollouts) = first_entry(&control.read(), &identity);
         ledger.propose(first).await.map_err(Error::Store)?;
+        // Whoever joins gets a snapshot. That of the backup would make it a node of the old cluster, which refuses this one.
+        let written = ledger.group().snapshot_now().await;
+        written.map_err(Error::Snapshot)?;
         Ok((identity, rollouts, agents))
     };
     let begun = begun.await;
