@@ -93,9 +93,10 @@ impl Link for Cluster {
             return;
         }
         let table = self.table.load_full();
+        let batch = grouped(&table, batch);
         for line in self.standing() {
             let Some(node) = line.node() else { continue };
-            let agents = of_groups(&table, &batch, |group| table.has(node, group));
+            let agents = of_groups(&batch, |group| table.has(node, group));
             self.tell_presences(&line, agents, false).await;
         }
     }
@@ -109,8 +110,8 @@ impl Link for Cluster {
             if unheard.is_empty() {
                 continue;
             }
-            let batch = conversations.get_or_insert_with(&all);
-            let agents = of_groups(&table, batch, |group| unheard.contains(&group));
+            let batch = conversations.get_or_insert_with(|| grouped(&table, all()));
+            let agents = of_groups(batch, |group| unheard.contains(&group));
             self.tell_presences(&line, agents, true).await;
         }
     }
@@ -147,27 +148,35 @@ impl Link for Cluster {
     }
 }
 
-/// Those that are kept by these groups.
-fn of_groups(
-    table: &Table,
-    batch: &[edge::Presence],
-    kept: impl Fn(u32) -> bool,
-) -> Vec<edge::Presence> {
+/// An agent, behind the group that keeps it.
+type Grouped = (u32, edge::Presence);
+
+fn grouped(table: &Table, batch: Vec<edge::Presence>) -> Vec<Grouped> {
     let group = |presence: &edge::Presence| {
         Uid::from_wire(&presence.instance_uid).map_or(0, |uid| table.group(&uid))
     };
-    let of_groups = batch.iter().filter(|presence| kept(group(presence)));
-    of_groups.cloned().collect()
+    let grouped = batch.into_iter();
+    grouped.map(|agent| (group(&agent), agent)).collect()
+}
+
+/// Those that are kept by these groups.
+fn of_groups(batch: &[Grouped], kept: impl Fn(u32) -> bool) -> Vec<edge::Presence> {
+    let of_groups = batch.iter().filter(|(group, _)| kept(*group));
+    of_groups.map(|(_, agent)| agent.clone()).collect()
 }
 
 impl Cluster {
     async fn tell_presences(&self, line: &Line, agents: Vec<edge::Presence>, introduction: bool) {
-        for agents in agents.chunks(PRESENCES) {
+        let mut agents = agents.into_iter();
+        loop {
             let presences = Presences {
                 gateway: self.config.name.clone(),
-                agents: agents.to_vec(),
+                agents: agents.by_ref().take(PRESENCES).collect(),
                 introduction,
             };
+            if presences.agents.is_empty() {
+                return;
+            }
             line.tell(upward::What::Presences(presences)).await;
         }
     }
