@@ -437,6 +437,7 @@ impl Partition {
                 skipped,
             }
         };
+        let last = known.heard.map(|(number, _)| number);
         let mut evaluation = self.evaluate(uid, &report, known, true).await?;
         // What the leader before has granted, and its gateway has not seen, must not get lost in the first moments of this
         // one, which has no lease yet. Later the agent's liveness counts more.
@@ -444,6 +445,10 @@ impl Partition {
             return Err(Error::NotLeader { uid });
         }
         if let Some(message) = &report.message {
+            if evaluation.asks_full {
+                let here = report.session.as_ref().map(|session| session.number);
+                tracing::debug!(%uid, number = message.sequence_num, last, here, report.gateway, "asked for full state");
+            }
             let mut core = self.core();
             core.postpone_full(uid, evaluation.asks_full_later);
             if message.agent_description.is_some() {
