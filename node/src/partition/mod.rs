@@ -783,8 +783,15 @@ impl Partition {
                 Some(merge::transition(now_ms(), word, from, word, detail))
             })
             .await;
-        if let Err(error) = changed {
-            tracing::warn!(%uid, error = %chain(&error), "liveness change was not stored");
+        match changed {
+            // Another node leads now, or nobody does: whoever leads next sees it anew.
+            Err(error) if error.is_leaderless() => {
+                tracing::debug!(%uid, "liveness change was left to the next leader");
+            }
+            Err(error) => {
+                tracing::warn!(%uid, error = %chain(&error), "liveness change was not stored");
+            }
+            Ok(_) => {}
         }
     }
 
