@@ -80,6 +80,8 @@ fn invariants_hold_after_each_event_whatever_happens() {
         total.given_back,
         total.left_where_put,
         total.granted,
+        total.kept_from_a_list,
+        total.words_taken_back,
         total.by_policy,
         total.limited,
         total.limited_in_the_dark,
@@ -88,6 +90,7 @@ fn invariants_hold_after_each_event_whatever_happens() {
         total.quotas_late,
         total.quotas_stale,
         total.counts_late,
+        total.counts_refused,
     ];
     // Each happens several times in so many fleets; a slow machine may not get so far.
     let many = seeds >= 40;
@@ -122,6 +125,8 @@ struct Total {
     given_back: u64,
     left_where_put: u64,
     granted: u64,
+    kept_from_a_list: u64,
+    words_taken_back: u64,
     by_policy: u64,
     limited: u64,
     limited_in_the_dark: u64,
@@ -130,6 +135,7 @@ struct Total {
     quotas_late: u64,
     quotas_stale: u64,
     counts_late: u64,
+    counts_refused: u64,
 }
 
 impl Total {
@@ -147,6 +153,8 @@ impl Total {
         self.given_back += other.given_back;
         self.left_where_put += other.left_where_put;
         self.granted += other.granted;
+        self.kept_from_a_list += other.kept_from_a_list;
+        self.words_taken_back += other.words_taken_back;
         self.by_policy += other.by_policy;
         self.limited += other.limited;
         self.limited_in_the_dark += other.limited_in_the_dark;
@@ -155,6 +163,7 @@ impl Total {
         self.quotas_late += other.quotas_late;
         self.quotas_stale += other.quotas_stale;
         self.counts_late += other.counts_late;
+        self.counts_refused += other.counts_refused;
     }
 }
 
@@ -182,6 +191,7 @@ fn run(seed: u64) -> Total {
     total.quotas_late += heard.late;
     total.quotas_stale += heard.stale;
     total.counts_late += heard.counts;
+    total.counts_refused += heard.old_counts;
     drop(guard);
     total
 }

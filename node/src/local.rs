@@ -12,6 +12,7 @@ use proto::uid::Uid;
 use raft::{DiskUse, Group, GroupConfig, GroupId, GroupStatus, NodeId, Store, StoreConfig};
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
+use tonic::Code;
 
 use crate::backup;
 use crate::cluster::compare::{self, Compared};
@@ -24,7 +25,7 @@ use crate::inventory::Index;
 use crate::ledger::{Leaders, Ledger, Machine};
 use crate::otelcol::{self, Otelcol};
 use crate::partition::room::Lane;
-use crate::partition::{self, Counted, Partition, chain};
+use crate::partition::{self, Count, Counted, Partition, chain};
 
 /// Inventory groups of a new cluster.
 pub const PARTITIONS: u32 = 8;
@@ -133,6 +134,15 @@ pub struct Node {
     notices: broadcast::Sender<Arc<Vec<Notice>>>,
     stop: CancellationToken,
     tasks: std::sync::Mutex<tokio::task::JoinSet<()>>,
+}
+
+/// Why a partition has not counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Uncounted {
+    /// It does not answer, or has no leader.
+    Silent,
+    /// It has begun a newer count: somebody else divides.
+    Older,
 }
 
 /// Opens or creates the store in a data directory.
@@ -308,17 +318,27 @@ impl Node {
         (!here).then_some((cluster, leader))
     }
 
-    /// Has the partition's leader count and hold its rooms. None: it does not answer.
-    pub(crate) async fn hold_rooms(&self, partition: &Arc<Partition>) -> Option<Counted> {
+    /// Has the partition's leader count and hold its rooms.
+    pub(crate) async fn hold_rooms(
+        &self,
+        partition: &Arc<Partition>,
+        count: Count,
+    ) -> Result<Counted, Uncounted> {
         match self.elsewhere(partition) {
             None => {
                 let partition = partition.clone();
-                let counted = tokio::task::spawn_blocking(move || partition.hold_rooms());
-                counted.await.ok()
+                let counted = tokio::task::spawn_blocking(move || partition.hold_rooms(count));
+                let counted = counted.await.map_err(|_| Uncounted::Silent)?;
+                counted.map_err(|_| Uncounted::Older)
             }
             Some((cluster, leader)) => {
-                let held = cluster.hold_rooms(leader?, partition.ledger.group().id());
-                held.await.ok().map(rooms::from_wire)
+                let leader = leader.ok_or(Uncounted::Silent)?;
+                let held = cluster.hold_rooms(leader, partition.ledger.group().id(), count);
+                match held.await {
+                    Ok(held) => Ok(rooms::from_wire(held)),
+                    Err(status) if status.code() == Code::Aborted => Err(Uncounted::Older),
+                    Err(_) => Err(Uncounted::Silent),
+                }
             }
         }
     }

@@ -768,6 +768,120 @@ async fn who_slept_through_a_rollback_goes_back_to_its_family_by_the_next_one() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_person_keeps_an_agent_from_a_wave_that_has_not_begun_and_may_take_that_back() {
+    let scene = Scene::of(6).await;
+    scene.store("unused").await;
+    scene.apply(&two_families());
+    // Who is kept is never alone in its wave, so that each of them has somebody to be judged by.
+    scene.apply(&plan("pairs", &["size: 2, soak: 500ms", "size: 100%"], ""));
+    scene.complete("base").await;
+    let special = scene.api.delivery_hash("special", "agent").await;
+    let uid = |agent: usize| scene.fleet.agent(agent).uid().to_string();
+    for agent in 0..4 {
+        scene
+            .cli
+            .ok(&["agents", "label", &uid(agent), "team=special"]);
+    }
+    // There is no list yet that it could be kept from.
+    let nothing = scene.refused(&["agents", "owner", &uid(0), "--keep"]);
+    assert!(
+        nothing.contains("no open rollout takes it over: there is nothing to resolve"),
+        "{nothing}"
+    );
+    scene.cli.ok(&[
+        "freeze", "set", "later", "--family", "special", "--reason", "not yet", "--for", "1h",
+    ]);
+    scene.cli.ok(&[
+        "rollout", "start", "special", "--plan", "pairs", "--yes", "--reach", "4",
+    ]);
+    let id = scene.api.rollout("special").await.id;
+    scene
+        .until(&id, "the freeze to hold it", |rollout| {
+            rollout.state == "running" && !rollout.waiting.is_empty()
+        })
+        .await;
+
+    let (kept, back) = (uid(0), uid(1));
+    let order = [
+        "agents", "owner", &kept, &back, "--keep", "--reason", "INC-2",
+    ];
+    let said = scene.cli.ok(&order);
+    let stays = format!(
+        "2 agents: stays with base/agent; rollout {id} does not take it over to special/agent"
+    );
+    assert!(said.contains(&stays), "{said}");
+    let said = scene.cli.ok(&["agents", "owner", &back, "--accept"]);
+    let taken_back = format!(
+        "what was said of base/agent is taken back; rollout {id} takes it over to special/agent with its wave"
+    );
+    assert!(said.contains(&taken_back), "{said}");
+    let agreed = scene.refused(&["agents", "owner", &uid(2), "--accept"]);
+    assert!(agreed.contains("there is nothing to resolve"), "{agreed}");
+    assert!(agreed.contains(&uid(2)), "{agreed}");
+    scene.nobody_is_offered_anything().await;
+
+    scene.cli.ok(&["freeze", "end", "later"]);
+    let done = scene.state(&id, "completed").await;
+    let total = done.total.unwrap();
+    assert_eq!((total.converged, total.excluded), (3, 1), "{total:?}");
+    let mut offered = scene.offered(&special);
+    offered.sort_unstable();
+    assert_eq!(offered, [1, 2, 3]);
+    let family = async |uid: &str| scene.api.agent(uid).await.agent.unwrap().family;
+    assert_eq!(family(&kept).await, "base");
+    assert_eq!(family(&back).await, "special");
+    let audit = scene.api.audit(&format!("agent/{kept}")).await;
+    let word = audit.iter().find(|entry| entry.action == "agent.owner");
+    assert!(word.unwrap().detail.ends_with(": INC-2"), "{word:?}");
+
+    // No list has it any more, and family special claims it: now it goes at once.
+    let said = scene.cli.ok(&["agents", "owner", &kept, "--accept"]);
+    assert!(said.contains("1 agent: goes to special/agent"), "{said}");
+    eventually(SOON, "it to go to who claims it", async || {
+        let owner = family(&kept).await;
+        holds(owner == "special", owner)
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_word_that_keeps_an_agent_from_a_rollback_can_be_taken_back() {
+    let scene = Scene::of(4).await;
+    scene.store("unused").await;
+    scene.apply(&two_families());
+    scene.complete("base").await;
+    let base = scene.api.delivery_hash("base", "agent").await;
+    for agent in 0..2 {
+        let uid = scene.fleet.agent(agent).uid().to_string();
+        scene.cli.ok(&["agents", "label", &uid, "team=special"]);
+    }
+    scene.cli.ok(&[
+        "rollout", "start", "special", "--plan", "canary", "--yes", "--reach", "2",
+    ]);
+    let id = scene.api.rollout("special").await.id;
+    scene
+        .until(&id, "the canary to be taken over", |rollout| {
+            rollout.total.as_ref().is_some_and(|t| t.converged == 1)
+        })
+        .await;
+    let special = scene.api.delivery_hash("special", "agent").await;
+    let canary = scene.offered(&special)[0];
+    let canary = scene.fleet.agent(canary).uid().to_string();
+    let said = scene.cli.ok(&["agents", "owner", &canary, "--keep"]);
+    let stays = format!("a rollback of {id} does not give it back to base/agent");
+    assert!(said.contains(&stays), "{said}");
+    let said = scene.cli.ok(&["agents", "owner", &canary, "--accept"]);
+    let taken_back = format!("a rollback of {id} gives it back to base/agent");
+    assert!(said.contains(&taken_back), "{said}");
+    let before = scene.offered(&base).len();
+    scene.cli.ok(&["rollout", "rollback", &id]);
+    scene.state(&id, "rolled back").await;
+    assert_eq!(scene.offered(&base).len(), before + 1);
+    let owner = scene.api.agent(&canary).await.agent.unwrap().family;
+    assert_eq!(owner, "base");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_relabelled_agent_moves_when_a_person_says_so_or_both_families_let_it() {
     let scene = Scene::of(4).await;
     scene.store("unused").await;

@@ -17,8 +17,13 @@ const REASON_WIDTH: usize = 60;
 pub fn approved(family: &str, answer: &api::RevisionSummary, look: &Look) -> String {
     let what = what(family, answer);
     // The answer lists every approval; the one that was just given is the newest.
-    let Some(given) = answer.given.iter().max_by_key(|given| given.at_ms) else {
-        return format!("{what} approved; it needs no approvals\n");
+    let given = answer.given.iter().max_by_key(|given| given.at_ms);
+    // Servers that know refuse it; older ones store an approval that nobody asks for.
+    let Some(given) = given.filter(|_| answer.approvals > 0) else {
+        return format!(
+            "{what} needs no approvals: muster rollout start {family} --revision {}\n",
+            answer.number
+        );
     };
     let with: BTreeSet<&str> = answer
         .given
@@ -261,6 +266,16 @@ mod tests {
             approved("pii", &one, &Look::default()),
             "pii r4 (0123456789ab) approved with plan careful\n1 of 2 approvals (alice); 1 still missing\n"
         );
+    }
+
+    #[test]
+    fn where_no_approval_is_needed_that_is_said() {
+        for given in [vec![], vec![approval("alice", "careful", 5)]] {
+            assert_eq!(
+                approved("pii", &summary(0, given), &Look::default()),
+                "pii r4 (0123456789ab) needs no approvals: muster rollout start pii --revision 4\n"
+            );
+        }
     }
 
     #[test]

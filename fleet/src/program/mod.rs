@@ -4,6 +4,7 @@
 //! offer may be written now is [`crate::offer`]'s question.
 
 mod desired;
+pub mod word;
 
 use std::collections::BTreeMap;
 

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use crate::family::stop_delivery;
 
 mod moves;
+mod words;
 
 type Labels = BTreeMap<String, String>;
 

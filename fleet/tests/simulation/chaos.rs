@@ -115,7 +115,14 @@ impl Chaos {
             44 => self.world.unreachable.clear(),
             38 => self.join(),
             39 => self.freeze(),
-            47..52 => self.keep_one_that_was_taken(&agents),
+            47..52 => {
+                let keep = !self.random.one_in(6);
+                self.speak_of(&agents, keep, World::is_taken);
+            }
+            52 => {
+                let keep = self.random.one_in(3);
+                self.speak_of(&agents, keep, World::is_to_be_taken);
+            }
             _ => {}
         }
     }
@@ -159,12 +166,12 @@ impl Chaos {
         }
     }
 
-    /// A person says of one whom a rollback would give back that it stays.
-    fn keep_one_that_was_taken(&mut self, agents: &[Id]) {
+    /// A person says of one of these agents that it stays, or takes that back.
+    fn speak_of(&mut self, agents: &[Id], keep: bool, which: fn(&World, Id) -> bool) {
         let agents = agents.iter().copied();
-        let taken: Vec<Id> = agents.filter(|id| self.world.is_taken(*id)).collect();
-        if let Some(id) = self.random.pick(&taken) {
-            self.world.resolve(id, true);
+        let found: Vec<Id> = agents.filter(|id| which(&self.world, *id)).collect();
+        if let Some(id) = self.random.pick(&found) {
+            self.world.resolve(id, keep);
         }
     }
 

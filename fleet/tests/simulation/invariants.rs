@@ -26,6 +26,8 @@ pub struct Checker {
     opened: BTreeMap<(String, String), u64>,
     /// By rollout: when it began.
     begun: BTreeMap<String, u64>,
+    /// When a person last resumed it.
+    resumed: BTreeMap<String, u64>,
     verifier: Option<Verifier>,
     verified: usize,
     moves: usize,
@@ -104,8 +106,8 @@ impl Checker {
                 memory.failed.clear();
                 memory.retried = true;
             }
-            Event::Granted { agent, from, to } => {
-                self.ownership.granted(world, agent, &from, to);
+            Event::Resolved { agent, from, to } => {
+                self.ownership.resolved(world, agent, &from, to, total);
             }
             Event::Adopted {
                 agent,
@@ -132,7 +134,12 @@ impl Checker {
                 match to {
                     State::Running => {
                         total.started += 1;
-                        self.begun.entry(rollout.clone()).or_insert(world.now_ms);
+                        // Who resumes it accepts what has failed until then.
+                        if self.begun.contains_key(&rollout) {
+                            self.resumed.insert(rollout.clone(), world.now_ms);
+                        } else {
+                            self.begun.insert(rollout.clone(), world.now_ms);
+                        }
                     }
                     State::Completed => total.completed += 1,
                     State::RolledBack => total.rolled_back += 1,
@@ -367,9 +374,12 @@ impl Checker {
             .pins
             .iter()
             .any(|pin| matches!(pin.target, PinTarget::Agent(held) if held == uid(id)));
-        // Refused is who failed with it before: who has failed in this rollout, or in one that it replaces, is no exception.
+        // Refused is who failed with it before: who has failed in this rollout, or in one that it replaces, is no exception,
+        // unless a person has accepted that.
         let begun = self.begun(world, doc);
-        let before = |offered_ms: u64| offered_ms < begun;
+        let resumed = self.resumed(world, doc);
+        let accepted = |offered_ms: u64| resumed.is_some_and(|resumed| offered_ms <= resumed);
+        let before = |offered_ms: u64| offered_ms < begun || accepted(offered_ms);
         let memory = self.agents.get(&id);
         let failed = memory.and_then(|memory| memory.failed.get(&target));
         let has_it = agent.delivery.as_ref().filter(|d| d.hash == target);
@@ -387,6 +397,7 @@ impl Checker {
         let here = (doc.family.clone(), member.role.clone());
         let said = id_of(world, doc).and_then(|of| self.ownership.said_since(world, id, of));
         let elsewhere = elsewhere || said.is_some_and(|to| *to != here);
+        let elsewhere = elsewhere || self.ownership.is_let_go(world, id);
         let was_ill = agent.delivery.as_ref().is_none_or(|d| !d.was_healthy);
         gone || pinned
             || refused
@@ -400,18 +411,29 @@ impl Checker {
 
     /// When the first of those began that replace each other without a gap, up to this one.
     fn begun(&self, world: &World, doc: &Doc) -> u64 {
-        let earlier = world
-            .rollouts
-            .iter()
-            .filter(|(_, other)| other.family == doc.family && other.opened < doc.opened);
-        let last = earlier.max_by_key(|(_, other)| other.opened);
-        let replaced = last.filter(|(_, other)| other.kept.state == State::Superseded);
         let own = id_of(world, doc).and_then(|id| self.begun.get(id));
-        match replaced {
-            Some((_, replaced)) => self.begun(world, replaced),
+        match replaced(world, doc) {
+            Some(replaced) => self.begun(world, replaced),
             None => own.copied().unwrap_or(world.now_ms),
         }
     }
+
+    /// When a person last resumed it, or one of those.
+    fn resumed(&self, world: &World, doc: &Doc) -> Option<u64> {
+        let own = id_of(world, doc).and_then(|id| self.resumed.get(id));
+        let before = replaced(world, doc).and_then(|replaced| self.resumed(world, replaced));
+        own.copied().max(before)
+    }
+}
+
+/// The rollout whose place this one took without a gap.
+fn replaced<'a>(world: &'a World, doc: &Doc) -> Option<&'a Doc> {
+    let earlier = world
+        .rollouts
+        .values()
+        .filter(|other| other.family == doc.family && other.opened < doc.opened);
+    let last = earlier.max_by_key(|other| other.opened);
+    last.filter(|other| other.kept.state == State::Superseded)
 }
 
 /// A rollout's id.

@@ -23,20 +23,66 @@ pub struct Ownership {
     /// By agent and family that it went to by a person's word or a policy: whose it was. A list that was made before that
     /// still gives it back there.
     left: BTreeMap<(Id, String), Owner>,
+    /// What `had` and `left` said of who is kept by its owner, until a person takes that back.
+    aside: BTreeMap<Id, Aside>,
+}
+
+#[derive(Default)]
+struct Aside {
+    /// By whom it is kept.
+    family: String,
+    had: Option<Owner>,
+    left: Option<Owner>,
 }
 
 /// What an agent was, before it was sent something or changed hands.
 pub type Before = (Option<Owner>, Option<(Digest, String)>);
 
 impl Ownership {
-    pub fn granted(&mut self, world: &World, id: Id, from: &Owner, to: Owner) {
+    pub fn resolved(
+        &mut self,
+        world: &World,
+        id: Id,
+        from: &Owner,
+        to: Option<Owner>,
+        total: &mut Total,
+    ) {
+        let Some(to) = to else {
+            self.taken_back(id, total);
+            return;
+        };
         if *from == to {
             // Whoever had it before, it is here to stay.
-            self.had.remove(&(id, to.0.clone()));
-            self.left.remove(&(id, to.0.clone()));
+            let here = (id, to.0.clone());
+            let (had, left) = (self.had.remove(&here), self.left.remove(&here));
+            if had.is_some() || left.is_some() {
+                let family = to.0.clone();
+                self.aside.insert(id, Aside { family, had, left });
+            }
+            let places = world.places(id, &world.program());
+            let from = Some((from.0.as_str(), from.1.as_str()));
+            let waits = places.iter().any(|place| place.taken_from == from);
+            total.kept_from_a_list += u64::from(waits);
         }
         self.said.insert(id, (to.clone(), world.epoch));
         self.granted.insert(id, to);
+    }
+
+    /// As if nobody had said anything.
+    fn taken_back(&mut self, id: Id, total: &mut Total) {
+        total.words_taken_back += 1;
+        self.said.remove(&id);
+        self.granted.remove(&id);
+        let Some(Aside { family, had, left }) = self.aside.remove(&id) else {
+            return;
+        };
+        let here = (id, family);
+        if let Some(had) = had {
+            self.had.insert(here.clone(), had);
+        }
+        if let Some(left) = left {
+            self.left.insert(here, left);
+        }
     }
 
     /// What a person has said about it since this rollout was opened.
@@ -45,9 +91,19 @@ impl Ownership {
         (*at >= world.rollouts[rollout].opened).then_some(to)
     }
 
+    /// Has a person let it go to who claims it, and it has not gone yet, for want of room, say? It does so by itself, outside
+    /// of any list.
+    pub fn is_let_go(&self, world: &World, id: Id) -> bool {
+        let to = self.granted.get(&id);
+        to.is_some_and(|to| {
+            world.agents[&id].owner.as_ref() != Some(to) && claim(world, id).as_ref() == Some(to)
+        })
+    }
+
     /// What a family has completed it has for good.
     pub fn completed(&mut self, family: &str) {
         self.had.retain(|(_, taker), _| taker != family);
+        self.aside.retain(|_, aside| aside.family != family);
     }
 
     /// It was sent something, or is somebody else's without being sent anything.
@@ -89,6 +145,7 @@ impl Ownership {
                 let claimed = claim(world, id).as_ref() == Some(owner);
                 if claimed || kept {
                     self.had.remove(&(id, owner.0.clone()));
+                    self.aside.remove(&id);
                 }
                 hold(claimed || kept || stopped, || {
                     "it was relabelled, and pushed what its owner has now".into()
@@ -118,6 +175,9 @@ impl Ownership {
                 if let Some(from) = self.had.remove(&taken) {
                     self.left.insert(taken, from);
                 }
+                if let Some(aside) = self.aside.get_mut(&id) {
+                    aside.left = aside.had.take().or(aside.left.take());
+                }
                 Ok(())
             }
             _ => Ok(()),
@@ -133,6 +193,7 @@ impl Ownership {
         total: &mut Total,
     ) -> Result {
         let taken = (id, from.0.clone());
+        self.aside.remove(&id);
         match &desired.reason {
             Reason::Wave { rollout } => {
                 let doc = &world.rollouts[rollout];

@@ -104,11 +104,12 @@ pub enum Event {
         from: Option<Owner>,
     },
     /// A person has resolved whose it is.
-    Granted {
+    Resolved {
         agent: Id,
         /// Whose it was.
         from: Owner,
-        to: Owner,
+        /// None: what was said before is taken back.
+        to: Option<Owner>,
     },
     Planned {
         rollout: String,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use fleet::governance::supersede::{self, How};
 use fleet::membership::enlist::{Applicant, enlist};
 use fleet::membership::{Reach, check_reach};
-use fleet::program::{Epoch, Scope};
+use fleet::program::{Epoch, Place, Scope, word};
 use fleet::rollout::{Direction, PlanSpec, Role, Rollout, State, WaveSpec};
 use fleet::waves::{self, Candidate};
 
@@ -289,8 +289,19 @@ impl World {
         self.order(id, "anna", |r, _| r.set(State::Halted, "halted by anna"))
     }
 
+    /// What has failed until now is accepted: before the look, so that nobody is forgiven who does not count any more.
     pub fn resume(&mut self, id: &str) -> bool {
-        self.order(id, "anna", |r, seen| r.resume(seen, "resumed by anna"))
+        let now = self.epoch;
+        let since = |world: &mut Self, since| {
+            let doc = world.rollouts.get_mut(id).expect("a rollout");
+            std::mem::replace(&mut doc.since, since)
+        };
+        let before = since(self, now);
+        let resumed = self.order(id, "anna", |r, seen| r.resume(seen, "resumed by anna"));
+        if !resumed {
+            since(self, before);
+        }
+        resumed
     }
 
     pub fn roll_back(&mut self, id: &str) -> bool {
@@ -322,38 +333,43 @@ impl World {
 
     /// Would a rollback of its owner's rollout give it back to somebody else?
     pub fn is_taken(&self, id: Id) -> bool {
-        let owner = self.agents[&id].owner.as_ref();
-        let rollout = owner.and_then(|(family, _)| self.families[family].rollout.as_ref());
-        let member = rollout.and_then(|rollout| self.rollouts[rollout].members.get(&id));
-        member.is_some_and(|member| member.taken_from.is_some())
+        let owner = borrowed(self.agents[&id].owner.as_ref());
+        let program = self.program();
+        let places = self.places(id, &program);
+        places.iter().any(|place| {
+            let here = (self.rollouts[place.rollout].family.as_str(), place.role);
+            place.taken_from.is_some() && owner == Some(here)
+        })
     }
 
-    /// A person says that an agent whose owner is changing, or that a rollback would give back, stays; or that it goes to
-    /// who claims it. False: there is nothing to resolve.
+    /// Is it on the list of a rollout that takes it over?
+    pub fn is_to_be_taken(&self, id: Id) -> bool {
+        let owner = borrowed(self.agents[&id].owner.as_ref());
+        let program = self.program();
+        let places = self.places(id, &program);
+        let takes = |place: &Place<'_>| owner.is_some() && place.taken_from == owner;
+        places.iter().any(takes)
+    }
+
+    /// A person says that an agent stays, or that it goes to who claims it, or takes back what was said. False: there is
+    /// nothing to resolve.
     pub fn resolve(&mut self, id: Id, keep: bool) -> bool {
         let program = self.program();
-        let is_taken = self.is_taken(id);
+        let (places, agent) = (self.places(id, &program), &self.agents[&id]);
+        let claims = program.claims(&agent.labels);
+        let word = word::say(keep, self.whose(id), &claims, &places, &program);
+        let Ok(word) = word else {
+            return false;
+        };
+        let owned = |(family, role): (&str, &str)| (family.to_owned(), role.to_owned());
+        let (to, text) = (word.granted().map(owned), word.to_string());
         let epoch = self.epoch;
         let agent = self.agents.get_mut(&id).expect("an agent");
-        let Some(from) = agent.owner.clone() else {
-            return false;
-        };
-        let owner = (from.0.as_str(), from.1.as_str());
-        let claims = program.claims(&agent.labels);
-        let claim = claims.first().and_then(fleet::program::Claim::only);
-        let to = match keep {
-            _ if claim == Some(owner) && !(keep && is_taken) => None,
-            true => Some(owner),
-            false => claim,
-        };
-        let Some((family, role)) = to else {
-            return false;
-        };
-        let to = (family.to_owned(), role.to_owned());
-        agent.granted = Some(to.clone());
-        agent.resolved = Some(epoch);
-        self.act("anna", "agent.owner", &super::name(id), &to.0);
-        self.events.push(Event::Granted {
+        agent.granted.clone_from(&to);
+        agent.resolved = to.is_some().then_some(epoch);
+        let from = agent.owner.clone().expect("somebody owns it");
+        self.act("anna", "agent.owner", &super::name(id), &text);
+        self.events.push(Event::Resolved {
             agent: id,
             from,
             to,

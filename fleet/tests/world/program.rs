@@ -82,14 +82,19 @@ impl World {
 
     /// What this agent should run.
     pub fn desired(&self, id: Id, program: &Program) -> Desired {
-        let named = program.families.iter().filter_map(|f| f.rollout.as_ref());
-        let places = named.filter_map(|named| self.place_in(id, &named.id));
-        let places: Vec<Place<'_>> = places.collect();
+        let places = self.places(id, program);
         let place = program.place_that_counts(self.whose(id), &places);
         self.desired_at(id, place, program)
     }
 
-    fn whose(&self, id: Id) -> Whose<'_> {
+    /// Its places in all rollouts that the program names.
+    pub fn places(&self, id: Id, program: &Program) -> Vec<Place<'_>> {
+        let named = program.families.iter().filter_map(|f| f.rollout.as_ref());
+        let places = named.filter_map(|named| self.place_in(id, &named.id));
+        places.collect()
+    }
+
+    pub fn whose(&self, id: Id) -> Whose<'_> {
         let agent = &self.agents[&id];
         Whose {
             owner: borrowed(agent.owner.as_ref()),

@@ -3,8 +3,9 @@
 //! A partition keeps to its quotas by an upper bound of what it has in flight. In each round the controller first has
 //! every partition that it can reach say that bound and give its quotas back, and only then gives away what is free. A
 //! partition that does not answer keeps what it was given, and that much is not free. Messages may be late, in any order,
-//! or lost: quotas count only for the count that they answer, and only as long as no further wave opens. What the
-//! controller knows of quotas is in memory: after a restart it gives nothing away before it has heard from everybody.
+//! or lost: a partition counts only in a newer round than its last, and takes only quotas that answer that count, as long
+//! as no further wave opens. What the controller knows of quotas is in memory: after a restart it gives nothing away before
+//! it has heard from everybody.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -43,6 +44,8 @@ pub struct Heard {
     pub stale: u64,
     /// Orders to count.
     pub counts: u64,
+    /// Orders to count of a round that is not newer than the last one.
+    pub old_counts: u64,
 }
 
 /// A message on its way to a partition.
@@ -50,8 +53,10 @@ pub struct Heard {
 struct Letter {
     due_ms: u64,
     partition: Partition,
-    /// Number of the count that the quotas answer, and the quotas; none: an order to count.
-    quotas: Option<(u64, Quotas)>,
+    /// The controller's, by which the count has its number.
+    round: u64,
+    /// That answer the count; none: an order to count.
+    quotas: Option<Quotas>,
 }
 
 /// Quotas, each with how many waves were open when it was given.
@@ -62,7 +67,9 @@ type Quotas = BTreeMap<Lane, (u64, u32)>;
 pub struct Rooms {
     /// By partition: what it has accepted.
     pub quotas: BTreeMap<Partition, Quotas>,
-    /// By partition: how often it has counted.
+    /// How often a controller has divided; its successor goes on from there, as in a later term.
+    round: u64,
+    /// By partition: the newest round that it has counted in.
     counts: BTreeMap<Partition, u64>,
     letters: Vec<Letter>,
     /// Messages to these take their time.
@@ -95,10 +102,14 @@ impl Rooms {
         self.told.clear();
     }
 
-    /// A partition counts, and gives back what it had.
-    fn count(&mut self, partition: Partition) {
-        self.quotas.remove(&partition);
-        *self.counts.entry(partition).or_default() += 1;
+    /// A partition counts, and gives back what it had, unless it has counted in a newer round.
+    fn count(&mut self, partition: Partition, round: u64) -> bool {
+        let is_newer = round > self.counted(partition);
+        if is_newer {
+            self.quotas.remove(&partition);
+            self.counts.insert(partition, round);
+        }
+        is_newer
     }
 
     fn counted(&self, partition: Partition) -> u64 {
@@ -106,8 +117,8 @@ impl Rooms {
     }
 
     /// Quotas arrive: those that answer an older count are refused, since what they give may be somebody else's by now.
-    fn take(&mut self, partition: Partition, (count, quotas): (u64, Quotas)) -> bool {
-        let holds = count == self.counted(partition);
+    fn take(&mut self, partition: Partition, round: u64, quotas: Quotas) -> bool {
+        let holds = round == self.counted(partition);
         if holds {
             self.quotas.insert(partition, quotas);
         }
@@ -121,12 +132,13 @@ impl Rooms {
         self.letters = later;
         let due: Vec<Letter> = due;
         for letter in due {
+            let (partition, round) = (letter.partition, letter.round);
             match letter.quotas {
-                None => {
-                    self.heard.counts += 1;
-                    self.count(letter.partition);
-                }
-                Some(quotas) => match self.take(letter.partition, quotas) {
+                None => match self.count(partition, round) {
+                    true => self.heard.counts += 1,
+                    false => self.heard.old_counts += 1,
+                },
+                Some(quotas) => match self.take(partition, round, quotas) {
                     true => self.heard.late += 1,
                     false => self.heard.stale += 1,
                 },
@@ -205,6 +217,8 @@ impl World {
         if budget.is_none() && !self.rollouts.values().any(has_limited_waves) {
             return;
         }
+        self.rooms.round += 1;
+        let round = self.rooms.round;
         for partition in 0..self.partitions {
             let in_flight = self.in_flight(partition);
             self.rooms.bounds.insert(partition, in_flight.clone());
@@ -215,12 +229,13 @@ impl World {
                     self.rooms.letters.push(Letter {
                         due_ms: self.now_ms + slow.count_ms,
                         partition,
+                        round,
                         quotas: None,
                     });
                 }
                 continue;
             }
-            self.rooms.count(partition);
+            self.rooms.count(partition, round);
             let told = Told {
                 domains: self.domains(partition),
                 most: in_flight,
@@ -292,16 +307,17 @@ impl World {
             if self.rooms.deaf.contains(&partition) {
                 continue;
             }
-            let answers = (self.rooms.counted(partition), quotas);
+            let round = self.rooms.round;
             let slow = self.rooms.slow.get(&partition).copied().unwrap_or_default();
             match slow.quotas_ms {
                 0 => {
-                    self.rooms.take(partition, answers);
+                    self.rooms.take(partition, round, quotas);
                 }
                 late => self.rooms.letters.push(Letter {
                     due_ms: self.now_ms + late,
                     partition,
-                    quotas: Some(answers),
+                    round,
+                    quotas: Some(quotas),
                 }),
             }
         }

@@ -20,7 +20,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::arrivals::{self, Arrivals};
 use super::{Cluster, Told, members, rooms};
 use crate::local::Node;
-use crate::partition::{Partition, chain};
+use crate::partition::{Count, Partition, chain};
 
 /// One message: an append of a MiB, or one entry of 4 MiB, and what is around it.
 pub const MESSAGE_BYTES_MAX: usize = 16 << 20;
@@ -358,8 +358,10 @@ impl Peer for Door {
         let partition = self
             .led(&from, request.caller.as_ref(), request.group)?
             .clone();
-        let counted = tokio::task::spawn_blocking(move || partition.hold_rooms()).await;
+        let count = Count(request.count);
+        let counted = tokio::task::spawn_blocking(move || partition.hold_rooms(count)).await;
         let counted = counted.map_err(|error| Status::internal(error.to_string()))?;
+        let counted = counted.map_err(|older| Status::aborted(older.to_string()))?;
         Ok(Response::new(rooms::to_wire(&counted)))
     }
 

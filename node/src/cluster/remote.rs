@@ -18,6 +18,7 @@ use tonic::{Code, Status};
 use super::Cluster;
 use super::peers::client;
 use crate::ledger::{Leaders, Proposed, ReadMark};
+use crate::partition::Count;
 
 type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
@@ -95,12 +96,18 @@ impl Cluster {
         client.raise_floor(within(FLOOR, request)).await.map(|_| ())
     }
 
-    /// Has the partition's leader count, and grant nothing until its rooms are opened.
-    pub async fn hold_rooms(&self, to: NodeId, group: GroupId) -> Result<Held, Status> {
+    /// Has the partition's leader count, and grant nothing until its rooms are opened. `Aborted`: it has begun a newer count.
+    pub async fn hold_rooms(
+        &self,
+        to: NodeId,
+        group: GroupId,
+        count: Count,
+    ) -> Result<Held, Status> {
         let mut client = self.client(to).ok_or_else(|| unreachable(to))?;
         let request = HoldRoomsRequest {
             caller: self.caller(to),
             group: group.0,
+            count: count.0,
         };
         let held = client.hold_rooms(within(ROOMS, request)).await?;
         Ok(held.into_inner())

@@ -126,14 +126,17 @@ impl Controller {
             .await
             .is_some()
         {
+            let leadership = *self.node.control_ledger.group().leadership().borrow();
+            let leads = leadership.role == raft::Role::Leader;
             // Also who has just been elected: it may not have everything yet that was decided before.
-            if !self.node.leads() || self.node.control_ledger.sync().await.is_err() {
+            if !leads || self.node.control_ledger.sync().await.is_err() {
                 // Whoever moves them next has it from the documents, and so has this node when it is its turn again.
-                (self.memory, self.given) = (HashMap::new(), quotas::Given::nothing());
+                self.memory = HashMap::new();
                 self.node.tally.rests();
                 pause = LOOK;
                 continue;
             }
+            self.given.leads_in(leadership.term);
             let began = Instant::now();
             if let Err(error) = expire_pins(&self.node).await {
                 tracing::warn!(error = %chain(&error), "a pin that has expired was not ended; it is tried again");

@@ -4,15 +4,15 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use fleet::budget::{Budget, Domain, Partition as Number, split};
 use proto::store;
 
 use crate::control::rollout_state;
-use crate::local::Node;
-use crate::partition::Occupancy;
+use crate::local::{Node, Uncounted};
 use crate::partition::room::{Lane, QUOTA_LIFE};
+use crate::partition::{Count, Occupancy};
 
 /// By rollout and role: how many may be in flight in its open waves.
 type WaveLimits = BTreeMap<(String, String), u64>;
@@ -26,6 +26,9 @@ struct Rules {
 
 /// What this controller has given, for partitions that cannot be asked.
 pub struct Given {
+    /// The term in which it leads, and how often it has divided in it: no other controller has the same.
+    term: u64,
+    rounds: u32,
     /// Since when this controller divides: what another one gave before may still hold.
     since: Instant,
     last: Vec<Option<(Instant, BTreeMap<Lane, u64>)>>,
@@ -35,9 +38,28 @@ impl Given {
     /// Nothing yet.
     pub fn nothing() -> Self {
         Given {
+            term: 0,
+            rounds: 0,
             since: Instant::now(),
             last: vec![],
         }
+    }
+
+    /// This node leads the control group in this term. What it has given it knows as long as that is the same: nobody else
+    /// has led in between.
+    pub fn leads_in(&mut self, term: u64) {
+        if self.term != term {
+            *self = Given {
+                term,
+                ..Given::nothing()
+            };
+        }
+    }
+
+    /// The next round's.
+    fn count(&mut self) -> Count {
+        self.rounds += 1;
+        Count::of(self.term, self.rounds)
     }
 
     /// Quotas that are about to be sent to who has answered, with what each has in flight: an answer of theirs that is lost
@@ -47,6 +69,7 @@ impl Given {
         answered: &[Option<u64>],
         bounds: &[BTreeMap<Lane, u64>],
         quotas: &[BTreeMap<Lane, u64>],
+        now: Instant,
     ) {
         let told = answered.iter().zip(bounds).zip(quotas);
         for (last, ((answered, bounds), quotas)) in self.last.iter_mut().zip(told) {
@@ -58,16 +81,24 @@ impl Given {
                 let most = most.entry(lane.clone()).or_default();
                 *most = (*most).max(*bound);
             }
-            *last = Some((Instant::now(), most));
+            *last = Some((now, most));
         }
     }
 
-    /// What a partition that does not answer may have in flight beyond what is stored. None: that is not known.
-    fn to(&self, partition: usize) -> Option<BTreeMap<Lane, u64>> {
+    /// What a partition that does not answer may have in flight beyond what is stored here: its leader may be cut off from
+    /// this node only, and then grants as long as its quotas live, and has offers open for `offers_live` after that. None:
+    /// that is not known.
+    fn to(
+        &self,
+        partition: usize,
+        offers_live: Duration,
+        now: Instant,
+    ) -> Option<BTreeMap<Lane, u64>> {
+        let is_over = |since| now.saturating_duration_since(since) >= QUOTA_LIFE + offers_live;
         match self.last.get(partition).and_then(Option::as_ref) {
-            Some((at, quotas)) if at.elapsed() < QUOTA_LIFE => Some(quotas.clone()),
+            Some((at, quotas)) if !is_over(*at) => Some(quotas.clone()),
             Some(_) => Some(BTreeMap::new()),
-            None => (self.since.elapsed() >= QUOTA_LIFE).then(BTreeMap::new),
+            None => is_over(self.since).then(BTreeMap::new),
         }
     }
 }
@@ -84,14 +115,22 @@ pub async fn divide(node: &Arc<Node>, given: &mut Given) {
     let rules = rules(node);
     given.last.resize(node.partitions.len(), None);
     // From here to the new quotas nothing is granted.
-    let counting = node.partitions.iter().map(|p| node.hold_rooms(p));
+    let count = given.count();
+    let counting = node.partitions.iter().map(|p| node.hold_rooms(p, count));
     let counted = futures::future::join_all(counting).await;
+    // Somebody else divides by now, and has counted all of them or will.
+    if counted.iter().any(|c| matches!(c, Err(Uncounted::Older))) {
+        tracing::info!(term = given.term, "another controller divides");
+        return;
+    }
+    let offers_live = node.partitions.iter().map(|p| p.offer_timeout_ms()).max();
+    let offers_live = Duration::from_millis(offers_live.unwrap_or(0));
     let mut seen = Vec::with_capacity(counted.len());
     for (at, counted) in counted.into_iter().enumerate() {
         // Of a partition that does not answer: what is stored here, and at most what it was given. It asks for nothing.
         seen.push(match counted {
-            Some(counted) => counted,
-            None => match given.to(at) {
+            Ok(counted) => counted,
+            Err(_) => match given.to(at, offers_live, Instant::now()) {
                 None => return,
                 Some(quotas) => node.partitions[at].seen_here(&quotas),
             },
@@ -101,7 +140,7 @@ pub async fn divide(node: &Arc<Node>, given: &mut Given) {
     let (occupied, bounds): (Vec<_>, Vec<_>) =
         seen.into_iter().map(|c| (c.occupancy, c.bounds)).unzip();
     let quotas = quotas(&rules, &occupied, &bounds);
-    given.renew(&answered, &bounds, &quotas);
+    given.renew(&answered, &bounds, &quotas, Instant::now());
     let opening = node.partitions.iter().zip(&answered).zip(&quotas);
     let opening = opening.filter_map(|((partition, answered), quotas)| {
         let count = (*answered)?;
@@ -267,23 +306,60 @@ mod tests {
         assert_eq!(total(&quotas(&rules, &occupied, &bounds)), 4);
     }
 
+    /// As long as an offer is open.
+    const OFFERS_LIVE: Duration = Duration::from_secs(180);
+
     #[test]
     fn who_does_not_answer_may_use_what_it_was_given_until_that_has_run_out() {
         let mut given = Given::nothing();
         given.last.resize(2, None);
-        assert_eq!(given.to(0), None, "what another controller has given it");
+        let now = given.since;
+        let to = |given: &Given, partition, now| given.to(partition, OFFERS_LIVE, now);
+        assert_eq!(to(&given, 0, now), None, "what another one has given it");
         let quotas = [5, 1].map(|quota| BTreeMap::from([(lane("ro-1", "a"), quota)]));
         let none = [BTreeMap::new(), BTreeMap::new()];
         // The second has more in flight than it may have from now on.
         let bounds = [BTreeMap::new(), BTreeMap::from([(lane("ro-1", "a"), 3)])];
-        given.renew(&[Some(7), Some(8)], &bounds, &quotas);
-        assert_eq!(given.to(1).as_ref(), Some(&bounds[1]));
+        given.renew(&[Some(7), Some(8)], &bounds, &quotas, now);
+        assert_eq!(to(&given, 1, now).as_ref(), Some(&bounds[1]));
         // In two rounds it is silent: there is nothing for it to be given.
         for round in 9..11 {
-            given.renew(&[None, Some(round)], &none, &none);
-            assert_eq!(given.to(0).as_ref(), Some(&quotas[0]));
+            given.renew(&[None, Some(round)], &none, &none, now);
+            assert_eq!(to(&given, 0, now).as_ref(), Some(&quotas[0]));
         }
-        assert_eq!(given.to(1), Some(BTreeMap::new()));
+        assert_eq!(to(&given, 1, now), Some(BTreeMap::new()));
+    }
+
+    #[test]
+    fn what_a_silent_partition_was_given_counts_until_its_last_offer_has_had_its_time() {
+        let mut given = Given::nothing();
+        given.last.resize(2, None);
+        let began = given.since;
+        let quotas = [BTreeMap::from([(lane("ro-1", "a"), 5)]), BTreeMap::new()];
+        let none = [BTreeMap::new(), BTreeMap::new()];
+        given.renew(&[Some(1), None], &none, &quotas, began);
+        // Its quotas have run out, what it has offered by them may still be open, and is not stored here.
+        let offered = began + QUOTA_LIFE + Duration::from_secs(1);
+        let answered = began + QUOTA_LIFE + OFFERS_LIVE;
+        let to = |partition, now| given.to(partition, OFFERS_LIVE, now);
+        assert_eq!(to(0, offered).as_ref(), Some(&quotas[0]));
+        assert_eq!(to(0, answered), Some(BTreeMap::new()));
+        // So it is with what another controller has given it.
+        assert_eq!(to(1, offered), None);
+        assert_eq!(to(1, answered), Some(BTreeMap::new()));
+    }
+
+    #[test]
+    fn a_controller_knows_what_it_gave_as_long_as_nobody_else_has_led() {
+        let mut given = Given::nothing();
+        given.leads_in(4);
+        let first = given.count();
+        given.last = vec![Some((given.since, BTreeMap::new()))];
+        given.leads_in(4);
+        let second = given.count();
+        assert!(given.last[0].is_some() && second > first);
+        given.leads_in(6);
+        assert!(given.last.is_empty() && given.count() > second);
     }
 
     #[test]

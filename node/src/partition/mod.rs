@@ -34,8 +34,8 @@ use tokio::sync::broadcast;
 
 pub use evaluate::{SERVER_CAPABILITIES, history_key, merged_config, state_word};
 pub use members::{Candidate, MemberView};
-pub use occupancy::{Counted, Occupancy, Room};
-pub use place::place_of;
+pub use occupancy::{Count, Counted, Occupancy, Older, Room};
+pub use place::{place_of, places_of};
 pub use stand::{doubt_text, excluded_text};
 
 use self::core::{Core, Timing};
@@ -107,7 +107,7 @@ pub enum Error {
     #[error(transparent)]
     Uid(#[from] proto::uid::UidError),
     /// Not stored: nothing was answered.
-    #[error("agent {uid}: its report was not stored")]
+    #[error("agent {uid}: its record was not stored")]
     Store {
         /// Whose.
         uid: Uid,
@@ -197,7 +197,10 @@ pub struct Partition {
     quotas_until_ms: std::sync::atomic::AtomicU64,
     /// Who waited when rooms were counted last; none: they were not, since this node leads.
     waiting: std::sync::Mutex<Option<occupancy::Waiting>>,
-    /// Number of the next count. It begins with the wall clock, so that no process repeats those of one before it.
+    /// The newest count that a controller has numbered.
+    counting: std::sync::Mutex<Count>,
+    /// Number of the next count that none has numbered. It begins with the wall clock, so that no process repeats those of
+    /// one before it.
     counts: std::sync::atomic::AtomicU64,
     /// The sum of the quotas that were given last, and how many agents had something due when they were counted.
     given: std::sync::atomic::AtomicU64,
@@ -249,6 +252,7 @@ impl Partition {
             verdicts: std::sync::Mutex::default(),
             quotas_until_ms: 0.into(),
             waiting: std::sync::Mutex::default(),
+            counting: std::sync::Mutex::default(),
             counts: now_ms().max(1).into(),
             given: 0.into(),
             wanted: 0.into(),
@@ -812,13 +816,51 @@ impl Partition {
         (key, acts): (String, Vec<store::Act>),
         change: impl Fn(&mut store::Agent) -> Option<store::Transition>,
     ) -> Result<bool, Error> {
-        for _ in 0..TRIES {
+        let decide = |agent: &mut store::Agent| {
+            let decided = |transition| Decided {
+                transition,
+                acts: acts.clone(),
+                said: (),
+            };
+            Ok(change(agent).map(decided))
+        };
+        let done: Result<_, Error> = self.decide_through(through, uid, key, decide).await;
+        done.map(|done| done.is_some())
+    }
+
+    /// Changes a record by what is decided on it, once for a key that is not empty; answers what was said of that. `None`
+    /// from the closure: leave it. It is asked anew when the record has changed meanwhile: what is stored was decided on
+    /// the very version that it replaces.
+    pub async fn decide<T, E: From<Error>>(
+        &self,
+        uid: Uid,
+        key: String,
+        decide: impl Fn(&mut store::Agent) -> Result<Option<Decided<T>>, E>,
+    ) -> Result<Option<T>, E> {
+        self.decide_through(Through::Leader, uid, key, decide).await
+    }
+
+    async fn decide_through<T, E: From<Error>>(
+        &self,
+        through: Through,
+        uid: Uid,
+        key: String,
+        decide: impl Fn(&mut store::Agent) -> Result<Option<Decided<T>>, E>,
+    ) -> Result<Option<T>, E> {
+        let mut tries = 0;
+        loop {
+            tries += 1;
             let Some((version, mut agent)) = self.stored(uid)? else {
-                return Ok(false);
+                return Ok(None);
             };
-            let Some(transition) = change(&mut agent) else {
-                return Ok(false);
+            let Some(decided) = decide(&mut agent)? else {
+                return Ok(None);
             };
+            let Decided {
+                transition,
+                acts,
+                said,
+            } = decided;
             let history = put_any(
                 table::HISTORY,
                 history_key(uid, transition.at_ms, version, 0),
@@ -827,19 +869,18 @@ impl Partition {
             let writes = vec![put(table::AGENT, *uid.as_bytes(), version, &agent), history];
             let change = store::Entry {
                 idempotency_key: key.clone(),
-                ..entry(writes, acts.clone())
+                ..entry(writes, acts)
             };
             let stored = match through {
                 Through::Leader => self.ledger.propose(change).await,
                 Through::ThisNode => self.ledger.propose_here(change).await,
             };
             match stored {
-                Ok(_) => return Ok(true),
-                Err(ProposeError::Conflict(_)) => {}
-                Err(source) => return Err(Error::Store { uid, source }),
+                Ok(_) => return Ok(Some(said)),
+                Err(ProposeError::Conflict(_)) if tries < TRIES => {}
+                Err(source) => return Err(Error::Store { uid, source }.into()),
             }
         }
-        Ok(false)
     }
 
     /// As [`Partition::change`], with entries for the audit chain, and once for a key that is not empty.
@@ -1217,6 +1258,16 @@ fn check_token(uid: Uid, agent: &store::Agent, report: &Report) -> Result<(), Er
 /// An agent that promises no heartbeats: while its WebSocket stands, silence says nothing.
 fn is_quiet(row: &Row) -> bool {
     row.websocket && !row.can(AgentCapabilities::ReportsHeartbeat)
+}
+
+/// What was decided on a record.
+pub struct Decided<T> {
+    /// For its history.
+    pub transition: store::Transition,
+    /// For the audit chain.
+    pub acts: Vec<store::Act>,
+    /// For who asked.
+    pub said: T,
 }
 
 /// By whose lead is a record changed?

@@ -47,6 +47,22 @@ pub struct Counted {
     pub number: Option<u64>,
 }
 
+/// Number of a count, in the order in which controllers ask for them: the term in which one leads the control group, then
+/// its rounds. So of two that both believe that they lead, the older one's counts are refused once the newer one has
+/// counted, and no round of one controller comes between those of another.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Count(pub u64);
+
+/// A partition has begun a newer count: this one is of a controller that has been replaced, or has come late.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("count {}.{} comes after {}.{}: it is of an older round, or of a controller that leads no more", .count.term(), .count.round(), .newest.term(), .newest.round())]
+pub struct Older {
+    /// What was asked for.
+    pub count: Count,
+    /// What has been begun before.
+    pub newest: Count,
+}
+
 /// A count that waits for its quotas.
 #[derive(Debug)]
 pub(super) struct Waiting {
@@ -68,6 +84,38 @@ pub struct Room {
     pub wanted: u64,
 }
 
+// === impl Count ===
+
+impl Count {
+    /// A controller's in its term, rounds from 1.
+    pub fn of(term: u64, round: u32) -> Self {
+        let term = u32::try_from(term).unwrap_or(u32::MAX);
+        Count(u64::from(term) << 32 | u64::from(round))
+    }
+
+    /// It begins, and `self` was the newest until now.
+    fn begin(&mut self, count: Count) -> Result<(), Older> {
+        if count <= *self {
+            return Err(Older {
+                count,
+                newest: *self,
+            });
+        }
+        *self = count;
+        Ok(())
+    }
+
+    fn term(self) -> u64 {
+        self.0 >> 32
+    }
+
+    fn round(self) -> u64 {
+        self.0 & u64::from(u32::MAX)
+    }
+}
+
+// === impl Partition ===
+
 impl Partition {
     /// What is limited now. None: nothing is, or this node does not lead.
     pub fn room(&self) -> Option<Room> {
@@ -83,30 +131,42 @@ impl Partition {
         })
     }
 
-    /// Counts, and grants nothing more in any lane until [`Partition::open_rooms`]. Whom it would name is kept here.
-    pub fn hold_rooms(&self) -> Counted {
+    /// Counts, and grants nothing more in any lane until [`Partition::open_rooms`]. Whom it would name is kept here. One
+    /// count at a time, each newer than the one before; `Count(0)`: from a controller that gives them no numbers.
+    ///
+    /// # Errors
+    /// A newer count has begun: nothing is held.
+    pub fn hold_rooms(&self, count: Count) -> Result<Counted, Older> {
+        let mut newest = self.counting();
+        let number = match count {
+            Count(0) => self.counts.fetch_add(1, Ordering::SeqCst),
+            Count(number) => {
+                newest.begin(count)?;
+                number
+            }
+        };
         let mut occupancy = self.occupancy();
         let wanted = occupancy.waiting.values().map(|(wanted, _)| wanted).sum();
         self.wanted.store(wanted, Ordering::Relaxed);
         let bounds = self.rooms.hold();
         let named =
             |(lane, (_, uids)): (&Lane, &mut (u64, Vec<Uid>))| (lane.clone(), std::mem::take(uids));
-        let number = self.counts.fetch_add(1, Ordering::SeqCst);
         *self.waiting() = Some(Waiting {
             number,
             at_ms: self.monotonic_ms(),
             named: occupancy.waiting.iter_mut().map(named).collect(),
         });
-        Counted {
+        Ok(Counted {
             occupancy,
             bounds,
             number: Some(number),
-        }
+        })
     }
 
     /// What this replica has of a partition that is led elsewhere and does not answer; its leader may have granted up
     /// to these quotas meanwhile. Nobody in it waits for anything.
     pub fn seen_here(&self, quotas: &BTreeMap<Lane, u64>) -> Counted {
+        let _one = self.counting();
         let mut occupancy = self.occupancy();
         occupancy.waiting.clear();
         let mut bounds = self.rooms.hold();
@@ -148,6 +208,11 @@ impl Partition {
                 self.tell(*uid, notice::Kind::Pending);
             }
         }
+    }
+
+    /// Held while a count is made: what is stored between the beginnings of two that overlap would be in neither.
+    fn counting(&self) -> MutexGuard<'_, Count> {
+        self.counting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn waiting(&self) -> MutexGuard<'_, Option<Waiting>> {
@@ -243,4 +308,35 @@ fn lane<'d>(
     };
     let (_, role) = desired.owner?;
     Some((rollout, role, limits.domain_in(rollout, row)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_of_a_controller_that_was_replaced_are_refused() {
+        let mut newest = Count::default();
+        let old = |round| Count::of(4, round);
+        let successor = |round| Count::of(5, round);
+        assert_eq!(newest.begin(old(7)), Ok(()));
+        assert_eq!(newest.begin(successor(1)), Ok(()));
+        let refused = newest.begin(old(8)).unwrap_err();
+        assert_eq!((refused.newest, newest), (successor(1), successor(1)));
+        assert_eq!(
+            refused.to_string(),
+            "count 4.8 comes after 5.1: it is of an older round, or of a controller that leads no more"
+        );
+    }
+
+    #[test]
+    fn rounds_of_one_controller_do_not_come_back_when_their_message_is_late() {
+        let mut newest = Count::default();
+        assert_eq!(newest.begin(Count::of(4, 2)), Ok(()));
+        for late in [1, 2] {
+            assert!(newest.begin(Count::of(4, late)).is_err(), "{late}");
+        }
+        assert_eq!(newest.begin(Count::of(4, 3)), Ok(()));
+        assert!(Count::of(4, u32::MAX) < Count::of(5, 1));
+    }
 }

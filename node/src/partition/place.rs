@@ -20,12 +20,14 @@ pub fn place_of<'a>(
     uid: Uid,
     whose: Whose<'_>,
 ) -> Option<Place<'a>> {
-    let lists = columns.listed.get(&uid)?;
-    let places: Vec<Place<'a>> = lists
-        .iter()
-        .filter_map(|id| place_in(columns, program, uid, id))
-        .collect();
-    program.place_that_counts(whose, &places)
+    program.place_that_counts(whose, &places_of(columns, program, uid))
+}
+
+/// The agent's places in all rollouts that the program names, whether their waves are open or not.
+pub fn places_of<'a>(columns: &'a Columns, program: &'a Program, uid: Uid) -> Vec<Place<'a>> {
+    let lists = columns.listed.get(&uid).into_iter().flatten();
+    let places = lists.filter_map(|id| place_in(columns, program, uid, id));
+    places.collect()
 }
 
 /// The agent's place in this rollout, if the program names it.
@@ -168,5 +170,15 @@ mod tests {
         assert_eq!(decides(1, Some("gone")), None);
         let other = Uid::from_wire(&[8; 16]).unwrap();
         assert!(place_of(&columns, &program(1), other, Whose::default()).is_none());
+    }
+
+    #[test]
+    fn every_list_that_the_program_names_is_a_place_before_its_wave_is_open() {
+        let index = listed();
+        let (columns, program) = (index.read(), program(0));
+        let places = places_of(&columns, &program, uid());
+        let mut of: Vec<_> = places.iter().map(|p| (p.rollout, p.taken_from)).collect();
+        of.sort_unstable();
+        assert_eq!(of, [("ro-1", None), ("ro-2", Some(("db", "agent")))]);
     }
 }

@@ -152,9 +152,7 @@ pub async fn how_many(uids: &[String], selector: &str, client: &Client) -> Resul
 
 /// Prints how many were changed; those that were left as they are fail the command.
 pub fn changed(answer: &api::ChangedAgents, done: &str, out: Output) -> Result<(), Failure> {
-    out.show(answer, |answer, _| {
-        format!("{done} {}", plural(answer.changed, "agent"))
-    })?;
+    out.show(answer, |answer, _| told(answer, done))?;
     if answer.refused.is_empty() {
         return Ok(());
     }
@@ -164,6 +162,14 @@ pub fn changed(answer: &api::ChangedAgents, done: &str, out: Output) -> Result<(
         format!("left as they are: {}", plural(why.len() as u64, "agent")),
     )
     .hint(why.join("\n")))
+}
+
+/// How many were changed, and what was decided of them.
+fn told(answer: &api::ChangedAgents, done: &str) -> String {
+    let mut lines = vec![format!("{done} {}", plural(answer.changed, "agent"))];
+    let decided = answer.decided.iter();
+    lines.extend(decided.map(|d| format!("  {}: {}", plural(d.agents, "agent"), clean(&d.what))));
+    lines.join("\n")
 }
 
 /// The uids of agents that are named by a prefix or a name.
@@ -209,10 +215,39 @@ mod tests {
     }
 
     #[test]
+    fn what_was_decided_of_them_is_told_with_how_many() {
+        let decided = |what: &str, agents| api::Decided {
+            what: what.into(),
+            agents,
+        };
+        let answer = api::ChangedAgents {
+            changed: 3,
+            decided: vec![
+                decided("goes to edge/agent", 1),
+                decided(
+                    "what was said of base/agent is taken back; rollout ro-2 takes it over to edge/agent with its wave",
+                    2,
+                ),
+            ],
+            ..Default::default()
+        };
+        assert_eq!(
+            told(&answer, "to be let go:"),
+            "to be let go: 3 agents\n  1 agent: goes to edge/agent\n  2 agents: what was said of base/agent is taken back; rollout ro-2 takes it over to edge/agent with its wave"
+        );
+        let none = api::ChangedAgents {
+            changed: 1,
+            ..Default::default()
+        };
+        assert_eq!(told(&none, "labelled"), "labelled 1 agent");
+    }
+
+    #[test]
     fn agents_left_as_they_are_fail_the_command_with_their_reasons() {
         let answer = api::ChangedAgents {
             changed: 1,
             refused: vec!["u2: not connected".into()],
+            ..Default::default()
         };
         let failure = changed(
             &answer,

@@ -28,7 +28,14 @@ Examples:
 
 const OWNER_EXAMPLES: &str = "\
 For agents with the condition \"owner changing\": another family claims them, and its policy is to
-ask.
+ask. And for members of an open rollout that takes them over, or has taken them over, from another
+family or role, whether their wave has begun or not:
+
+  --keep    the rollout does not take them over, and its rollback does not give them back
+  --accept  takes that back: the rollout takes them over with its wave
+
+A word counts for the lists that were there when it was said. --accept lets agents go at once, to
+the family that claims them, where no rollout lists them for it.
 
 Examples:
   muster agents owner web-1 web-2 --accept
@@ -107,7 +114,7 @@ pub enum Command {
     /// Let a refused or unanswered config be offered again, and resolve conflicts after a restore
     #[command(after_help = RETRY_EXAMPLES)]
     Retry(Chosen),
-    /// Settle who owns agents that another family claims
+    /// Settle who owns agents that another family claims, or a rollout takes over
     #[command(after_help = OWNER_EXAMPLES)]
     Owner(OwnerArgs),
     /// Stop collectors, by an empty config; the only act that does
@@ -212,10 +219,10 @@ pub struct OwnerArgs {
 #[derive(Args)]
 #[group(required = true, multiple = false)]
 pub struct Owner {
-    /// They go to the family that claims them
+    /// They go to the family that claims them, or to the rollout that they were kept from
     #[arg(long)]
     pub accept: bool,
-    /// They stay with the family that has them
+    /// They stay with the family that has them, whatever open rollouts say
     #[arg(long)]
     pub keep: bool,
 }

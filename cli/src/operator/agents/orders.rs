@@ -11,8 +11,8 @@ use crate::operator::output::{Output, confirm, talk};
 pub async fn owner(args: OwnerArgs, client: &Client, out: Output) -> Result<(), Failure> {
     let keep = args.to.keep;
     let (act, done) = match keep {
-        true => ("Leave to the family that has them", "left to their family:"),
-        false => ("Hand to the family that claims them", "handed over:"),
+        true => ("Leave to the family that has them", "to be kept:"),
+        false => ("Let go to the family that claims them", "to be let go:"),
     };
     let (uids, selector) = choose(args.chosen, act, client).await?;
     let request = api::ResolveOwnerRequest {
@@ -29,7 +29,7 @@ pub async fn owner(args: OwnerArgs, client: &Client, out: Output) -> Result<(), 
         .await?;
     changed(&answer, done, out)?;
     if answer.changed == 0 && !out.for_programs() {
-        talk("none of them has the condition \"owner changing\"");
+        talk("nothing was changed: that was said of them before");
     }
     Ok(())
 }

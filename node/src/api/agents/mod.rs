@@ -2,13 +2,13 @@
 
 mod drifted;
 mod moment;
+mod owner;
 mod query;
 mod show;
 
 use std::collections::BTreeMap;
 
 use fleet::governance::actor::Act;
-use fleet::program::{Claim, Program};
 use futures::StreamExt;
 use proto::api::agent_service_server::AgentService;
 use proto::api::{self, ChangedAgents};
@@ -19,9 +19,8 @@ use proto::uid::Uid;
 use tonic::{Request, Response, Status};
 
 use super::{Api, broken, not_stored, short};
-use crate::inventory::Row;
 use crate::ledger::{act, delete_any, entry, now_ms, once, put_any, table};
-use crate::partition::{chain, history_key, merge, place_of};
+use crate::partition::{Decided, chain, history_key, merge};
 
 const HISTORY: usize = 100;
 
@@ -43,6 +42,30 @@ struct Order<'a> {
     key: &'a str,
 }
 
+/// What an order makes of an agent.
+struct Change {
+    transition: store::Transition,
+    /// For the audit chain.
+    detail: String,
+    /// For who gave the order; empty: that it is changed.
+    words: String,
+}
+
+/// Why an agent is left as it is.
+struct Left(String);
+
+impl From<crate::partition::Error> for Left {
+    fn from(error: crate::partition::Error) -> Self {
+        Left(chain(&error))
+    }
+}
+
+impl From<raft::Fatal> for Left {
+    fn from(error: raft::Fatal) -> Self {
+        Left(chain(&error))
+    }
+}
+
 impl Api {
     /// Changes each of these agents, once for each key, and has their gateways ask what follows; `Err` from the
     /// closure names why one is left as it is.
@@ -52,109 +75,70 @@ impl Api {
         order: Order<'_>,
         change: impl Fn(&mut store::Agent) -> Result<Option<store::Transition>, String>,
     ) -> ChangedAgents {
+        let detail = order.detail;
+        self.decide_each(uids, order, |_, agent| {
+            Ok(change(agent)?.map(|transition| Change {
+                transition,
+                detail: detail.to_owned(),
+                words: String::new(),
+            }))
+        })
+        .await
+    }
+
+    /// As [`Api::change_each`], where each agent's own record decides what is said of it.
+    async fn decide_each(
+        &self,
+        uids: &[Uid],
+        order: Order<'_>,
+        decide: impl Fn(Uid, &mut store::Agent) -> Result<Option<Change>, String>,
+    ) -> ChangedAgents {
         let Order {
-            actor,
-            action,
-            detail,
-            key,
+            actor, action, key, ..
         } = order;
         let mut answer = ChangedAgents::default();
-        let one = async |uid: Uid| {
+        let one = async |uid: Uid| -> Result<Option<String>, Left> {
             let partition = self.node.partition(uid);
             let key = once(action, &uid.to_string(), key);
-            let done = partition.ledger.has_done(&key);
-            if done.map_err(|error| chain(&error))? {
-                return Ok(true);
+            if partition.ledger.has_done(&key)? {
+                return Ok(Some(String::new()));
             }
-            let stored = partition.agent(uid).map_err(|error| chain(&error))?;
-            let (_, mut agent) = stored.ok_or_else(|| "there is no such agent".to_owned())?;
-            change(&mut agent)?;
-            let act = act(actor, action, format!("agent/{uid}"), detail.to_owned());
-            partition
-                .change_with(uid, key, vec![act], |agent| change(agent).ok().flatten())
-                .await
-                .map_err(|error| chain(&error))
+            let stored = partition.agent(uid)?;
+            stored.ok_or_else(|| Left("there is no such agent".to_owned()))?;
+            let decide = |agent: &mut store::Agent| {
+                let decided = decide(uid, agent).map_err(Left)?;
+                Ok(decided.map(|change| Decided {
+                    transition: change.transition,
+                    acts: vec![act(actor, action, format!("agent/{uid}"), change.detail)],
+                    said: change.words,
+                }))
+            };
+            partition.decide(uid, key, decide).await
         };
         // Many at a time, so that they share their fsyncs; told in the order of the request.
         let mut changes = futures::stream::iter(uids.to_vec())
             .map(one)
             .buffered(CHANGES);
         let mut told = uids.iter();
+        let mut words: BTreeMap<String, u64> = BTreeMap::new();
         while let (Some(changed), Some(uid)) = (changes.next().await, told.next()) {
             match changed {
-                Ok(changed) => answer.changed += u64::from(changed),
-                Err(why) => answer.refused.push(format!("{uid}: {why}")),
+                Ok(None) => {}
+                Ok(Some(said)) => {
+                    answer.changed += 1;
+                    *words.entry(said).or_default() += 1;
+                }
+                Err(Left(why)) => answer.refused.push(format!("{uid}: {why}")),
             }
         }
+        let words = words.into_iter().filter(|(what, _)| !what.is_empty());
+        answer.decided = words
+            .map(|(what, agents)| api::Decided { what, agents })
+            .collect();
         for uid in uids {
             self.node.partition(*uid).tell(*uid, notice::Kind::Pending);
         }
         answer
-    }
-}
-
-impl Api {
-    /// These agents by the family and role that they would go to, or stay with; why not, for the others.
-    fn by_claim(
-        &self,
-        uids: &[Uid],
-        keep: bool,
-        refused: &mut Vec<String>,
-    ) -> BTreeMap<(String, String), Vec<Uid>> {
-        let mut groups: BTreeMap<(String, String), Vec<Uid>> = BTreeMap::new();
-        for uid in uids {
-            let partition = self.node.partition(*uid);
-            let program = partition.program();
-            let columns = partition.index().read();
-            let Some(row) = columns.rows.get(uid) else {
-                refused.push(format!("{uid}: there is no such agent"));
-                continue;
-            };
-            let place = place_of(&columns, &program, *uid, row.whose());
-            let is_taken = place.is_some_and(|place| place.taken_from.is_some());
-            match claim_on(row, &program, keep, is_taken) {
-                Ok(claim) => groups.entry(claim).or_default().push(*uid),
-                Err(why) => refused.push(format!("{uid}: {why}")),
-            }
-        }
-        groups
-    }
-}
-
-/// Whom an agent would go to, or stay with. `is_taken`: by a rollout's list it is somebody else's, so that a rollback would
-/// give it back, or its wave would take it.
-fn claim_on(
-    row: &Row,
-    program: &Program,
-    keep: bool,
-    is_taken: bool,
-) -> Result<(String, String), String> {
-    let owner = row
-        .owner()
-        .ok_or("nobody owns it: it goes to who claims it by itself")?;
-    let claims = program.claims(row);
-    let first = claims.first();
-    if first.and_then(Claim::only) == Some(owner) && !(keep && is_taken) {
-        return Err(format!(
-            "{}/{} owns it and claims it: there is nothing to resolve",
-            owner.0, owner.1
-        ));
-    }
-    if keep {
-        return Ok((owner.0.to_owned(), owner.1.to_owned()));
-    }
-    match first {
-        None => Err("nobody claims it: label it, or let it --keep its owner".to_owned()),
-        Some(claim) => claim
-            .only()
-            .map(|(family, role)| (family.to_owned(), role.to_owned()))
-            .ok_or_else(|| {
-                format!(
-                    "it matches {} of {}: make the selectors exclude each other",
-                    claim.roles.join(" and "),
-                    claim.family
-                )
-            }),
     }
 }
 
@@ -320,7 +304,7 @@ impl AgentService for Api {
         {
             return Ok(Response::new(ChangedAgents {
                 changed: 1,
-                refused: vec![],
+                ..ChangedAgents::default()
             }));
         }
         let stored = partition
@@ -368,7 +352,7 @@ impl AgentService for Api {
         partition.forget(uid);
         Ok(Response::new(ChangedAgents {
             changed: 1,
-            refused: vec![],
+            ..ChangedAgents::default()
         }))
     }
 
@@ -418,49 +402,7 @@ impl AgentService for Api {
         let actor = self.actor(&request, Act::ManageAgents)?;
         let request = request.into_inner();
         short("reason", &request.reason)?;
-        let uids = self.chosen(&request.uids, &request.selector)?;
-        let mut changed = ChangedAgents::default();
-        let epoch = self.node.control.read().epoch().0;
-        for (claim, uids) in self.by_claim(&uids, request.keep, &mut changed.refused) {
-            let (family, role) = claim;
-            let words = match request.keep {
-                true => format!("stays with {family}/{role}"),
-                false => format!("goes to {family}/{role}"),
-            };
-            let detail = match request.reason.as_str() {
-                "" => words.clone(),
-                reason => format!("{words}: {reason}"),
-            };
-            let order = Order {
-                actor: &actor,
-                action: "agent.owner",
-                detail: &detail,
-                key: &request.idempotency_key,
-            };
-            let part = self.change_each(&uids, order, |agent| {
-                let owner = store::Owner {
-                    family: family.clone(),
-                    role: role.clone(),
-                };
-                // Said once more it counts for lists that were made since it was said before.
-                if agent.granted.as_ref() == Some(&owner) && agent.resolved_epoch == epoch {
-                    return Ok(None);
-                }
-                agent.granted = Some(owner);
-                agent.resolved_epoch = epoch;
-                Ok(Some(merge::transition(
-                    now_ms(),
-                    "owner resolved",
-                    "",
-                    "",
-                    &detail,
-                )))
-            });
-            let part = part.await;
-            changed.changed += part.changed;
-            changed.refused.extend(part.refused);
-        }
-        Ok(Response::new(changed))
+        Ok(Response::new(self.resolve(&request, &actor).await?))
     }
 
     async fn stop_collectors(
