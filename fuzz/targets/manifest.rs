@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 mod manifest;
 
 #[allow(dead_code, reason = "manifests need a part of it")]
-#[path = "../../node/src/control/convert.rs"]
+#[path = "../../state/src/control/convert.rs"]
 mod control;
 
 libfuzzer_sys::fuzz_target!(|text: &str| {

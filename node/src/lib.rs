@@ -8,11 +8,11 @@ mod clock;
 pub mod cluster;
 pub mod edge;
 pub mod ledger;
-mod rising;
 mod trace;
 
 pub mod control;
-pub mod inventory;
+
+pub use state::inventory;
 
 pub mod partition;
 

@@ -246,7 +246,7 @@ fn needs(
         let refused = supersede::check(&request.family, &open.value.id, state, None);
         needs.extend(refused.err().map(|refused| refused.to_string()));
     }
-    let freeze = documents.freeze(&request.family, rollout);
+    let freeze = documents.freeze(&request.family, rollout, now_ms());
     needs.extend(freeze.map(|freeze| format!("no wave starts before the end of freeze {freeze}")));
     needs
 }

@@ -12,7 +12,6 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use fleet::bucket::Counts;
-use fleet::governance::freeze;
 use fleet::offer::Failure;
 use fleet::program::{Epoch, Scope};
 use fleet::rollout::{Clock, Observed, Plan, Signs, State, Step, Waiting, plan};
@@ -23,8 +22,8 @@ pub use verbs::{Verb, VerbError};
 
 use crate::api::governance::check_approvals;
 use crate::control::{
-    Doc, Documents, freeze as to_freeze, plan_spec, revision_key, revision_settings,
-    rollout as to_domain, rollout_state, settings_to_store, stored_rollout_state,
+    Doc, plan_spec, revision_key, revision_settings, rollout_state, settings_to_store,
+    stored_rollout_state,
 };
 use crate::ledger::{ProposeError, act, entry, now_ms, put, table};
 use crate::local::Node;
@@ -226,7 +225,11 @@ impl Controller {
         {
             observed.evidence_age_ms = None;
         }
-        observed.freeze = self.node.control.read().freeze(&stored.family, &rollout);
+        observed.freeze = self
+            .node
+            .control
+            .read()
+            .freeze(&stored.family, &rollout, now_ms());
         let next = plan(&rollout, &observed, elapsed_ms);
         self.gates.add(&next.verdicts);
         rollout.inconclusive_ms = next.inconclusive_ms;
@@ -394,35 +397,6 @@ async fn expire_pins(node: &Node) -> Result<(), ProposeError> {
         .propose(entry(writes, acts))
         .await
         .map(|_| ())
-}
-
-impl Documents {
-    /// The freeze that keeps this rollout's next wave from starting now, in words.
-    pub fn freeze(&self, family: &str, rollout: &fleet::rollout::Rollout) -> Option<String> {
-        if self.freezes.is_empty() {
-            return None;
-        }
-        let freezes: Vec<_> = self.freezes.values().map(|f| to_freeze(&f.value)).collect();
-        freeze::blocks(&freezes, family, rollout, now_ms())
-    }
-
-    /// A stored rollout in the domain's types, with the order of its target revision.
-    pub fn domain(&self, stored: &store::Rollout) -> fleet::rollout::Rollout {
-        let revision = self
-            .revision(&stored.family, stored.to)
-            .map(|r| r.value.clone());
-        to_domain(stored, |role| {
-            let roles = revision
-                .as_ref()
-                .map(|r| r.roles.as_slice())
-                .unwrap_or_default();
-            roles
-                .iter()
-                .find(|r| r.name == role)
-                .map(|r| r.after.clone())
-                .unwrap_or_default()
-        })
-    }
 }
 
 /// What the partitions see of the members, by role name and wave.

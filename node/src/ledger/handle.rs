@@ -15,8 +15,8 @@ use prost::Message;
 use proto::store::{ActRecord, Conflict, Entry, Outcome, StaleEpoch, outcome};
 use raft::{Fatal, Group, GroupId, NodeId, ReadError};
 
-use super::machine::{Machine, Mirror, head_of, record, versioned};
-use super::table;
+use super::machine::{Machine, head_of, versioned};
+use super::{Mirror, record, table};
 
 type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 

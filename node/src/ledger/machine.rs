@@ -1,13 +1,12 @@
-//! Applies entries: compare, then store, then chain the acts.
+//! Applies entries by the rule of [`state::ledger`], over the batch of a group.
 
 use bytes::Buf;
 use fleet::audit;
 use fleet::digest::Digest;
 use prost::Message;
-use proto::store::{ActRecord, Conflict, Entry, Outcome, StaleEpoch, Stored, Write, outcome};
+use proto::store::{ActRecord, Entry, Outcome};
 use raft::{Batch, Fatal, StateMachine, View};
-
-use super::table;
+use state::ledger::{Documents, Mirror, apply, table};
 
 const META_FLOOR: &[u8] = b"floor";
 const META_HEAD: &[u8] = b"head";
@@ -15,20 +14,6 @@ const META_OUTCOMES: &[u8] = b"outcomes";
 
 /// Outcomes kept for repeated idempotency keys. At one change a second, a little under three hours.
 const OUTCOMES_KEPT: u64 = 10_000;
-
-/// Memory beside the documents, e.g. an index. It sees every change after it is stored.
-pub trait Mirror: Send + 'static {
-    /// Tables it wants to see.
-    const TABLES: &'static [u8];
-    /// Forget everything; the documents follow.
-    fn reset(&mut self);
-    /// A document was stored.
-    fn put(&mut self, table: u8, key: &[u8], version: u64, value: &[u8]);
-    /// A document was removed.
-    fn delete(&mut self, table: u8, key: &[u8]);
-    /// Show readers all changes since the last call, at once.
-    fn publish(&mut self, floor: u64);
-}
 
 /// The state machine of every group.
 pub struct Machine<M> {
@@ -45,6 +30,13 @@ struct Change {
     document: Option<(u64, Vec<u8>)>,
 }
 
+/// What a group has stored, while one entry is applied.
+struct Writing<'a, 'b, M> {
+    index: u64,
+    machine: &'a mut Machine<M>,
+    batch: &'a mut Batch<'b>,
+}
+
 // === impl Machine ===
 
 impl<M: Mirror> Machine<M> {
@@ -58,95 +50,89 @@ impl<M: Mirror> Machine<M> {
         }
     }
 
-    fn run(
-        &mut self,
-        index: u64,
-        entry: Entry,
-        batch: &mut Batch<'_>,
-    ) -> Result<outcome::Outcome, Fatal> {
-        if !entry.idempotency_key.is_empty()
-            && let Some(before) = batch.get(table::OUTCOME, entry.idempotency_key.as_bytes())?
-        {
-            let (_, bytes) = versioned(&before)?;
-            let before =
-                Outcome::decode(bytes).map_err(|e| Fatal::because("decode a stored outcome", e))?;
-            return Ok(before
-                .outcome
-                .unwrap_or(outcome::Outcome::Stored(Stored { version: 0 })));
-        }
-        let floor = batch
-            .get(table::META, META_FLOOR)?
-            .map_or(0, |bytes| number(&bytes));
-        if entry.epoch != 0 && entry.epoch < floor {
-            return Ok(outcome::Outcome::StaleEpoch(StaleEpoch {
-                epoch: entry.epoch,
-                floor,
-            }));
-        }
-        for write in &entry.writes {
-            if let Some(conflict) = compare(write, batch)? {
-                return Ok(outcome::Outcome::Conflict(conflict));
-            }
-        }
-        if entry.raise_floor > floor {
-            batch.put(table::META, META_FLOOR, entry.raise_floor.to_be_bytes());
-            self.floor = entry.raise_floor;
-        }
-        for write in entry.writes {
-            self.store(index, write, batch)?;
-        }
-        self.chain(entry.acts, batch)?;
-        let outcome = outcome::Outcome::Stored(Stored { version: index });
-        if !entry.idempotency_key.is_empty() {
-            remember(index, &entry.idempotency_key, &outcome, batch)?;
-        }
-        Ok(outcome)
-    }
-
-    fn store(&mut self, index: u64, write: Write, batch: &mut Batch<'_>) -> Result<(), Fatal> {
-        let table = table_of(&write);
-        if write.only_compare || (write.if_absent && batch.get(table, &write.key)?.is_some()) {
-            return Ok(());
-        }
-        let document = if write.delete {
-            batch.delete(table, &write.key);
-            None
-        } else {
-            batch.put(table, &write.key, document(index, &write.value));
-            Some((index, write.value))
-        };
+    /// The mirror is told of it when it is stored.
+    fn see(&mut self, table: u8, key: Vec<u8>, document: Option<(u64, Vec<u8>)>) {
         if M::TABLES.contains(&table) {
             self.seen.push(Change {
                 table,
-                key: write.key,
+                key,
                 document,
             });
         }
+    }
+}
+
+// === impl Writing ===
+
+impl<M: Mirror> Documents for Writing<'_, '_, M> {
+    type Error = Fatal;
+
+    fn outcome(&self, key: &str) -> Result<Option<Outcome>, Fatal> {
+        let Some(before) = self.batch.get(table::OUTCOME, key.as_bytes())? else {
+            return Ok(None);
+        };
+        let (_, bytes) = versioned(&before)?;
+        let before = Outcome::decode(bytes);
+        before
+            .map(Some)
+            .map_err(|e| Fatal::because("decode a stored outcome", e))
+    }
+
+    /// Keeps the newest [`OUTCOMES_KEPT`] outcomes: a ring of keys beside the outcomes by key.
+    fn remember(&mut self, key: &str, outcome: &Outcome) -> Result<(), Fatal> {
+        let batch = &mut *self.batch;
+        let count = batch
+            .get(table::META, META_OUTCOMES)?
+            .map_or(0, |bytes| number(&bytes));
+        let slot = outcome_slot(count);
+        if let Some(old) = batch.get(table::META, &slot)? {
+            batch.delete(table::OUTCOME, &old);
+        }
+        let value = document(self.index, &outcome.encode_to_vec());
+        batch.put(table::OUTCOME, key.as_bytes(), value);
+        batch.put(table::META, &slot, key.as_bytes());
+        batch.put(table::META, META_OUTCOMES, (count + 1).to_be_bytes());
         Ok(())
     }
 
-    fn chain(&self, acts: Vec<proto::store::Act>, batch: &mut Batch<'_>) -> Result<(), Fatal> {
-        if acts.is_empty() {
-            return Ok(());
+    fn floor(&self) -> Result<u64, Fatal> {
+        let floor = self.batch.get(table::META, META_FLOOR)?;
+        Ok(floor.map_or(0, |bytes| number(&bytes)))
+    }
+
+    fn raise_floor(&mut self, floor: u64) {
+        let bytes = floor.to_be_bytes();
+        self.batch.put(table::META, META_FLOOR, bytes);
+        self.machine.floor = floor;
+    }
+
+    fn version(&self, table: u8, key: &[u8]) -> Result<Option<u64>, Fatal> {
+        let stored = self.batch.get(table, key)?;
+        let version = |stored: Vec<u8>| versioned(&stored).map(|(version, _)| version);
+        stored.map(version).transpose()
+    }
+
+    fn put(&mut self, table: u8, key: Vec<u8>, version: u64, value: Vec<u8>) {
+        self.batch.put(table, &key, document(version, &value));
+        self.machine.see(table, key, Some((version, value)));
+    }
+
+    fn delete(&mut self, table: u8, key: Vec<u8>) {
+        self.batch.delete(table, &key);
+        self.machine.see(table, key, None);
+    }
+
+    fn head(&self) -> Result<audit::Head, Fatal> {
+        let stored = self.batch.get(table::META, META_HEAD)?;
+        stored_head(&self.machine.chain, stored)
+    }
+
+    fn chain(&mut self, records: Vec<ActRecord>, head: audit::Head) {
+        for record in records {
+            let key = record.seq.to_be_bytes();
+            self.batch.put(table::AUDIT, &key, record.encode_to_vec());
         }
-        let mut head = stored_head(&self.chain, batch.get(table::META, META_HEAD)?)?;
-        for act in acts {
-            let (next, entry) = audit::append(head, record(&act));
-            head = next;
-            let stored = ActRecord {
-                seq: entry.seq,
-                prev: entry.prev.as_bytes().to_vec(),
-                hash: entry.digest.as_bytes().to_vec(),
-                act: Some(act),
-            };
-            batch.put(
-                table::AUDIT,
-                &entry.seq.to_be_bytes(),
-                stored.encode_to_vec(),
-            );
-        }
-        batch.put(table::META, META_HEAD, head_bytes(&head));
-        Ok(())
+        self.batch.put(table::META, META_HEAD, head_bytes(&head));
     }
 }
 
@@ -166,11 +152,12 @@ impl<M: Mirror> StateMachine for Machine<M> {
                 entry.format
             )));
         }
-        let outcome = self.run(log_index, entry, batch)?;
-        Ok(Outcome {
-            outcome: Some(outcome),
-        }
-        .encode_to_vec())
+        let mut writing = Writing {
+            index: log_index,
+            machine: self,
+            batch,
+        };
+        Ok(apply(log_index, entry, &mut writing)?.encode_to_vec())
     }
 
     fn published(&mut self) {
@@ -201,52 +188,6 @@ impl<M: Mirror> StateMachine for Machine<M> {
         self.mirror.publish(self.floor);
         Ok(())
     }
-}
-
-fn compare(write: &Write, batch: &Batch<'_>) -> Result<Option<Conflict>, Fatal> {
-    if write.any_version || write.if_absent {
-        return Ok(None);
-    }
-    let found = match batch.get(table_of(write), &write.key)? {
-        Some(stored) => versioned(&stored)?.0,
-        None => 0,
-    };
-    let conflict = Conflict {
-        table: write.table,
-        key: write.key.clone(),
-        expected: write.expect,
-        found,
-    };
-    Ok((found != write.expect).then_some(conflict))
-}
-
-/// Keeps the newest [`OUTCOMES_KEPT`] outcomes: a ring of keys beside the outcomes by key.
-fn remember(
-    index: u64,
-    key: &str,
-    outcome: &outcome::Outcome,
-    batch: &mut Batch<'_>,
-) -> Result<(), Fatal> {
-    let count = batch
-        .get(table::META, META_OUTCOMES)?
-        .map_or(0, |bytes| number(&bytes));
-    let slot = outcome_slot(count);
-    if let Some(old) = batch.get(table::META, &slot)? {
-        batch.delete(table::OUTCOME, &old);
-    }
-    let outcome = Outcome {
-        outcome: Some(outcome.clone()),
-    };
-    let value = document(index, &outcome.encode_to_vec());
-    batch.put(table::OUTCOME, key.as_bytes(), value);
-    batch.put(table::META, &slot, key.as_bytes());
-    batch.put(table::META, META_OUTCOMES, (count + 1).to_be_bytes());
-    Ok(())
-}
-
-/// Tables fit a byte; an entry that names another one is from a version that this one cannot follow.
-fn table_of(write: &Write) -> u8 {
-    u8::try_from(write.table).unwrap_or(u8::MAX)
 }
 
 /// The key under which the idempotency key number `count` stands, so that it goes when its turn comes again.
@@ -291,16 +232,6 @@ pub(super) fn stored_head(chain: &str, stored: Option<Vec<u8>>) -> Result<audit:
 
 pub(super) fn head_of(chain: &str, view: &View) -> Result<audit::Head, Fatal> {
     stored_head(chain, view.get(table::META, META_HEAD)?)
-}
-
-pub(super) fn record(act: &proto::store::Act) -> audit::Record {
-    audit::Record {
-        actor: act.actor.clone(),
-        action: act.action.clone(),
-        object: act.object.clone(),
-        detail: act.detail.clone(),
-        at_ms: act.at_ms,
-    }
 }
 
 #[cfg(test)]

@@ -14,14 +14,14 @@ use fleet::waves;
 use proto::opamp::AgentCapabilities;
 use proto::store::{self, Link, Member, MemberChunk};
 use proto::uid::Uid;
+use state::Rising;
+use state::partition::stand::Stand;
+use state::partition::stand::verdicts::Verdicts;
 
-use super::stand::Stand;
-use super::stand::verdicts::Verdicts;
 use super::{Partition, desired_of};
 use crate::control::role;
 use crate::inventory::{List, Row, chunk};
 use crate::ledger::{ProposeError, delete_any, entry, now_ms, put_any, table};
-use crate::rising::Rising;
 
 /// Members in one chunk: about 400 KiB.
 const CHUNK: usize = 10_000;

@@ -1,17 +1,9 @@
 //! A partition leader: it keeps the agents of one inventory group, answers their reports, and knows who is there.
 //!
-//! The decisions are pure ([`evaluate`]) or sans-I/O ([`core`]); this file performs them.
+//! The decisions are those of [`state::partition`]; this file performs them: turns, proposals, leases, notices.
 
-pub mod body;
-pub mod core;
-mod evaluate;
-mod listing;
 mod members;
-pub mod merge;
 mod occupancy;
-mod place;
-pub mod room;
-mod stand;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -19,47 +11,35 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use fleet::digest::Digest;
-use fleet::family::ConfigMap;
-use fleet::offer::{Decision, Reported, Situation, Why, decide};
-use fleet::program::{Desired, Epoch, Place, Program, Reason, Subject, desired, desired_borrowed};
-use fleet::restored::Doubt;
+use fleet::program::{Desired, Program};
 use fleet::selector::Facts;
-use proto::edge::{Answer, Notice, Presence, Report, Session, Transport, Unsent, notice};
-use proto::opamp::AgentCapabilities;
+use proto::edge::{Answer, Notice, Presence, Report, Unsent, notice};
 use proto::sequence::is_fresh;
-use proto::store::{self, DeliveryState, Link};
+use proto::store::{self, Link};
 use proto::uid::Uid;
+use state::inventory::whose;
+use state::partition::conversation::{Known, answer, follows, handled};
+use state::partition::evaluate::{self, Evaluation};
+use state::partition::place::OwnedPlace;
+use state::partition::presence::{Core, Timing};
+use state::partition::stand::verdicts::Verdicts;
+use state::partition::timing::{HOLD, RECALL};
+use state::partition::withdraw::{withdraw, withdrawn, without_offer};
+use state::partition::{is_due, liveness};
 use tokio::sync::broadcast;
 
-pub use evaluate::{SERVER_CAPABILITIES, history_key, merged_config, state_word};
 pub use members::{Candidate, MemberView};
 pub use occupancy::{Count, Counted, Occupancy, Older, Room};
-pub use place::{place_of, places_of};
-pub use stand::{doubt_text, excluded_text};
+pub use state::inventory::state_word;
+pub use state::partition::timing::{GRANT_LIFE, LEASE, LEASE_OVER};
+pub use state::partition::{
+    SERVER_CAPABILITIES, body, delivered_config, desired_config, desired_of, doubt_text,
+    excluded_text, history_key, is_quiet, merge, merged_config, millis, place_of, places_of, room, state_of,
+};
 
-use self::core::{Core, Timing};
-use self::place::OwnedPlace;
-use self::stand::verdicts::Verdicts;
-use crate::control::{Control, Documents, config_map};
-use crate::drift;
-use crate::inventory::{Columns, Index, IndexMirror, Row};
+use crate::control::Control;
+use crate::inventory::{Index, IndexMirror};
 use crate::ledger::{self, Ledger, ProposeError, entry, now_ms, put, put_any, table};
-
-/// Time within which a granted offer may be written.
-pub const GRANT_LIFE: Duration = Duration::from_secs(2);
-
-/// A program confirmed with the control group may authorise offers for so long.
-pub const LEASE: Duration = Duration::from_secs(3);
-
-/// After so long no leader has a lease that it had before: the lease, and a tenth for clocks that run apart.
-pub const LEASE_OVER: Duration = Duration::from_millis(3_300);
-
-/// A new leader has so long to get its first lease.
-const HOLD: Duration = Duration::from_secs(5);
-
-/// A gateway that has lost an agent to another one has so long to say where the conversation stood.
-const RECALL: Duration = Duration::from_secs(1);
 
 /// The refusals of a forgotten agent are kept for so long.
 const TOMBSTONE_LIFE: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -153,19 +133,6 @@ impl Error {
             _ => false,
         }
     }
-}
-
-/// What the core knows of an agent that says something.
-#[derive(Default)]
-struct Known {
-    heard: Option<(u64, proto::sequence::Digest)>,
-    /// Full state was asked for so long ago.
-    asked_ago: Option<u64>,
-    /// It has lost a message, and was not asked.
-    has_lost: bool,
-    duplicate: bool,
-    /// Changes that were not written.
-    skipped: Option<u64>,
 }
 
 /// One partition on this node.
@@ -373,11 +340,7 @@ impl Partition {
         let here = report.session.as_ref().map(|session| session.number);
         let message = report.message.as_ref().filter(|m| !is_fresh(m));
         let number = message.map(|message| message.sequence_num);
-        let follows = |core: &Core| {
-            let last = core.last(uid).map(|(number, _)| number).max(here);
-            last.zip(number)
-                .is_none_or(|(last, number)| last + 1 >= number)
-        };
+        let follows = |core: &Core| follows(core, uid, here, number);
         if before.is_none() && (!self.others || follows(&self.core())) {
             return;
         }
@@ -425,22 +388,7 @@ impl Partition {
             return Ok(Answer::default());
         }
         let now = self.monotonic_ms();
-        let digest = report.digest.as_ref().try_into().unwrap_or_default();
-        let known = {
-            let mut core = self.core();
-            let duplicate = report.message.as_ref().is_some_and(|m| {
-                core.sees_double(uid, m.sequence_num, report.connection, is_fresh(m), now)
-            });
-            let spoke = report.message.is_some();
-            let skipped = if spoke { core.owed(uid, now) } else { None };
-            Known {
-                heard: core.last(uid),
-                asked_ago: core.full_asked_ms_ago(uid, now),
-                has_lost: has_lost || core.has_lost(uid),
-                duplicate,
-                skipped,
-            }
-        };
+        let known = Known::of(&mut self.core(), uid, &report, has_lost, now);
         let last = known.heard.map(|(number, _)| number);
         let mut evaluation = self.evaluate(uid, &report, known, true).await?;
         // What the leader before has granted, and its gateway has not seen, must not get lost in the first moments of this
@@ -448,63 +396,18 @@ impl Partition {
         if evaluation.unsure && self.core().led_for_ms(now) < millis(HOLD) {
             return Err(Error::NotLeader { uid });
         }
-        if let Some(message) = &report.message {
-            if evaluation.asks_full {
-                let here = report.session.as_ref().map(|session| session.number);
-                tracing::debug!(%uid, number = message.sequence_num, last, here, report.gateway, "asked for full state");
-            }
-            let mut core = self.core();
-            core.postpone_full(uid, evaluation.asks_full_later);
-            if message.agent_description.is_some() {
-                core.told_full(uid);
-            }
-            core.handled(
-                uid,
-                message.sequence_num,
-                digest,
-                (&report.gateway, report.connection),
-                evaluation.asks_full,
-                now,
-            );
+        if let (Some(message), true) = (&report.message, evaluation.asks_full) {
+            let here = report.session.as_ref().map(|session| session.number);
+            tracing::debug!(%uid, number = message.sequence_num, last, here, report.gateway, "asked for full state");
         }
+        handled(&mut self.core(), uid, &report, &evaluation, now);
         evaluation.pending |= self.core().is_owed(uid);
         let changed_meanwhile = evaluation.epoch != self.program().epoch;
-        let mut answer = self.answer(&report, evaluation);
+        let mut answer = answer(&report, evaluation);
         if changed_meanwhile && let Some(session) = &mut answer.session {
             session.pending = true;
         }
         Ok(answer)
-    }
-
-    fn answer(&self, report: &Report, evaluation: evaluate::Evaluation) -> Answer {
-        let many = evaluation.replies.len() > 1 && report.transport() != Transport::Websocket;
-        let (number, digest) = match (&report.message, &report.session) {
-            (Some(message), _) => (message.sequence_num, report.digest.clone()),
-            (None, Some(session)) => (session.number, session.digest.clone()),
-            (None, None) => (0, bytes::Bytes::new()),
-        };
-        let session = Session {
-            number,
-            digest,
-            pending: evaluation.pending || many,
-            capabilities: evaluation.capabilities,
-            lost: evaluation.asks_full_later,
-        };
-        let grant_ms = if evaluation.offers {
-            u32::try_from(GRANT_LIFE.as_millis()).unwrap_or(0)
-        } else {
-            0
-        };
-        Answer {
-            replies: evaluation.replies,
-            session: Some(session),
-            grant_ms,
-            new_instance_uid: evaluation
-                .new_uid
-                .map(|uid| uid.as_bytes().to_vec().into())
-                .unwrap_or_default(),
-            disconnect: evaluation.goodbye && report.transport() == Transport::Websocket,
-        }
     }
 
     async fn evaluate(
@@ -513,7 +416,7 @@ impl Partition {
         report: &Report,
         known: Known,
         may_offer: bool,
-    ) -> Result<evaluate::Evaluation, Error> {
+    ) -> Result<Evaluation, Error> {
         let mut tries = 0;
         loop {
             tries += 1;
@@ -535,7 +438,7 @@ impl Partition {
             };
             let whose = stored
                 .as_ref()
-                .map(|(_, agent)| evaluate::whose(agent))
+                .map(|(_, agent)| whose(agent))
                 .unwrap_or_default();
             let place = {
                 let columns = self.index.read();
@@ -655,22 +558,30 @@ impl Partition {
     /// Writes down that the offer just granted was not sent.
     async fn withdraw(&self, uid: Uid) -> Result<bool, Error> {
         let why = "the program lease ran out";
-        self.change_with(uid, String::new(), vec![withdrawn(uid, why)], |agent| {
-            withdraw(agent, |_| true, why)
-        })
+        self.change_with(
+            uid,
+            String::new(),
+            vec![withdrawn(uid, why, now_ms())],
+            |agent| withdraw(agent, |_| true, why, now_ms()),
+        )
         .await
     }
 
     /// A gateway did not write what was granted: it was not offered, and is due again.
     async fn take_back(&self, uid: Uid, unsent: &Unsent) -> Result<bool, Error> {
         let why = "its gateway did not write it in time";
-        self.change_with(uid, String::new(), vec![withdrawn(uid, why)], |agent| {
-            let restart = unsent.restart && !agent.restart_pending;
-            agent.restart_pending |= unsent.restart;
-            let withdrawn = withdraw(agent, |hash| *hash == unsent.config_hash, why);
-            let again = || merge::transition(now_ms(), "restart not sent", "", "", "");
-            withdrawn.or_else(|| restart.then(again))
-        })
+        self.change_with(
+            uid,
+            String::new(),
+            vec![withdrawn(uid, why, now_ms())],
+            |agent| {
+                let restart = unsent.restart && !agent.restart_pending;
+                agent.restart_pending |= unsent.restart;
+                let withdrawn = withdraw(agent, |hash| *hash == unsent.config_hash, why, now_ms());
+                let again = || merge::transition(now_ms(), "restart not sent", "", "", "");
+                withdrawn.or_else(|| restart.then(again))
+            },
+        )
         .await
     }
 
@@ -710,17 +621,7 @@ impl Partition {
         if !leads {
             return;
         }
-        let back: Vec<Uid> = {
-            let columns = self.index.read();
-            let is_back = |(uid, closed): &(Uid, bool)| {
-                let row = columns.rows.get(uid);
-                row.is_some_and(|row| {
-                    row.link != Link::Connected && !row.alias && !(*closed && row.websocket)
-                })
-            };
-            let back = heard.into_iter().filter(is_back);
-            back.map(|(uid, _)| uid).collect()
-        };
+        let back = liveness::back(&self.index.read(), heard);
         self.link_all(back, Link::Connected, "heard again").await;
     }
 
@@ -768,7 +669,6 @@ impl Partition {
     }
 
     async fn link(&self, uid: Uid, link: Link, detail: &str) {
-        let word = merge::link_word(link);
         let through = match link {
             // It has said so itself.
             Link::Left => Through::Leader,
@@ -778,13 +678,10 @@ impl Partition {
             .change_through(through, uid, (String::new(), vec![]), |agent| {
                 let heard_meanwhile =
                     link == Link::Lost && !self.core().is_lost(uid, self.monotonic_ms());
-                if agent.link() == link || heard_meanwhile {
+                if heard_meanwhile {
                     return None;
                 }
-                let from = merge::link_word(agent.link());
-                agent.link = link.into();
-                agent.link_since_ms = now_ms();
-                Some(merge::transition(now_ms(), word, from, word, detail))
+                liveness::link(agent, link, detail, now_ms())
             })
             .await;
         match changed {
@@ -942,39 +839,16 @@ impl Partition {
     }
 
     fn overdue(&self) -> (Vec<Uid>, Vec<Uid>) {
-        let wall = now_ms();
-        let (connected, late): (Vec<(Uid, bool)>, Vec<Uid>) = {
+        let timeout_ms = millis(self.config.offer_timeout);
+        let (connected, late) = {
             let columns = self.index.read();
-            let late = |row: &&Row| {
-                let offer = row.offer(wall);
-                offer.is_some_and(|o| {
-                    fleet::offer::on_time(&o, millis(self.config.offer_timeout)).is_some()
-                })
-            };
-            let connected = columns
-                .rows
-                .values()
-                .filter(|row| row.link == Link::Connected && !row.alias);
             (
-                connected.map(|row| (row.uid, is_quiet(row))).collect(),
-                columns
-                    .rows
-                    .values()
-                    .filter(late)
-                    .map(|row| row.uid)
-                    .collect(),
+                liveness::connected(&columns),
+                liveness::late(&columns, now_ms(), timeout_ms),
             )
         };
         let now = self.monotonic_ms();
-        let core = self.core();
-        (
-            connected
-                .into_iter()
-                .filter(|(uid, quiet)| core.is_lost(*uid, now) && !(*quiet && core.is_open(*uid)))
-                .map(|(uid, _)| uid)
-                .collect(),
-            late,
-        )
+        (liveness::lost(&self.core(), connected, now), late)
     }
 
     // ---- the program ----
@@ -1003,7 +877,7 @@ impl Partition {
             let (program, re_offering) = {
                 let documents = self.control.read();
                 let program = Arc::new(crate::control::build_program(&documents));
-                (program, Arc::new(drift::re_offering(&documents)))
+                (program, Arc::new(state::drift::re_offering(&documents)))
             };
             let policy = self.re_offering.swap(re_offering.clone());
             self.program.store(program.clone());
@@ -1205,42 +1079,6 @@ fn past<T: prost::Message + Default>(
     past.take(PRUNED).collect()
 }
 
-fn withdrawn(uid: Uid, why: &str) -> store::Act {
-    let object = format!("agent/{uid}");
-    ledger::act("partition", "offer.withdraw", object, why.to_owned())
-}
-
-/// Takes an offer back that is known not to have reached the agent. None: there is none like it.
-fn withdraw(
-    agent: &mut store::Agent,
-    is_it: impl Fn(&[u8]) -> bool,
-    why: &str,
-) -> Option<store::Transition> {
-    let delivery = agent
-        .delivery
-        .as_mut()
-        .filter(|d| d.state() == DeliveryState::Offered && is_it(&d.hash))?;
-    delivery.state = DeliveryState::Withdrawn.into();
-    delivery.offers = delivery.offers.saturating_sub(1);
-    delivery.reoffered = false;
-    Some(merge::transition(
-        now_ms(),
-        "withdrawn",
-        "offered",
-        "withdrawn",
-        why,
-    ))
-}
-
-fn without_offer(mut evaluation: evaluate::Evaluation) -> evaluate::Evaluation {
-    for reply in &mut evaluation.replies {
-        reply.remote_config = None;
-    }
-    evaluation.offers = false;
-    evaluation.pending = true;
-    evaluation
-}
-
 fn check_token(uid: Uid, agent: &store::Agent, report: &Report) -> Result<(), Error> {
     let (enrolled, token) = (agent.token.clone(), report.token.clone());
     let same = enrolled == token || enrolled.is_empty() || report.message.is_none();
@@ -1253,11 +1091,6 @@ fn check_token(uid: Uid, agent: &store::Agent, report: &Report) -> Result<(), Er
             token,
         })
     }
-}
-
-/// An agent that promises no heartbeats: while its WebSocket stands, silence says nothing.
-fn is_quiet(row: &Row) -> bool {
-    row.websocket && !row.can(AgentCapabilities::ReportsHeartbeat)
 }
 
 /// What was decided on a record.
@@ -1301,138 +1134,12 @@ impl Drop for UnderWay<'_> {
     }
 }
 
-/// Would this row be sent something, or asked what it runs, at its next message?
-fn is_due(columns: &Columns, program: &Program, re_offering: &BTreeSet<String>, row: &Row) -> bool {
-    if row.alias {
-        return false;
-    }
-    let doubt = row.word.doubt(program.epoch.incarnation());
-    if row.restart_pending || doubt == Doubt::Unheard {
-        return true;
-    }
-    let place = place_of(columns, program, row.uid, row.whose());
-    let desired = desired_borrowed(&subject_of(row, place), program);
-    let decision = next_for(row, &desired, doubt, re_offering);
-    matches!(decision, Decision::Offer(_) | Decision::Adopt(_))
-}
-
-/// What follows for a row at its next message, if that says nothing new: also what it has drifted from, once more.
-fn next_for(
-    row: &Row,
-    desired: &Desired<&str>,
-    doubt: Doubt,
-    re_offering: &BTreeSet<String>,
-) -> Decision {
-    let decision = decide(&situation(row, desired, doubt));
-    let policy = row
-        .owner()
-        .is_some_and(|(family, _)| re_offering.contains(family));
-    let settled = policy && desired.offerable && decision == Decision::Nothing(Why::Settled);
-    match desired.delivery {
-        Some(hash) if settled && drift::heals(&drift::Seen::of(row), &desired.named()) => {
-            Decision::Offer(hash)
-        }
-        _ => decision,
-    }
-}
-
-/// A row's situation at its next message, if that says nothing new. Room is asked for when it is offered something.
-fn situation<'r>(row: &'r Row, desired: &Desired<&str>, doubt: Doubt) -> Situation<'r> {
-    Situation {
-        desired: desired.delivery,
-        offerable: desired.offerable,
-        // Its age decides nothing here, and the clock need not be asked.
-        last: row.offer(0),
-        reported: row.reported,
-        refused: &row.refused,
-        accepts: row.can(AgentCapabilities::AcceptsRemoteConfig),
-        many_collectors: row.many_collectors(),
-        duplicate: row.duplicate,
-        doubt,
-        changes_owner: evaluate::changes_owner(row.owner(), desired),
-        has_room: true,
-        proves_not_received: false,
-    }
-}
-
-/// What a row should run.
-pub fn desired_of(row: &Row, place: Option<Place<'_>>, program: &Program) -> Desired {
-    desired(&subject_of(row, place), program)
-}
-
-/// A row as the domain decides about it.
-fn subject_of<'a>(row: &'a Row, place: Option<Place<'a>>) -> Subject<'a, Row> {
-    let whose = row.whose();
-    Subject {
-        uid: *row.uid.as_bytes(),
-        owned_since: row.delivery.as_ref().map(|d| Epoch(d.owned_since)),
-        granted: whose.granted,
-        resolved: whose.resolved,
-        stopped: row.stopped,
-        facts: row,
-        owner: whose.owner,
-        delivery: row.delivery.as_ref().map(|d| d.hash),
-        delivered_in: row.delivery.as_ref().map_or("", |d| &d.rollout),
-        place,
-    }
-}
-
-/// The config map of a role at a revision; revision 0: the baseline of the rollout's target.
-pub fn delivered_config(
-    documents: &Documents,
-    family: &str,
-    role: &str,
-    revision: u64,
-    rollout: &str,
-) -> Option<ConfigMap> {
-    let (number, baseline) = match revision {
-        0 => (documents.rollouts.get(rollout)?.value.to, true),
-        number => (number, false),
-    };
-    let revision = documents.revision(family, number)?;
-    let role = revision.value.roles.iter().find(|r| r.name == role)?;
-    let map = if baseline {
-        crate::control::role(role)?.baseline()
-    } else {
-        config_map(&role.config)
-    };
-    Some(map)
-}
-
-fn desired_config(documents: &Documents, desired: &Desired) -> Option<ConfigMap> {
-    if desired.reason == Reason::Stopped {
-        return Some(ConfigMap::new());
-    }
-    let (family, role) = desired.owner.as_ref()?;
-    let rollout = match &desired.reason {
-        Reason::RolledBack { rollout } => rollout.as_str(),
-        _ => "",
-    };
-    delivered_config(
-        documents,
-        family,
-        role,
-        desired.revision.map_or(0, |r| r.0),
-        rollout,
-    )
-}
-
 /// A new uid of version 7 in the slot of the old one, so that record, alias and retry answer are one entry.
 fn new_uid(old: Uid) -> Uid {
     let mut bytes = *uuid::Uuid::now_v7().as_bytes();
     bytes[14] = (bytes[14] & !0x03) | (old.as_bytes()[14] & 0x03);
     bytes[15] = old.as_bytes()[15];
     Uid::from_wire(&bytes).unwrap_or(old)
-}
-
-/// A stored digest.
-fn digest(bytes: &[u8]) -> Digest {
-    crate::control::digest(bytes)
-}
-
-/// Milliseconds of a duration.
-pub fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// An error with everything below it, for logs.
@@ -1445,47 +1152,6 @@ pub fn chain(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text
-}
-
-/// The delivery of a row by a person's words: what an agent's state is called everywhere.
-pub fn state_of(row: &Row, desired: &Desired) -> &'static str {
-    use fleet::offer::State;
-    let stops = desired.reason == Reason::Stopped;
-    let pinned = desired.reason == Reason::Pinned;
-    let Some(delivery) = &row.delivery else {
-        return match desired.reason {
-            Reason::Unassigned => "unassigned",
-            _ if desired.offerable => "pending pickup",
-            _ => "unassigned",
-        };
-    };
-    if desired.delivery.is_some_and(|hash| hash != delivery.hash) {
-        let refused = desired
-            .delivery
-            .is_some_and(|hash| row.refused.contains(&hash));
-        return match (refused, desired.offerable) {
-            (true, _) => "refused",
-            (false, true) => "pending pickup",
-            (false, false) if pinned => "pinned",
-            (false, false) => "drifted",
-        };
-    }
-    let runs_another = row
-        .reported
-        .is_some_and(|(hash, status)| status == Reported::Applied && hash != delivery.hash);
-    match delivery.state {
-        State::Offered | State::Withdrawn => "pending pickup",
-        State::Applying => "applying",
-        State::Failed => "failed",
-        State::RolledBackByAgent => "rolled back",
-        State::NoAnswer => "no answer",
-        State::Applied if stops => "stopped",
-        State::Applied if delivery.effective == store::Match::No => "drifted",
-        State::Applied if runs_another => "drifted",
-        State::Applied if pinned && row.healthy => "pinned",
-        State::Applied if row.healthy => "converged",
-        State::Applied => "soaking",
-    }
 }
 
 impl Partition {

@@ -31,7 +31,7 @@ impl Api {
         effective: &[api::ConfigFile],
     ) -> Vec<api::Drift> {
         let norms = match row.owner() {
-            Some((family, _)) => Norms::of_family(&self.node, family),
+            Some((family, _)) => crate::drift::norms_of(&self.node, family),
             None => Norms::default(),
         };
         let seen = Seen::of(row);

@@ -139,7 +139,9 @@ impl Seen<'_> {
 impl Api {
     /// Looks at every matching agent of every partition.
     fn each(&self, filter: &Filter, mut look: impl FnMut(&Seen<'_>)) {
-        let drift = filter.drift.map(|kind| (kind, Norms::of(&self.node)));
+        let drift = filter
+            .drift
+            .map(|kind| (kind, crate::drift::norms(&self.node)));
         let drifted = |row: &Row, desired: &Desired| {
             drift.as_ref().is_none_or(|(kind, norms)| {
                 let found = norms.drift(row, desired);
@@ -211,7 +213,7 @@ impl Api {
             size => size.min(PAGE_MAX),
         };
         let page = found.iter().skip(from).take(size);
-        let norms = Norms::of(&self.node);
+        let norms = crate::drift::norms(&self.node);
         let agents = page
             .filter_map(|(_, uid)| self.line(*uid, &norms))
             .collect();

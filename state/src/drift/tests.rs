@@ -2,6 +2,7 @@
 
 use fleet::program::RevisionNumber;
 use proto::store::{Attribute, ConfigState, ConfigStatus, Delivery, DeliveryState};
+use proto::uid::Uid;
 
 use super::*;
 use crate::inventory::Interner;
@@ -246,27 +247,4 @@ fn a_drifted_agent_is_offered_once_more_and_never_again() {
     assert!(!heals(&drifted(true, false)));
     assert!(!heals(&drifted(false, true)));
     assert!(!heals(&with(|_, _| {})));
-}
-
-#[test]
-fn versions_outside_are_one_finding_each_with_most_agents_first() {
-    let reasons = BTreeMap::from([
-        ("0.140.0 is below".to_owned(), (1, "web-9".to_owned())),
-        ("0.141.0 is below".to_owned(), (7, "web-1".to_owned())),
-    ]);
-    let said: Vec<String> = findings(reasons).into_iter().map(|f| f.message).collect();
-    assert_eq!(
-        said,
-        [
-            "7 agents are outside of the family's version policy: 0.141.0 is below, e.g. web-1",
-            "1 agent is outside of the family's version policy: 0.140.0 is below, e.g. web-9",
-        ]
-    );
-    let many = (0..7).map(|i| (format!("reason {i}"), (1, "x".to_owned())));
-    let said = findings(many.collect());
-    assert_eq!(said.len(), 6);
-    assert_eq!(
-        said[5].message,
-        "2 agents are outside of the family's version policy for other reasons"
-    );
 }

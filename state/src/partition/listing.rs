@@ -11,7 +11,7 @@ use super::subject_of;
 use crate::inventory::{Columns, Member, Question, Row, Walk};
 
 /// A rollout that the program names.
-pub(super) struct Listing<'a> {
+pub struct Listing<'a> {
     program: &'a Program,
     rollout: &'a ProgramRollout,
     /// Which roles of its target match.
@@ -21,7 +21,7 @@ pub(super) struct Listing<'a> {
 }
 
 /// Every agent of a partition, in rising order, with the lists that may decide for it.
-pub(super) struct Everybody<'a> {
+pub struct Everybody<'a> {
     program: &'a Program,
     lists: Vec<(Listing<'a>, Walk<'a>)>,
     /// Where the lists name the agent at hand.

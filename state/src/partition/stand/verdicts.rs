@@ -22,7 +22,7 @@ use crate::rising::Rising;
 
 /// Of one rollout's list, in its order.
 #[derive(Default)]
-pub(in crate::partition) struct Verdicts {
+pub struct Verdicts {
     basis: Option<Basis>,
     /// Moment of the index up to which all changes are in.
     moment: u64,
@@ -61,7 +61,7 @@ struct Verdict {
 impl Verdicts {
     /// Finds anew what has changed. Answers of whom it has to be known when they were heard, in rising order.
     /// `now_ms`: monotonic, and wall clock.
-    pub(in crate::partition) fn look(
+    pub fn look(
         &mut self,
         columns: &Columns,
         rollout: &store::Rollout,
@@ -108,7 +108,7 @@ impl Verdicts {
 
     /// When those that were asked for were heard, and whether their connections are open. Heard within this limit is
     /// lately.
-    pub(in crate::partition) fn heard(&mut self, heard: &[(u64, bool)], limit_ms: u64) {
+    pub fn heard(&mut self, heard: &[(u64, bool)], limit_ms: u64) {
         let now_ms = self.now_ms;
         let due = self.verdicts.iter_mut().filter(|v| v.is_due(now_ms));
         for (verdict, (at, open)) in due.zip(heard) {
@@ -120,7 +120,7 @@ impl Verdicts {
     }
 
     /// By role index and wave.
-    pub(in crate::partition) fn count(&self) -> BTreeMap<(u32, u32), (Counts, Signs)> {
+    pub fn count(&self) -> BTreeMap<(u32, u32), (Counts, Signs)> {
         let mut counted = vec![(Counts::default(), Signs::default()); self.lanes.len()];
         for verdict in &self.verdicts {
             let Some((counts, signs)) = counted.get_mut(verdict.lane as usize) else {

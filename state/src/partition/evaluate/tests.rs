@@ -6,7 +6,9 @@ use fleet::selector::Selector;
 use prost::Message;
 use proto::opamp::{self, RemoteConfigStatuses, any_value};
 
+use super::delivery::{EARLIER_MAX, earlier};
 use super::*;
+use crate::ledger::table;
 
 const DELIVERED: &str = "exporters:\n  otlp:\n    endpoint: a\n";
 const EDITED: &str = "exporters:\n  otlp:\n    endpoint: edited\n";

@@ -4,13 +4,12 @@ mod convert;
 mod program;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, RwLock, RwLockReadGuard};
+use std::sync::Arc;
 
 use fleet::program::Epoch;
 use prost::Message;
 use proto::cluster_id::ClusterId;
 use proto::store;
-use tokio::sync::watch;
 
 pub use convert::{
     BUDGET_KEY, BUILT_IN_PLANS, Settings, approval, budget_to_store, built_in_plan, config_map,
@@ -20,7 +19,7 @@ pub use convert::{
 };
 pub use program::{build as build_program, failures_since};
 
-use crate::ledger::{Mirror, table};
+use crate::ledger::table;
 
 /// Key of the one [`store::Identity`].
 pub const IDENTITY_KEY: &str = "cluster";
@@ -69,109 +68,28 @@ pub struct Documents {
     program_version: u64,
 }
 
-/// Shared between the state machine, which writes, and everybody else.
-#[derive(Clone)]
-pub struct Control {
-    documents: Arc<RwLock<Documents>>,
-    changed: watch::Sender<u64>,
-}
+/// Tables of which [`Documents`] are made.
+pub const TABLES: &[u8] = &[
+    table::FAMILY,
+    table::REVISION,
+    table::PLAN,
+    table::ROLLOUT,
+    table::PREVIEW,
+    table::TOKEN,
+    table::FREEZE,
+    table::PIN,
+    table::BUDGET,
+    table::SOURCE,
+    table::GONE,
+    table::NODE,
+    table::IDENTITY,
+];
 
-/// The writing side.
-pub struct ControlMirror {
-    control: Control,
-    staged: Vec<Staged>,
-}
-
-/// Table, key, and version with value; none: removed.
-type Staged = (u8, Vec<u8>, Option<(u64, Vec<u8>)>);
-
-// === impl Control ===
-
-impl Default for Control {
-    fn default() -> Self {
-        Control {
-            documents: Arc::default(),
-            changed: watch::channel(0).0,
-        }
-    }
-}
-
-impl Control {
-    /// For reading; short, and never over an await.
-    pub fn read(&self) -> RwLockReadGuard<'_, Documents> {
-        self.documents
-            .read()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-
-    /// Wakes on every change.
-    pub fn changes(&self) -> watch::Receiver<u64> {
-        self.changed.subscribe()
-    }
-
-    /// The writing side, for the state machine.
-    pub fn mirror(&self) -> ControlMirror {
-        ControlMirror {
-            control: self.clone(),
-            staged: Vec::new(),
-        }
-    }
-}
-
-impl Mirror for ControlMirror {
-    const TABLES: &'static [u8] = &[
-        table::FAMILY,
-        table::REVISION,
-        table::PLAN,
-        table::ROLLOUT,
-        table::PREVIEW,
-        table::TOKEN,
-        table::FREEZE,
-        table::PIN,
-        table::BUDGET,
-        table::SOURCE,
-        table::GONE,
-        table::NODE,
-        table::IDENTITY,
-    ];
-
-    fn reset(&mut self) {
-        self.staged.clear();
-        *self
-            .control
-            .documents
-            .write()
-            .unwrap_or_else(std::sync::PoisonError::into_inner) = Documents::default();
-    }
-
-    fn put(&mut self, table: u8, key: &[u8], version: u64, value: &[u8]) {
-        self.staged
-            .push((table, key.to_vec(), Some((version, value.to_vec()))));
-    }
-
-    fn delete(&mut self, table: u8, key: &[u8]) {
-        self.staged.push((table, key.to_vec(), None));
-    }
-
-    fn publish(&mut self, _floor: u64) {
-        if self.staged.is_empty() {
-            return;
-        }
-        let mut documents = self
-            .control
-            .documents
-            .write()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        for (table, key, document) in self.staged.drain(..) {
-            documents.take(table, &key, document);
-        }
-        drop(documents);
-        self.control.changed.send_modify(|n| *n += 1);
-    }
-}
+// === impl Documents ===
 
 impl Documents {
-    fn take(&mut self, table: u8, key: &[u8], document: Option<(u64, Vec<u8>)>) {
+    /// A document was stored, with this version and value, or removed.
+    pub fn take(&mut self, table: u8, key: &[u8], document: Option<(u64, Vec<u8>)>) {
         if table == table::NODE {
             if let Ok(id) = key.try_into() {
                 set(&mut self.nodes, u64::from_be_bytes(id), document);
@@ -268,6 +186,38 @@ impl Documents {
     pub fn budget(&self) -> Option<fleet::budget::Budget> {
         let stored = self.budgets.get(BUDGET_KEY);
         stored.map(|budget| convert::budget(&budget.value))
+    }
+
+    /// The freeze that keeps this rollout's next wave from starting now, in words.
+    pub fn freeze(
+        &self,
+        family: &str,
+        rollout: &fleet::rollout::Rollout,
+        now_ms: u64,
+    ) -> Option<String> {
+        if self.freezes.is_empty() {
+            return None;
+        }
+        let freezes: Vec<_> = self.freezes.values().map(|f| freeze(&f.value)).collect();
+        fleet::governance::freeze::blocks(&freezes, family, rollout, now_ms)
+    }
+
+    /// A stored rollout in the domain's types, with the order of its target revision.
+    pub fn domain(&self, stored: &store::Rollout) -> fleet::rollout::Rollout {
+        let revision = self
+            .revision(&stored.family, stored.to)
+            .map(|r| r.value.clone());
+        rollout(stored, |role| {
+            let roles = revision
+                .as_ref()
+                .map(|r| r.roles.as_slice())
+                .unwrap_or_default();
+            roles
+                .iter()
+                .find(|r| r.name == role)
+                .map(|r| r.after.clone())
+                .unwrap_or_default()
+        })
     }
 
     /// A family's revision; number 0 names the latest.

@@ -77,7 +77,7 @@ struct Room {
 
 impl Lane {
     /// Rollout, role and domain.
-    pub(super) fn of((rollout, role, domain): (&str, &str, &str)) -> Self {
+    pub fn of((rollout, role, domain): (&str, &str, &str)) -> Self {
         Lane {
             rollout: rollout.to_owned(),
             role: role.to_owned(),
@@ -132,7 +132,7 @@ impl Limits {
     }
 
     /// The domain of what this rollout has in flight at an agent; none: it is not limited.
-    pub(super) fn domain_in<'f>(
+    pub fn domain_in<'f>(
         &self,
         rollout: &str,
         facts: &'f (impl Facts + ?Sized),

@@ -4,16 +4,16 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use fleet::digest::Digest;
-use fleet::drift::{self, Identity};
 use fleet::offer::{Failure, Offer, Reported, State, failure_of};
 use fleet::program::{Epoch, Whose};
 use fleet::restored::Word;
 use fleet::selector::Facts;
 use proto::opamp::AgentCapabilities;
-use proto::store::{self, ConfigState, DeliveryState, Link};
+use proto::store::{self, Link};
 use proto::uid::Uid;
 
 use super::matched::Matched;
+use super::record::{BRIDGE, is_healthy, reported, resolved, reverted, state, word};
 
 /// Texts that many agents share, kept once.
 #[derive(Default)]
@@ -308,22 +308,10 @@ fn short(text: &str) -> &str {
     &text[..text.floor_char_boundary(ERROR_BYTES)]
 }
 
-/// Name under which the operator's bridge reports.
-pub const BRIDGE: &str = "io.opentelemetry.operator-opamp-bridge";
-
 impl Facts for Row {
     fn get(&self, key: &str) -> Option<&str> {
         let at = self.facts.binary_search_by(|(k, _)| (**k).cmp(key)).ok()?;
         Some(&self.facts[at].1)
-    }
-}
-
-/// Health as it counts: agents that do not report it are not called sick.
-pub fn is_healthy(agent: &store::Agent) -> bool {
-    let reports = agent.capabilities & AgentCapabilities::ReportsHealth as u64 != 0;
-    match &agent.health {
-        Some(health) => health.healthy,
-        None => !reports,
     }
 }
 
@@ -333,58 +321,6 @@ fn refused(agent: &store::Agent) -> impl Iterator<Item = (Digest, (Epoch, Failur
         let of = (Epoch(refused.epoch), failure_of(&refused.why));
         Some((Digest::from_slice(&refused.hash)?, of))
     })
-}
-
-/// The program when a person last said whose an agent is, as it is stored.
-pub fn resolved(epoch: u64) -> Option<Epoch> {
-    (epoch != 0).then_some(Epoch(epoch))
-}
-
-/// What stands in a record about a restore.
-pub fn word(agent: &store::Agent) -> Word {
-    Word {
-        heard_in: u16::try_from(agent.heard_in).unwrap_or(u16::MAX),
-        conflict: Digest::from_slice(&agent.conflict),
-    }
-}
-
-/// A status with a hash, in the domain's words.
-pub fn reported(status: &store::ConfigStatus) -> Option<(Digest, Reported)> {
-    let hash = Digest::from_slice(&status.hash)?;
-    let state = match status.state() {
-        ConfigState::Unset => Reported::Unset,
-        ConfigState::Applied => Reported::Applied,
-        ConfigState::Applying => Reported::Applying,
-        ConfigState::Failed => Reported::Failed,
-    };
-    Some((hash, state))
-}
-
-/// Delivery state in the domain's words; none for a value of a newer version.
-pub fn state(state: DeliveryState) -> Option<State> {
-    Some(match state {
-        DeliveryState::Unspecified => return None,
-        DeliveryState::Offered => State::Offered,
-        DeliveryState::Applying => State::Applying,
-        DeliveryState::Applied => State::Applied,
-        DeliveryState::Failed => State::Failed,
-        DeliveryState::RolledBackByAgent => State::RolledBackByAgent,
-        DeliveryState::NoAnswer => State::NoAnswer,
-        DeliveryState::Withdrawn => State::Withdrawn,
-    })
-}
-
-/// And back.
-pub fn stored_state(state: State) -> DeliveryState {
-    match state {
-        State::Offered => DeliveryState::Offered,
-        State::Applying => DeliveryState::Applying,
-        State::Applied => DeliveryState::Applied,
-        State::Failed => DeliveryState::Failed,
-        State::RolledBackByAgent => DeliveryState::RolledBackByAgent,
-        State::NoAnswer => DeliveryState::NoAnswer,
-        State::Withdrawn => DeliveryState::Withdrawn,
-    }
 }
 
 /// A stored owner.
@@ -404,20 +340,6 @@ fn effective(agent: &store::Agent) -> String {
     let bodies = files.filter(|file| !file.body.is_empty());
     let addresses: Vec<String> = bodies.map(|file| hex::encode(&file.body)).collect();
     addresses.join(",")
-}
-
-/// Was its machine put back to an older snapshot, by what its record says?
-pub fn reverted(agent: &store::Agent) -> Option<Identity> {
-    let last = agent.delivery.as_ref()?;
-    // A record from before there was a list has one earlier hash.
-    let earlier = last.earlier.iter().chain([&last.previous]);
-    let earlier: Vec<Digest> = earlier
-        .filter_map(|hash| Digest::from_slice(hash))
-        .collect();
-    let state = state(last.state())?;
-    let last = Digest::from_slice(&last.hash)?;
-    let reported = agent.status.as_ref().and_then(reported);
-    drift::reverted(Some((last, state)), &earlier, reported)
 }
 
 fn delivery(d: &store::Delivery, interner: &mut Interner) -> Option<Delivery> {

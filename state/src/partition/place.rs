@@ -6,7 +6,7 @@ use proto::uid::Uid;
 use crate::inventory::Columns;
 
 /// A place that outlives the look at the lists.
-pub(super) struct OwnedPlace {
+pub struct OwnedPlace {
     rollout: String,
     role: String,
     wave: u32,
@@ -51,7 +51,8 @@ fn place_in<'a>(
 // === impl OwnedPlace ===
 
 impl OwnedPlace {
-    pub(super) fn of(place: Place<'_>) -> Self {
+    /// Of a place.
+    pub fn of(place: Place<'_>) -> Self {
         let owned = |(family, role): (&str, &str)| (family.to_owned(), role.to_owned());
         OwnedPlace {
             rollout: place.rollout.to_owned(),
@@ -62,7 +63,7 @@ impl OwnedPlace {
     }
 
     /// As the domain takes it.
-    pub(super) fn borrow(&self) -> Place<'_> {
+    pub fn borrow(&self) -> Place<'_> {
         let taken_from = self.taken_from.as_ref();
         Place {
             rollout: &self.rollout,

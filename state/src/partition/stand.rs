@@ -3,7 +3,7 @@
 //! What is the same for all members is found once, and nothing is copied. The controller asks twice a second: what was
 //! found of each is kept in `verdicts`.
 
-pub(super) mod verdicts;
+pub mod verdicts;
 
 use fleet::bucket::{Bucket, Presence, Sighting, bucket};
 use fleet::digest::Digest;
@@ -19,7 +19,7 @@ use crate::control::failures_since;
 use crate::inventory::{Delivery, Member, Row};
 
 /// One look at a rollout's members.
-pub(super) struct Stand<'a> {
+pub struct Stand<'a> {
     rollout: &'a store::Rollout,
     program: &'a Program,
     /// None: the program does not name it any more.
@@ -28,7 +28,7 @@ pub(super) struct Stand<'a> {
 }
 
 impl<'a> Stand<'a> {
-    pub(super) fn of(rollout: &'a store::Rollout, program: &'a Program, now_ms: u64) -> Self {
+    pub fn of(rollout: &'a store::Rollout, program: &'a Program, now_ms: u64) -> Self {
         Stand {
             rollout,
             program,
@@ -38,12 +38,7 @@ impl<'a> Stand<'a> {
     }
 
     /// The one bucket a member is in. Fresh: it was heard within two intervals.
-    pub(super) fn bucket(
-        &mut self,
-        row: &Row,
-        member: &Member,
-        fresh: impl FnOnce() -> bool,
-    ) -> Bucket {
+    pub fn bucket(&mut self, row: &Row, member: &Member, fresh: impl FnOnce() -> bool) -> Bucket {
         let sighting = self.sighting(row, member);
         bucket(&Sighting {
             fresh: fresh(),

@@ -61,7 +61,7 @@ impl List {
     }
 
     /// Puts a member in its place. Chunks come in order, so that this is at the end.
-    pub(crate) fn insert(&mut self, uid: Uid, member: Member, moment: u64) {
+    pub fn insert(&mut self, uid: Uid, member: Member, moment: u64) {
         let next = self.uids.last().is_none_or(|last| *last < uid);
         let found = if next {
             Err(self.uids.len())

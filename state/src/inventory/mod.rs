@@ -2,6 +2,7 @@
 
 mod list;
 mod matched;
+mod record;
 mod row;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -13,10 +14,11 @@ use proto::uid::Uid;
 
 pub use list::{List, Walk};
 pub use matched::Question;
-pub use row::{
-    BRIDGE, Delivery, Interner, Row, is_healthy, reported, resolved, reverted, state, stored_state,
-    word,
+pub use record::{
+    BRIDGE, RecordFacts, is_healthy, owner, reported, resolved, reverted, state, state_word,
+    state_word_stored, stored_state, whose, word,
 };
+pub use row::{Delivery, Interner, Row};
 
 use crate::ledger::{Mirror, table};
 
