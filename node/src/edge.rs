@@ -366,6 +366,17 @@ impl Conversation {
 
     async fn notices(&self) {
         let mut notices = self.node.notices();
+        // What was said while this gateway had no stream it has not heard, and it would answer from its sessions.
+        let node = self.node.clone();
+        let Ok(pending) = tokio::task::spawn_blocking(move || node.pending_here()).await else {
+            return; // the node stops
+        };
+        if !pending.is_empty() {
+            let notices = downward::What::Notices(Notices { notices: pending });
+            if self.say(notices).await.is_err() {
+                return;
+            }
+        }
         loop {
             match notices.recv().await {
                 Ok(batch) => {

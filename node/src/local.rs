@@ -252,6 +252,12 @@ impl Node {
         }
     }
 
+    /// Notices for every agent of a partition led here that has something pending, for a gateway that has just come.
+    pub fn pending_here(&self) -> Vec<Notice> {
+        let partitions = self.partitions.iter();
+        partitions.flat_map(|p| p.pending_here()).collect()
+    }
+
     /// What the leaders tell gateways, from now on.
     pub fn notices(&self) -> broadcast::Receiver<Arc<Vec<Notice>>> {
         self.notices.subscribe()

@@ -34,7 +34,8 @@ pub use state::inventory::state_word;
 pub use state::partition::timing::{GRANT_LIFE, LEASE, LEASE_OVER};
 pub use state::partition::{
     SERVER_CAPABILITIES, body, delivered_config, desired_config, desired_of, doubt_text,
-    excluded_text, history_key, is_quiet, merge, merged_config, millis, place_of, places_of, room, state_of,
+    excluded_text, history_key, is_quiet, merge, merged_config, millis, place_of, places_of, room,
+    state_of,
 };
 
 use crate::control::Control;
@@ -891,22 +892,31 @@ impl Partition {
 
     /// Tells the gateways which agents have something pending.
     pub fn name_pending(&self, program: &Program) {
+        self.notify(self.pending(program));
+    }
+
+    /// Notices for the agents that have something pending by this program.
+    fn pending(&self, program: &Program) -> Vec<Notice> {
         let kind = notice::Kind::Pending.into();
         let re_offering = self.re_offering.load_full();
-        let notices: Vec<Notice> = {
-            let columns = self.index.read();
-            let due = columns
-                .rows
-                .values()
-                .filter(|row| is_due(&columns, program, &re_offering, row));
-            due.map(|row| Notice {
-                instance_uid: row.uid.as_bytes().to_vec().into(),
-                kind,
-                ..Notice::default()
-            })
-            .collect()
-        };
-        self.notify(notices);
+        let columns = self.index.read();
+        let rows = columns.rows.values();
+        let due = rows.filter(|row| is_due(&columns, program, &re_offering, row));
+        due.map(|row| Notice {
+            instance_uid: row.uid.as_bytes().to_vec().into(),
+            kind,
+            ..Notice::default()
+        })
+        .collect()
+    }
+
+    /// The same, for a gateway that comes late. A partition that is led elsewhere has none.
+    pub fn pending_here(&self) -> Vec<Notice> {
+        if self.leads() {
+            self.pending(&self.program())
+        } else {
+            vec![]
+        }
     }
 
     /// One notice to the gateways.

@@ -49,7 +49,7 @@ pub fn handled(core: &mut Core, uid: Uid, report: &Report, evaluation: &Evaluati
         return;
     };
     core.postpone_full(uid, evaluation.asks_full_later);
-    if message.agent_description.is_some() {
+    if evaluation.told_all {
         core.told_full(uid);
     }
     core.handled(

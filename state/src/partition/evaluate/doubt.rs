@@ -20,7 +20,7 @@ impl Turn<'_> {
         let doubt = self.doubt();
         let recorded = match doubt {
             // What was found to be a conflict is not known because it was said twice.
-            Doubt::Unheard if self.says_all || self.merged.status => {
+            Doubt::Unheard if self.full || self.merged.status => {
                 reported_before.filter(|hash| self.agent.conflict != hash.as_bytes())
             }
             Doubt::Conflict(_) if self.merged.status => None,
@@ -29,7 +29,7 @@ impl Turn<'_> {
         let (reported, desired) = (self.reported_hash(), self.desired().delivery);
         let recorded = recorded.into_iter().chain(recorded_hashes(&self.agent));
         let conflict = reported.filter(|_| is_conflict(reported, recorded, desired));
-        if self.says_all || doubt != Doubt::Unheard {
+        if self.full || doubt != Doubt::Unheard {
             self.agent.heard_in = self.ctx.program.epoch.incarnation().into();
         }
         self.set_conflict(conflict);

@@ -94,6 +94,8 @@ pub struct Evaluation {
     pub pending: bool,
     /// It was answered with an offer before, which may not be repeated now: the same is to be asked again.
     pub unsure: bool,
+    /// The agent has said everything: a loss from now on is a new one.
+    pub told_all: bool,
     /// Full state is asked for in the answer.
     pub asks_full: bool,
     /// Full state is needed, and it is not this agent's turn to be asked.
@@ -167,9 +169,8 @@ struct Turn<'a> {
     merged: Merged,
     writes: Vec<Write>,
     acts: Vec<Act>,
-    full: bool,
     /// It has said all that there is to say of what it runs.
-    says_all: bool,
+    full: bool,
     asks_full: bool,
     asks_full_later: bool,
     offer: Option<(Digest, ConfigMap)>,
@@ -206,7 +207,6 @@ impl<'a> Turn<'a> {
             writes: Vec::new(),
             acts: Vec::new(),
             full: false,
-            says_all: false,
             asks_full: false,
             asks_full_later: ctx.has_lost,
             offer: None,
@@ -228,7 +228,8 @@ impl<'a> Turn<'a> {
 
     /// The same once more: the same answer, unless what it offered has been withdrawn.
     fn again(mut self, is_answer: impl Fn(&store::Delivery) -> bool) -> Evaluation {
-        self.asks_full = self.agent.full_asked && self.ctx.full_asked_ms_ago.is_some();
+        // Also by the leader before: its answer may have been lost with it.
+        self.asks_full = self.agent.full_asked;
         if !self.agent.alias_of.is_empty() {
             self.new_uid = Uid::from_wire(&self.agent.alias_of).ok();
         }
@@ -272,11 +273,11 @@ impl<'a> Turn<'a> {
             self.agent.digest = self.report.digest.to_vec();
             return;
         }
-        self.full = message.agent_description.is_some();
+        // A description alone is no answer to a loss: what was lost may have been something else.
+        self.full = self.says_all(message);
         let known = !self.agent.attributes.is_empty();
         let lost = verdict == Verdict::Lost || !known || ctx.has_lost;
-        self.says_all = self.says_all(message);
-        let unheard = self.doubt() == Doubt::Unheard && !self.says_all;
+        let unheard = self.doubt() == Doubt::Unheard && !self.full;
         let asked_ms_ago = ctx.full_asked_ms_ago;
         let needed = (lost && !self.full || unheard)
             && asked_ms_ago.is_none_or(|ago| ago >= FULL_STATE_PAUSE_MS);

@@ -94,6 +94,7 @@ impl Turn<'_> {
             offers,
             pending: false,
             unsure: false,
+            told_all: self.full,
             asks_full: self.asks_full,
             asks_full_later: self.asks_full_later,
             new_uid: self.new_uid,

@@ -445,6 +445,29 @@ fn an_agent_whose_turn_has_not_come_is_asked_for_full_state_at_a_later_message()
     assert_eq!((answer.asks_full, answer.asks_full_later), (false, false));
 }
 
+#[test]
+fn a_description_alone_is_no_answer_to_a_loss() {
+    let mut world = World::offered(false);
+    world.says(applied());
+    world.has_lost = true;
+    let answer = world.says(full());
+    assert_eq!((answer.asks_full, answer.told_all), (true, false));
+    // It was asked, and has nothing else to say.
+    let answer = world.says(full());
+    assert_eq!((answer.asks_full, answer.told_all), (false, true));
+}
+
+#[test]
+fn what_the_leader_before_has_asked_for_is_asked_for_again_where_its_answer_was_lost() {
+    let mut world = World::offered(false);
+    world.says(applied());
+    world.has_lost = true;
+    assert!(world.says(AgentToServer::default()).asks_full);
+    // Another leader, who has asked nobody, is sent the same message.
+    (world.full_asked, world.number) = (false, world.number - 1);
+    assert!(world.says(AgentToServer::default()).asks_full);
+}
+
 // === after a restore ===
 
 /// Full, and it runs this.

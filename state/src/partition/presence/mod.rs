@@ -147,7 +147,13 @@ impl Core {
                     && live.number >= presence.number
                     && (leads || seen_ms < live.seen_ms + UNDER_WAY_MS)
             };
-            if self.live.get(&uid).filter(elsewhere).is_some() {
+            if let Some(live) = self.live.get(&uid).filter(elsewhere).copied() {
+                // The same message, repeated elsewhere: whoever serves the agent, it was there.
+                if (live.number, live.digest) == (presence.number, digest)
+                    && let Some(live) = self.live.get_mut(&uid)
+                {
+                    live.seen_ms = live.seen_ms.max(seen_ms);
+                }
                 continue;
             }
             let said = Said {

@@ -124,6 +124,24 @@ fn what_a_gateway_says_late_of_an_agent_that_has_moved_on_is_no_news() {
 }
 
 #[test]
+fn an_agent_that_repeats_a_message_elsewhere_was_there() {
+    let mut core = Core::new(TIMING, 0);
+    core.handled(uid(1), 5, [5; 16], ("b", 2), false, 1_000);
+    // The answer was lost, and gateway `a` still knew the conversation.
+    let again = Presence {
+        instance_uid: vec![1; 16].into(),
+        number: 5,
+        digest: vec![5; 16].into(),
+        age_ms: 0,
+        connection: 1,
+        closed: false,
+    };
+    assert_eq!(core.heard("a", &[again], true, 9_000), []);
+    assert_eq!(core.age_ms(uid(1), 9_000), 0);
+    assert_eq!(core.holder(uid(1), "a").as_deref(), Some("b"));
+}
+
+#[test]
 fn a_client_that_began_anew_at_another_gateway_is_heard_by_replicas_that_do_not_lead() {
     let mut core = Core::new(TIMING, 0);
     let said = |number| Presence {
