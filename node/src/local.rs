@@ -36,6 +36,9 @@ const NOTICES: usize = 4096;
 /// How often the program lease is renewed: well within [`partition::LEASE`].
 const RENEW: Duration = Duration::from_millis(800);
 
+/// Partition leaders look for silent agents and late answers so often.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// What is known of a partition is old after this: leaders look each second, and are asked twice a second.
 const STALE: Duration = Duration::from_secs(5);
 
@@ -471,17 +474,22 @@ impl Node {
             self.clone(),
             |node| async move { node.confirm().await },
         ));
-        tasks.spawn(every(
-            crate::clock::FOLLOW,
-            stop.clone(),
-            self.clone(),
-            |node| async move {
-                crate::clock::follow();
-                for partition in node.partitions.iter().filter(|p| p.leads()) {
-                    partition.tick().await;
-                }
-            },
-        ));
+        tasks.spawn(every(crate::clock::FOLLOW, stop.clone(), (), |()| async {
+            crate::clock::follow()
+        }));
+        // Each by itself: one that has much to store must not look as if the others had stood still.
+        for partition in self.partitions.iter() {
+            tasks.spawn(every(
+                LOOK,
+                stop.clone(),
+                partition.clone(),
+                |partition| async move {
+                    if partition.leads() {
+                        partition.tick().await;
+                    }
+                },
+            ));
+        }
         tasks.spawn(every(Duration::from_secs(600), stop.clone(), self.clone(), |node| async move {
             for partition in node.partitions.iter().filter(|p| p.leads()) {
                 if let Err(error) = partition.prune().await {
@@ -672,15 +680,15 @@ async fn follow_program(node: Arc<Node>, stop: CancellationToken) {
 }
 
 /// Calls `act` again and again until told to stop; a call that is under way ends first.
-async fn every<F: Future<Output = ()> + Send>(
+async fn every<T: Clone, F: Future<Output = ()> + Send>(
     pause: Duration,
     stop: CancellationToken,
-    node: Arc<Node>,
-    act: impl Fn(Arc<Node>) -> F + Send,
+    of: T,
+    act: impl Fn(T) -> F + Send,
 ) {
     let mut interval = tokio::time::interval(pause);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     while stop.run_until_cancelled(interval.tick()).await.is_some() {
-        act(node.clone()).await;
+        act(of.clone()).await;
     }
 }

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use fleet::program::{Desired, Program};
 use fleet::selector::Facts;
+use futures::StreamExt;
 use proto::edge::{Answer, Notice, Presence, Report, Unsent, notice};
 use proto::sequence::is_fresh;
 use proto::store::{self, Link};
@@ -53,6 +54,9 @@ const PRUNED_AT_ONCE: usize = 10_000;
 
 /// Messages of one agent take turns; agents share so many queues.
 const TURNS: usize = 1024;
+
+/// Agents whose records are changed at once because time has passed.
+const TOGETHER: usize = 256;
 
 /// Tries after a conflicting change. More than three writers of one agent at once do not exist.
 const TRIES: usize = 5;
@@ -663,9 +667,8 @@ impl Partition {
 
     /// Many at a time, so that they share their fsyncs.
     async fn link_all(&self, uids: Vec<Uid>, link: Link, detail: &str) {
-        use futures::StreamExt;
         futures::stream::iter(uids)
-            .for_each_concurrent(256, |uid| self.link(uid, link, detail))
+            .for_each_concurrent(TOGETHER, |uid| self.link(uid, link, detail))
             .await;
     }
 
@@ -827,15 +830,28 @@ impl Partition {
         let now = self.monotonic_ms();
         self.looked_ms
             .store(now, std::sync::atomic::Ordering::SeqCst);
-        for uid in late {
-            let _turn = self.turn(uid).lock().await;
-            let report = Report {
-                instance_uid: uid.as_bytes().to_vec().into(),
-                ..Report::default()
-            };
-            if let Err(error) = self.evaluate(uid, &report, Known::default(), false).await {
+        // Many at a time, so that they share their fsyncs.
+        futures::stream::iter(late)
+            .for_each_concurrent(TOGETHER, |uid| self.close_late(uid))
+            .await;
+    }
+
+    /// An offer's time has passed: it has no answer.
+    async fn close_late(&self, uid: Uid) {
+        let _turn = self.turn(uid).lock().await;
+        let report = Report {
+            instance_uid: uid.as_bytes().to_vec().into(),
+            ..Report::default()
+        };
+        match self.evaluate(uid, &report, Known::default(), false).await {
+            // As above.
+            Err(error) if error.is_leaderless() => {
+                tracing::debug!(%uid, "that an offer's time has passed was left to the next leader");
+            }
+            Err(error) => {
                 tracing::warn!(%uid, error = %chain(&error), "an offer's time has passed and that was not stored");
             }
+            Ok(_) => {}
         }
     }
 
