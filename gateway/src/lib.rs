@@ -22,6 +22,14 @@ mod tls;
 #[doc(hidden)]
 pub mod fuzzing;
 
+/// What a gateway remembers of each agent, without its shell: for simulations.
+#[doc(hidden)]
+pub mod sessions {
+    pub use crate::opamp::reply::Reply;
+    pub use crate::session::table::{Decision, Heard, Noticed, Settled, Table};
+    pub use crate::session::turns::Turns;
+}
+
 pub use ::tls::Files as TlsFiles;
 pub use config::{Config, Listener, StartError};
 pub use gateway::{Bound, Gateway};

@@ -1,17 +1,20 @@
-//! An agent: it polls through any gateway, repeats a message until it is answered, and takes what it is sent as its
-//! nature is: it applies it, fails, falls back, is slow or says nothing.
+//! An agent: it polls through any gateway, repeats a message until it is answered or given up, and takes what it is sent
+//! as its nature is: it applies it, fails, falls back, is slow or says nothing.
+//!
+//! It says what is new, and everything when it starts or is asked for it.
 
 use std::sync::Arc;
 
 use fleet::digest::Digest;
 use fleet::offer::Reported;
+use proto::opamp::{ServerToAgent, ServerToAgentFlags};
 
-use crate::evaluate::{Grant, Message};
 use crate::gateway::{Connection, Gateway};
 use crate::invariants::Fact;
+use crate::message::{Facts, Message};
 use crate::network::Place;
 use crate::program::FAMILIES;
-use crate::time::{now_ms, sleep_ms};
+use crate::time::{now_ms, sleep_ms, wall_ms};
 use crate::world::Watch;
 
 /// Time between two polls, about; some agents take more.
@@ -29,10 +32,15 @@ pub struct Agent {
     watch: Watch,
     gateways: Vec<Arc<Gateway>>,
     number: (u64, u64),
+    started_ms: u64,
     build: u64,
     running: Option<Digest>,
     status: Option<(Digest, Reported, String)>,
     work: Option<(Digest, Reaction, u64)>,
+    /// Everything is to be said: it has started, or was asked.
+    full: bool,
+    /// What it has told of, as far as it knows.
+    told: (u64, Option<(Digest, Reported)>),
 }
 
 /// How an agent takes a delivery.
@@ -76,10 +84,13 @@ impl Agent {
             watch,
             gateways,
             number: (1, 0),
+            started_ms: wall_ms(),
             build: 1,
             running: None,
             status: None,
             work: None,
+            full: true,
+            told: (0, None),
         }
     }
 
@@ -90,23 +101,67 @@ impl Agent {
             POLL_MS
         };
         loop {
-            let (pause, restarts, sleeps, upgrades) = {
+            let (pause, restarts, sleeps, upgrades, forgets) = {
                 let mut chance = self.watch.chance();
                 let pause = chance.between(poll / 2, poll * 3 / 2);
                 let mut one_in = |times| chance.one_in(times);
-                (pause, one_in(150), one_in(25), one_in(8))
+                let restarts = one_in(150);
+                (pause, restarts, one_in(25), one_in(8), one_in(60))
             };
             sleep_ms(if sleeps { ASLEEP_MS } else { pause }).await;
             self.build += u64::from(upgrades);
             if restarts {
                 // What it worked on is forgotten.
-                self.number = (self.number.0 + 1, 0);
-                self.work = None;
+                (self.number, self.started_ms) = ((self.number.0 + 1, 0), wall_ms());
+                (self.work, self.full) = (None, true);
             }
             self.do_work();
             self.number.1 += 1;
-            self.check_in().await;
+            let message = self.compose();
+            if forgets {
+                self.lose();
+            } else {
+                self.check_in(message).await;
+            }
         }
+    }
+
+    /// What there is to say now.
+    fn compose(&mut self) -> Message {
+        let facts = Facts {
+            agent: self.id,
+            number: self.number,
+            family: family_of(self.id),
+            build: self.build,
+            status: self.status.clone(),
+            started_ms: self.started_ms,
+        };
+        let (build, status) = self.told;
+        let described = self.full || build != self.build;
+        let message = Message::of(
+            &facts,
+            described,
+            self.full,
+            self.full || status != self.said(),
+        );
+        // It will be told, or lost without this agent's knowing.
+        self.told = (self.build, self.said());
+        message
+    }
+
+    fn said(&self) -> Option<(Digest, Reported)> {
+        let status = self.status.as_ref();
+        status.map(|(hash, reported, _)| (*hash, *reported))
+    }
+
+    /// The message never arrives, and the agent believes that it did. Unless it is the first one: that is told until it is
+    /// heard.
+    fn lose(&mut self) {
+        if self.full {
+            (self.number.1, self.told) = (self.number.1 - 1, (0, None));
+            return;
+        }
+        self.watch.note(Fact::Lost { agent: self.id });
     }
 
     fn do_work(&mut self) {
@@ -139,15 +194,8 @@ impl Agent {
     }
 
     /// Says the same until somebody has heard it.
-    async fn check_in(&mut self) {
-        let message = Message {
-            agent: self.id,
-            number: self.number,
-            family: family_of(self.id),
-            build: self.build,
-            status: self.status.clone(),
-            healthy: true,
-        };
+    async fn check_in(&mut self, message: Message) {
+        let tells = message.said.remote_config_status.is_some();
         loop {
             let at = {
                 let mut chance = self.watch.chance();
@@ -159,21 +207,20 @@ impl Agent {
             let gateway = Arc::clone(&self.gateways[at % self.gateways.len()]);
             let place = Place::Gateway(gateway.id);
             let network = gateway.network().clone();
-            let connection = Connection::open();
+            let connection = Connection::open(&self.watch);
             let work = gateway.check_in(message.clone(), connection.clone());
             let answer = network
                 .call_within(PATIENCE_MS, Place::Outside, place, work)
                 .await;
             connection.close();
             if let Some(answer) = answer {
-                let status = message.status.as_ref();
                 self.watch.note(Fact::Answered {
                     agent: self.id,
-                    status: status.map(|(hash, reported, _)| (*hash, *reported)),
+                    full: self.full,
+                    status: self.said().filter(|_| tells),
                 });
-                if let Some(grant) = answer {
-                    self.receive(grant);
-                }
+                self.full = false;
+                self.receive(&answer);
                 return;
             }
             let pause = self.watch.chance().between(100, 1_000);
@@ -181,8 +228,15 @@ impl Agent {
         }
     }
 
-    fn receive(&mut self, grant: Grant) {
-        let hash = grant.hash;
+    fn receive(&mut self, answer: &ServerToAgent) {
+        if answer.flags & ServerToAgentFlags::ReportFullState as u64 != 0 {
+            self.full = true;
+            self.watch.note(Fact::Asked { agent: self.id });
+        }
+        let config = answer.remote_config.as_ref();
+        let Some(hash) = config.and_then(|config| Digest::from_slice(&config.config_hash)) else {
+            return;
+        };
         self.watch.note(Fact::Received {
             agent: self.id,
             number: self.number,

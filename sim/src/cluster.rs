@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, RaftError};
 use openraft::{Config, EmptyNode, Raft, ReadPolicy, ServerState, SnapshotPolicy};
+use state::inventory::Index;
 
 use crate::controller;
 use crate::disk::{Disk, End, Open};
@@ -52,6 +53,8 @@ pub struct Process {
 pub struct Group {
     pub id: GroupId,
     pub raft: Raft<TypeConfig, Machine>,
+    /// Its agents and lists, for looks at all of them.
+    pub index: Index,
     view: View,
 }
 
@@ -140,7 +143,7 @@ impl Cluster {
         disk: &Open,
     ) -> Option<Group> {
         let fault = self.watch.fault();
-        let view = View::default();
+        let (view, index) = (View::default(), Index::default());
         let log = LogStore {
             disk: disk.clone(),
             group,
@@ -164,7 +167,7 @@ impl Cluster {
             group,
             disk.clone(),
             self.watch.clone(),
-            Arc::clone(&view),
+            (Arc::clone(&view), &index),
         )
         .ok()?;
         let peers = Peers {
@@ -177,6 +180,7 @@ impl Cluster {
         Some(Group {
             id: group,
             raft,
+            index,
             view,
         })
     }
@@ -377,6 +381,13 @@ impl Group {
     /// Who leads, as far as this replica knows.
     pub fn leader(&self) -> Option<u64> {
         self.raft.metrics().borrow_watched().current_leader
+    }
+
+    /// Who leads, and in which term, as far as this replica knows.
+    pub fn known_leader(&self) -> Option<(u64, u64)> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        Some((metrics.current_term, metrics.current_leader?))
     }
 
     /// The term in which this replica leads.

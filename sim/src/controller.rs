@@ -5,14 +5,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use fleet::rollout::{Rollout, State, Step, Transition, plan};
+use state::ledger::{act, entry};
 
 use crate::cluster::{Cluster, Process};
 use crate::invariants::{Fact, Move};
-use crate::ledger::{Act, Change, Doc, Family, Key, Ledger, Outcome, RolloutDoc, Write};
+use crate::ledger::{Change, Family, Ledger, Outcome, RolloutDoc};
 use crate::observe::observe;
 use crate::orders::fence;
 use crate::program::program;
-use crate::time::{now_ms, sleep_ms, spawn};
+use crate::time::{now_ms, sleep_ms, spawn, wall_ms};
 use crate::types::{CONTROL, GroupId};
 
 /// It looks so often.
@@ -102,19 +103,17 @@ impl Controller {
             moves: memory.moves.clone(),
             ..doc.clone()
         };
-        let program = program(control);
+        let program = Arc::new(program(control));
         let observed = observe(process, &program, id, &seen, self.evidence_age_ms());
         // A pause of our own is no soak.
         let next = plan(&memory.moves, &observed, elapsed.min(4 * LOOK_MS));
+        let counts = observed.roles.values().flatten();
+        let counted = counts.map(fleet::bucket::Counts::members).sum();
         cluster.watch.note(Fact::Looked {
             rollout: id.to_owned(),
             listed: doc.members.len() as u64,
-            counted: observed
-                .roles
-                .values()
-                .flatten()
-                .map(fleet::bucket::Counts::members)
-                .sum(),
+            // A replica that has not been read may not have the list yet.
+            counted: observed.evidence_age_ms.map(|_| counted),
             moves: next.steps.iter().map(Move::of).collect(),
         });
         let moved = memory.moves.apply(&next);
@@ -147,12 +146,12 @@ pub fn change(
     moved: &[Transition],
     actor: &str,
 ) -> Change {
-    let act = |transition: &Transition| Act {
-        actor: actor.to_owned(),
-        action: format!("rollout.{}", transition.to.name()),
-        object: id.to_owned(),
-        detail: transition.cause.clone(),
+    let act = |transition: &Transition| {
+        let action = format!("rollout.{}", transition.to.name());
+        let (object, detail) = (id.to_owned(), transition.cause.clone());
+        act(actor, &action, object, detail, wall_ms())
     };
+    let shelf = cluster.watch.shelf();
     let mut writes = vec![];
     if moved
         .iter()
@@ -163,22 +162,11 @@ pub fn change(
             stable: Some(doc.to),
             ..family
         };
-        writes.push(Write {
-            key: Key::Family(doc.family.clone()),
-            version,
-            doc: Doc::Family(family),
-        });
+        writes.push(shelf.family(&doc.family, version, family));
     }
-    writes.push(Write {
-        key: Key::Rollout(id.to_owned()),
-        version,
-        doc: Doc::Rollout(Box::new(doc)),
-    });
+    writes.push(shelf.rollout(id, version, doc));
     Change {
         id: cluster.watch.next_change(),
-        writes,
-        acts: moved.iter().map(act).collect(),
-        at_ms: now_ms(),
-        ..Change::default()
+        entry: entry(writes, moved.iter().map(act).collect()),
     }
 }

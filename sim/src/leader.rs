@@ -1,78 +1,142 @@
-//! The partition leader: it answers reports, and authorises offers only under a lease.
+//! The shell of a partition leader: turns per agent, proposals, the lease, floors and notices. What it decides is the
+//! server's own: [`state::partition`].
 //!
-//! What it keeps in memory dies with its process; a new leader begins with nothing and waits out what an earlier one
-//! may have granted.
+//! What it keeps in memory dies with its process; a new leader begins with what gateways tell and waits out what an
+//! earlier one may have granted.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use fleet::offer::State;
+use fleet::digest::Digest;
+use fleet::program::{Desired, Program};
+use fleet::selector::Facts;
+use prost::Message as _;
+use proto::edge::{Answer, Notice, Report, Unsent, notice};
+use proto::sequence::is_fresh;
+use proto::store::{self, Entry, Link};
+use proto::uid::Uid;
+use state::inventory::{reported, whose};
+use state::ledger::{entry, put, put_any, table};
+use state::partition::body::{Remembered, kept_by};
+use state::partition::conversation::{Known, answer, follows, handled};
+use state::partition::evaluate::{Context, Evaluation, evaluate};
+use state::partition::history_key;
+use state::partition::liveness;
+use state::partition::place::OwnedPlace;
+use state::partition::presence::{Core, Timing};
+use state::partition::room::{Lane, Rooms, Taken};
+use state::partition::stand::verdicts::Verdicts;
+use state::partition::timing::{GRANT_LIFE, HOLD, LEASE, LEASE_OVER, RECALL};
+use state::partition::withdraw::{withdraw, withdrawn, without_offer};
+use state::partition::{is_due, millis, place_of};
 
+use crate::agent::SLOW_POLL_MS;
 use crate::cluster::{Cluster, NoAnswer, Process};
-use crate::evaluate::{Context, Evaluation, Grant, Message, evaluate, overdue};
 use crate::fault::Fault;
 use crate::invariants::Fact;
-use crate::ledger::{AgentDoc, Change, Doc, Key, Outcome, Write};
-use crate::program::program;
-use crate::time::{now_ms, sleep_ms, spawn};
+use crate::ledger::{Change, Outcome};
+use crate::line::{self, Lines, Said, Told};
+use crate::program::{config, desired_config, number, program};
+use crate::time::{now_ms, sleep_ms, spawn, wall_ms};
 use crate::types::{CONTROL, GroupId};
 
-/// A granted offer may be written for so long, counted by the gateway from its question.
-pub const GRANT_LIFE_MS: u64 = 2_000;
+/// An unanswered offer of this age is *no answer*. Longer than poll and apply.
+pub const OFFER_TIMEOUT_MS: u64 = 15_000;
 
-/// A program confirmed with the control group authorises offers for so long.
-const LEASE_MS: u64 = 3_000;
-
-/// After so long no leader has a lease that it had before.
-pub const LEASE_OVER_MS: u64 = 3_300;
-
-/// A new leader has so long to get its first lease.
-const HOLD_MS: u64 = 5_000;
+/// When agents count as silent.
+pub const TIMING: Timing = Timing {
+    interval_ms: SLOW_POLL_MS,
+    lost_after_ms: 3 * SLOW_POLL_MS,
+};
 
 /// Tries after a conflicting change.
 const TRIES: u32 = 5;
 
 /// What the leaders of one process remember.
-#[derive(Default)]
-pub struct Leaders(Mutex<Memory>);
+pub struct Leaders {
+    memory: Mutex<Memory>,
+    lines: Lines,
+}
 
-#[derive(Default)]
 struct Memory {
     /// When the read was sent by which the program was confirmed last.
     confirmed_ms: Option<u64>,
-    leads: BTreeMap<GroupId, Lead>,
-    /// When each agent was heard last, as gateways tell.
-    heard: BTreeMap<u32, u64>,
+    seats: BTreeMap<GroupId, Seat>,
     /// Messages of one agent take turns.
     busy: BTreeSet<u32>,
 }
 
-#[derive(Clone, Copy, Default)]
-struct Lead {
-    /// The term in which it is ready to lead.
+/// Of one partition.
+struct Seat {
+    core: Core,
+    bodies: Arc<Remembered>,
+    rooms: Arc<Rooms>,
+    verdicts: BTreeMap<String, Verdicts>,
+    /// The term in which this node is ready to lead.
     term: u64,
-    since_ms: u64,
     last_grant_ms: u64,
+    looked_ms: u64,
+    /// The program by which agents were named last.
+    named: u64,
 }
 
 // === impl Leaders ===
 
+impl Default for Leaders {
+    fn default() -> Self {
+        let seat = || Seat {
+            core: Core::new(TIMING, now_ms()),
+            bodies: Arc::default(),
+            rooms: Arc::default(),
+            verdicts: BTreeMap::new(),
+            term: 0,
+            last_grant_ms: 0,
+            looked_ms: now_ms(),
+            named: 0,
+        };
+        let seats = Cluster::partitions().map(|group| (group, seat()));
+        Leaders {
+            memory: Mutex::new(Memory {
+                confirmed_ms: None,
+                seats: seats.collect(),
+                busy: BTreeSet::new(),
+            }),
+            lines: Lines::default(),
+        }
+    }
+}
+
 impl Leaders {
     fn lock(&self) -> MutexGuard<'_, Memory> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A gateway has heard this agent so long ago.
-    pub fn hear(&self, agent: u32, age_ms: u64) {
-        let at = now_ms().saturating_sub(age_ms);
+    /// What is remembered of a partition. Never over an await.
+    fn seat<T>(&self, group: GroupId, look: impl FnOnce(&mut Seat) -> T) -> T {
         let mut memory = self.lock();
-        let heard = memory.heard.entry(agent).or_default();
-        *heard = at.max(*heard);
+        look(memory.seats.get_mut(&group).expect("of a partition"))
     }
 
-    /// When an agent was heard last.
-    pub fn heard_ms(&self, agent: u32) -> Option<u64> {
-        self.lock().heard.get(&agent).copied()
+    fn core<T>(&self, group: GroupId, look: impl FnOnce(&mut Core) -> T) -> T {
+        self.seat(group, |seat| look(&mut seat.core))
+    }
+
+    /// What was found of the members of a rollout. It is taken, and has to be put back.
+    pub fn take_verdicts(&self, group: GroupId, rollout: &str) -> Verdicts {
+        self.seat(group, |seat| seat.verdicts.remove(rollout))
+            .unwrap_or_default()
+    }
+
+    pub fn keep_verdicts(&self, group: GroupId, rollout: &str, verdicts: Verdicts) {
+        self.seat(group, |seat| {
+            seat.verdicts.insert(rollout.to_owned(), verdicts)
+        });
+    }
+
+    /// When each of these was heard, who come in rising order.
+    pub fn heard_at(&self, group: GroupId, uids: &[Uid]) -> Vec<(u64, bool)> {
+        self.core(group, |core| core.heard_at(uids))
     }
 }
 
@@ -80,7 +144,7 @@ impl Leaders {
 pub fn run(cluster: &Arc<Cluster>, process: &Arc<Process>) {
     let _lease = spawn(keep_lease(Arc::clone(cluster), Arc::clone(process)));
     let _lead = spawn(follow_leads(Arc::clone(cluster), Arc::clone(process)));
-    let _look = spawn(look_for_overdue(Arc::clone(process)));
+    let _look = spawn(look(Arc::clone(process)));
 }
 
 async fn keep_lease(cluster: Arc<Cluster>, process: Arc<Process>) {
@@ -94,47 +158,43 @@ async fn keep_lease(cluster: Arc<Cluster>, process: Arc<Process>) {
     }
 }
 
-/// Takes the lead where this node was elected.
+/// Takes the lead where this node was elected, and names whom a new program has something for.
 async fn follow_leads(cluster: Arc<Cluster>, process: Arc<Process>) {
     while process.is_alive() {
         for group in Cluster::partitions() {
             let term = process.group(group).leads_in();
-            let ready = process
-                .leaders
-                .lock()
-                .leads
-                .get(&group)
-                .map(|lead| lead.term);
-            if let Some(term) = term.filter(|term| ready != Some(*term))
+            let ready = process.leaders.seat(group, |seat| seat.term);
+            if let Some(term) = term.filter(|term| ready != *term)
                 && cluster.sync(&process, group).await
             {
-                let (now, node) = (now_ms(), process.node);
-                process.watch.note(Fact::Leads { node, group, term });
-                let lead = Lead {
-                    term,
-                    since_ms: now,
-                    // An earlier leader may still have its lease, and then repeats what it has granted.
-                    last_grant_ms: now + LEASE_OVER_MS,
-                };
-                process.leaders.lock().leads.insert(group, lead);
+                process.take_lead(group, term);
+            }
+            let epoch = process.control().epoch;
+            let named = process
+                .leaders
+                .seat(group, |seat| std::mem::replace(&mut seat.named, epoch));
+            if epoch > named {
+                process.name_pending(group);
             }
         }
         sleep_ms(50).await;
     }
 }
 
-async fn look_for_overdue(process: Arc<Process>) {
+/// Looks for silent agents, for offers whose time has passed, and for gateways that are gone.
+async fn look(process: Arc<Process>) {
     while process.is_alive() {
-        for group in Cluster::partitions().filter(|group| process.leads(*group)) {
-            let ledger = process.group(group).view().1;
-            for (id, version, agent) in ledger.agents() {
-                let next = overdue(agent.clone(), now_ms());
-                if next != *agent {
-                    let change = process.record(id, version, next, 0);
-                    // Whoever changed it meanwhile has looked, too; next second it is looked for again.
-                    drop(process.propose_here(group, change).await);
-                }
+        for change in process.leaders.lines.look() {
+            let now = now_ms();
+            for group in Cluster::partitions() {
+                process.leaders.core(group, |core| match &change {
+                    line::Change::Away(gateway) => core.gateway_is_here(gateway, false, now),
+                    line::Change::Gone(gateway) => core.gateway_gone(gateway, now),
+                });
             }
+        }
+        for group in Cluster::partitions().filter(|group| process.leads(*group)) {
+            process.look(group).await;
         }
         sleep_ms(1_000).await;
     }
@@ -146,143 +206,407 @@ impl Process {
     /// Does this node lead the partition, and is it ready to?
     fn leads(&self, group: GroupId) -> bool {
         let term = self.group(group).leads_in();
-        let memory = self.leaders.lock();
-        term.is_some() && memory.leads.get(&group).map(|lead| lead.term) == term
+        term.is_some_and(|term| self.leaders.seat(group, |seat| seat.term) == term)
     }
 
     /// May this node's leaders authorise offers now?
     fn has_lease(&self) -> bool {
         let confirmed = self.leaders.lock().confirmed_ms;
-        let holds = confirmed.is_some_and(|confirmed| now_ms() - confirmed < LEASE_MS);
+        let holds = confirmed.is_some_and(|confirmed| now_ms() - confirmed < millis(LEASE));
         holds || self.watch.fault() == Some(Fault::FenceForgotten)
     }
 
-    fn record(&self, id: u32, version: u64, agent: AgentDoc, epoch: u64) -> Change {
-        Change {
-            id: self.watch.next_change(),
-            epoch,
-            writes: vec![Write {
-                key: Key::Agent(id),
-                version,
-                doc: Doc::Agent(Box::new(agent)),
-            }],
-            at_ms: now_ms(),
-            ..Change::default()
-        }
+    fn take_lead(&self, group: GroupId, term: u64) {
+        let (now, node) = (now_ms(), self.node);
+        self.watch.note(Fact::Leads { node, group, term });
+        self.leaders.seat(group, |seat| {
+            seat.core.begin(now);
+            // An earlier leader may still have its lease, and then repeats what it has granted.
+            seat.last_grant_ms = seat.last_grant_ms.max(now + millis(LEASE_OVER));
+            seat.rooms.hold();
+            seat.term = term;
+        });
+        self.name_pending(group);
     }
 
-    /// Answers a report, after what it changed is stored: what may be written to the agent, if anything. None: not
-    /// here, or it is not known whether it was stored.
-    pub async fn report(&self, group: GroupId, message: Message) -> Option<Option<Grant>> {
-        let id = message.agent;
+    // ---- gateways ----
+
+    /// What a gateway says over its stream, and what it is told.
+    pub fn hear(self: &Arc<Self>, gateway: &str, said: &Said) -> Option<Told> {
+        let begins = self.leaders.lines.hear(gateway, said)?;
+        for group in Cluster::partitions() {
+            let of_group = |presence: &&proto::edge::Presence| {
+                let uid = Uid::from_wire(&presence.instance_uid);
+                uid.is_ok_and(|uid| crate::gateway::partition_of(number(uid)) == group)
+            };
+            let batch: Vec<_> = said.presences.iter().filter(of_group).cloned().collect();
+            let (leads, now) = (self.leads(group), now_ms());
+            let heard = self.leaders.core(group, |core| {
+                if begins {
+                    core.gateway_is_here(gateway, true, now);
+                }
+                core.heard(gateway, &batch, leads, now)
+            });
+            // What was said while there was no stream nobody has heard.
+            if begins && self.watch.fault() != Some(Fault::PendingForgotten) {
+                self.name_pending(group);
+            }
+            if leads && !said.introduces {
+                let back = liveness::back(&self.group(group).index.read(), heard);
+                let process = Arc::clone(self);
+                let _beside = spawn(async move {
+                    for uid in back {
+                        process
+                            .link(group, uid, Link::Connected, "heard again")
+                            .await;
+                    }
+                });
+            }
+        }
+        let leads = Cluster::groups().filter_map(|group| {
+            let (term, leader) = self.group(group).known_leader()?;
+            Some((group, term, leader))
+        });
+        Some(Told {
+            leads: leads.collect(),
+            notices: self.leaders.lines.take(gateway),
+        })
+    }
+
+    fn name_pending(&self, group: GroupId) {
+        if !self.leads(group) {
+            return;
+        }
+        let program = program(&self.control());
+        let notices: Vec<Notice> = {
+            let columns = self.group(group).index.read();
+            let rows = columns.rows.values();
+            let due = rows.filter(|row| is_due(&columns, &program, &BTreeSet::new(), row));
+            due.map(|row| told(row.uid, notice::Kind::Pending, ""))
+                .collect()
+        };
+        self.leaders.lines.notify(&notices);
+    }
+
+    // ---- reports ----
+
+    /// Answers a report, after what it changed is stored. None: not here, or it is not known whether it was stored.
+    pub async fn report(&self, group: GroupId, report: Report) -> Option<Answer> {
+        let uid = Uid::from_wire(&report.instance_uid).ok()?;
+        let id = number(uid);
         if !self.leads(group) || !self.leaders.lock().busy.insert(id) {
             return None;
         }
-        let answer = self.answer(group, &message).await;
+        let answer = self.answer(group, uid, report).await;
         self.leaders.lock().busy.remove(&id);
         answer
     }
 
-    async fn answer(&self, group: GroupId, message: &Message) -> Option<Option<Grant>> {
+    async fn answer(&self, group: GroupId, uid: Uid, mut report: Report) -> Option<Answer> {
+        let has_lost = report.session.as_ref().is_some_and(|session| session.lost);
+        self.take_over(group, uid, &mut report).await;
+        if let Some(unsent) = &report.unsent {
+            self.take_back(group, uid, unsent).await;
+            return Some(Answer::default());
+        }
+        let now = now_ms();
+        let known = self
+            .leaders
+            .core(group, |core| Known::of(core, uid, &report, has_lost, now));
+        let mut evaluation = self.evaluate(group, uid, &report, known, true).await?;
+        let led_for_ms = self.leaders.core(group, |core| core.led_for_ms(now));
+        if evaluation.unsure && led_for_ms < millis(HOLD) {
+            return None;
+        }
+        evaluation.pending |= self.leaders.core(group, |core| {
+            handled(core, uid, &report, &evaluation, now);
+            core.is_owed(uid)
+        });
+        let changed_meanwhile = evaluation.epoch.0 != self.control().epoch;
+        let mut answer = answer(&report, evaluation);
+        if changed_meanwhile && let Some(session) = &mut answer.session {
+            session.pending = true;
+        }
+        Some(answer)
+    }
+
+    /// Another gateway has served the agent until now, perhaps: it is told to let go, and asked where the conversation
+    /// stood if this message would look as if one had been lost.
+    async fn take_over(&self, group: GroupId, uid: Uid, report: &mut Report) {
+        let gateway = report.gateway.clone();
+        let before = self.leaders.core(group, |core| core.holder(uid, &gateway));
+        if before.is_some() {
+            report.session = None;
+        }
+        let here = report.session.as_ref().map(|session| session.number);
+        let message = report.message.as_ref().filter(|m| !is_fresh(m));
+        let next = message.map(|message| message.sequence_num);
+        let follows = || {
+            self.leaders
+                .core(group, |core| follows(core, uid, here, next))
+        };
+        if before.is_none() && follows() {
+            return;
+        }
+        let moved = told(uid, notice::Kind::Moved, &gateway);
+        self.leaders.lines.notify(&[moved]);
+        let until = now_ms() + millis(RECALL);
+        while !follows() && now_ms() < until {
+            sleep_ms(20).await;
+        }
+        let heard = self.leaders.core(group, |core| core.last(uid));
+        if heard.map(|(number, _)| number) > here {
+            report.session = None;
+        }
+    }
+
+    async fn evaluate(
+        &self,
+        group: GroupId,
+        uid: Uid,
+        report: &Report,
+        known: Known,
+        may_offer: bool,
+    ) -> Option<Evaluation> {
         for _ in 0..TRIES {
             let ledger = self.group(group).view().1;
-            let (version, stored) = ledger.agent(message.agent);
-            let control = self.control();
-            let program = program(&control);
-            let evaluation = evaluate(
-                stored,
-                message,
-                &Context {
-                    control: &control,
-                    program: &program,
-                    lease: self.has_lease(),
-                    now_ms: now_ms(),
-                    fault: self.watch.fault(),
-                },
-            )?;
-            let Evaluation {
-                agent,
-                grant,
-                unsure,
-            } = evaluation;
-            if unsure && now_ms() - self.led_since(group) < HOLD_MS {
-                return None;
-            }
-            if grant.is_some() {
+            let program = program(&self.control());
+            let stored = ledger.agent(number(uid));
+            let (mut evaluation, lane) =
+                self.evaluate_once(group, uid, report, &known, may_offer, &program, stored);
+            let rooms = self.leaders.seat(group, |seat| Arc::clone(&seat.rooms));
+            let settle = |stored| {
+                if let Some(lane) = &lane {
+                    rooms.settle(lane, stored);
+                }
+            };
+            if evaluation.offers {
                 self.granted(group);
             }
-            if stored == Some(&agent) {
+            if evaluation.can_wait
+                && evaluation.entry.is_some()
+                && !self
+                    .leaders
+                    .core(group, |core| core.may_write(uid, now_ms()))
+            {
+                evaluation.entry = None;
+            }
+            let Some(entry) = evaluation.entry.take() else {
+                settle(false);
                 // A retry repeats an offer without an entry that the group could fence: look at the floor here.
                 let fenced = self.watch.fault() != Some(Fault::FenceForgotten);
-                if grant.is_some() && fenced && ledger.floor > program.epoch.0 {
+                if evaluation.offers && fenced && ledger.floor > program.epoch.0 {
                     sleep_ms(50).await;
                     continue;
                 }
-                return Some(grant);
-            }
-            let epoch = if grant.is_some() { program.epoch.0 } else { 0 };
-            let reported = agent.reported;
-            let change = self.record(message.agent, version, agent, epoch);
-            match self.propose_here(group, change).await {
-                Ok((_, Outcome::Stored(_))) => {
+                return Some(evaluation);
+            };
+            let bodies: Vec<_> = kept_by(&entry.writes).collect();
+            let said = says(&entry);
+            let stored = self.store(group, entry).await;
+            settle(matches!(stored, Ok(Outcome::Stored(_))));
+            match stored {
+                Ok(Outcome::Stored(version)) => {
+                    let remembered = self.leaders.seat(group, |seat| Arc::clone(&seat.bodies));
+                    remembered.stored(bodies, &evaluation.learned);
                     self.watch.note(Fact::Heard {
                         group,
-                        agent: message.agent,
-                        number: message.number,
-                        reported,
+                        agent: number(uid),
+                        version,
+                        reported: said,
                     });
                     // Checked before proposing and again after commit: a lease that ran out in between authorises
                     // nothing.
-                    if grant.is_some() && !self.has_lease() {
-                        self.take_back(group, message).await;
-                        return Some(None);
+                    if evaluation.offers && !self.has_lease() {
+                        self.take_back(group, uid, &Unsent::default()).await;
+                        return Some(without_offer(evaluation));
                     }
-                    return Some(grant);
+                    return Some(evaluation);
                 }
-                Ok((_, Outcome::Conflict(_))) => {}
-                Ok((_, Outcome::StaleEpoch(_) | Outcome::Nothing)) => sleep_ms(50).await,
+                Ok(Outcome::Conflict) => {}
+                Ok(Outcome::StaleEpoch | Outcome::Nothing) => sleep_ms(50).await,
                 Err(NoAnswer::NotLeader(_) | NoAnswer::Unknown) => return None,
             }
         }
         None
     }
 
-    fn led_since(&self, group: GroupId) -> u64 {
-        let memory = self.leaders.lock();
-        memory.leads.get(&group).map_or(0, |lead| lead.since_ms)
+    #[expect(clippy::too_many_arguments, reason = "what it is decided by")]
+    fn evaluate_once(
+        &self,
+        group: GroupId,
+        uid: Uid,
+        report: &Report,
+        known: &Known,
+        may_offer: bool,
+        program: &Program,
+        stored: Option<(u64, &store::Agent)>,
+    ) -> (Evaluation, Option<Lane>) {
+        let forgetful = stored
+            .filter(|_| self.watch.fault() == Some(Fault::OfferByMismatch))
+            .map(|(version, agent)| (version, without_memory(agent)));
+        let stored = match &forgetful {
+            Some((version, agent)) => Some((*version, agent)),
+            None => stored,
+        };
+        let index = &self.group(group).index;
+        let whose = stored.map(|(_, agent)| whose(agent)).unwrap_or_default();
+        let place = place_of(&index.read(), program, uid, whose).map(OwnedPlace::of);
+        let (bodies, rooms) = self.leaders.seat(group, |seat| {
+            (Arc::clone(&seat.bodies), Arc::clone(&seat.rooms))
+        });
+        let lane = RefCell::new(None);
+        let has_room = |desired: &Desired, facts: &dyn Facts| match rooms.take(desired, facts) {
+            Taken::Full => false,
+            Taken::Unlimited => true,
+            Taken::In(taken) => {
+                lane.replace(Some(taken));
+                true
+            }
+        };
+        let evaluation = evaluate(
+            uid,
+            report,
+            stored,
+            None,
+            &Context {
+                program,
+                place: place.as_ref().map(OwnedPlace::borrow),
+                lease: may_offer && self.has_lease(),
+                replies: may_offer,
+                token_labels: &BTreeMap::new(),
+                heard: known.heard.filter(|_| stored.is_some()),
+                skipped: known.skipped,
+                full_asked_ms_ago: known.asked_ago,
+                has_lost: known.has_lost,
+                may_ask_full: &|| self.leaders.core(group, |core| core.may_ask_full(now_ms())),
+                config: &|last| Some(config(&last.family, last.revision)),
+                desired_config: &desired_config,
+                re_offers: &|_| false,
+                has_room: &has_room,
+                remembered: &bodies,
+                knows_components: &|_| true,
+                offer_timeout_ms: OFFER_TIMEOUT_MS,
+                now_ms: wall_ms(),
+                new_uid: uid,
+                duplicate: known.duplicate,
+            },
+        );
+        (evaluation, lane.into_inner())
     }
 
     fn granted(&self, group: GroupId) {
-        let mut memory = self.leaders.lock();
-        let lead = memory.leads.entry(group).or_default();
-        lead.last_grant_ms = lead.last_grant_ms.max(now_ms());
+        self.leaders.seat(group, |seat| {
+            seat.last_grant_ms = seat.last_grant_ms.max(now_ms());
+        });
     }
 
-    /// What was granted to this message was not written: it was not offered, and is due again.
-    pub async fn take_back(&self, group: GroupId, message: &Message) {
+    /// Has it stored, if this node leads.
+    async fn store(&self, group: GroupId, entry: Entry) -> Result<Outcome, NoAnswer> {
+        let change = Change {
+            id: self.watch.next_change(),
+            entry,
+        };
+        let (_, outcome) = self.propose_here(group, change).await?;
+        Ok(outcome)
+    }
+
+    /// Changes a record by itself. None from the closure: it is left. True: it was changed.
+    async fn change(
+        &self,
+        group: GroupId,
+        uid: Uid,
+        acts: Vec<store::Act>,
+        change: impl Fn(&mut store::Agent) -> Option<store::Transition>,
+    ) -> bool {
         for _ in 0..TRIES {
             let ledger = self.group(group).view().1;
-            let (version, Some(stored)) = ledger.agent(message.agent) else {
-                return;
+            let Some((version, agent)) = ledger.agent(number(uid)) else {
+                return false;
             };
-            let mut agent = stored.clone();
-            let last = agent.delivery.as_mut();
-            let Some(last) =
-                last.filter(|last| last.asking == message.number && last.state == State::Offered)
-            else {
-                return;
+            let mut agent = agent.clone();
+            let Some(transition) = change(&mut agent) else {
+                return false;
             };
-            last.state = State::Withdrawn;
-            last.grants = last.grants.saturating_sub(1);
-            let change = self.record(message.agent, version, agent, 0);
-            if !matches!(
-                self.propose_here(group, change).await,
-                Ok((_, Outcome::Conflict(_)))
-            ) {
-                return;
+            let history = put_any(
+                table::HISTORY,
+                history_key(uid, transition.at_ms, version, 0),
+                &transition,
+            );
+            let writes = vec![put(table::AGENT, *uid.as_bytes(), version, &agent), history];
+            match self.store(group, entry(writes, acts.clone())).await {
+                Ok(Outcome::Conflict) => {}
+                stored => return matches!(stored, Ok(Outcome::Stored(_))),
             }
         }
+        false
     }
+
+    /// What was granted was not written: it was not offered, and is due again. No hash: whatever was granted last.
+    async fn take_back(&self, group: GroupId, uid: Uid, unsent: &Unsent) {
+        let (why, hash) = ("its gateway did not write it in time", &unsent.config_hash);
+        let acts = vec![withdrawn(uid, why, wall_ms())];
+        let is_it = |granted: &[u8]| hash.is_empty() || hash.as_ref() == granted;
+        self.change(group, uid, acts, |agent| {
+            withdraw(agent, is_it, why, wall_ms())
+        })
+        .await;
+    }
+
+    // ---- liveness ----
+
+    async fn link(&self, group: GroupId, uid: Uid, link: Link, detail: &str) {
+        let is_lost = || self.leaders.core(group, |core| core.is_lost(uid, now_ms()));
+        self.change(group, uid, vec![], |agent| {
+            if link == Link::Lost && !is_lost() {
+                return None;
+            }
+            let changed = liveness::link(agent, link, detail, wall_ms());
+            if changed.is_some() && link == Link::Lost {
+                // Until that is stored, the agent may be back.
+                let agent = number(uid);
+                self.watch.note(Fact::Declared { group, agent });
+            }
+            changed
+        })
+        .await;
+    }
+
+    async fn look(&self, group: GroupId) {
+        let (now, index) = (now_ms(), &self.group(group).index);
+        self.leaders.seat(group, |seat| {
+            seat.core.rest(now);
+            seat.core.looks(seat.looked_ms, now);
+        });
+        let (connected, late) = {
+            let columns = index.read();
+            (
+                liveness::connected(&columns),
+                liveness::late(&columns, wall_ms(), OFFER_TIMEOUT_MS),
+            )
+        };
+        let lost = self
+            .leaders
+            .core(group, |core| liveness::lost(core, connected, now));
+        for uid in lost {
+            self.link(group, uid, Link::Lost, "silent").await;
+        }
+        self.leaders.seat(group, |seat| seat.looked_ms = now_ms());
+        for uid in late {
+            if !self.leaders.lock().busy.insert(number(uid)) {
+                continue; // whoever changes it looks, too
+            }
+            let report = Report {
+                instance_uid: uid.as_bytes().to_vec().into(),
+                ..Report::default()
+            };
+            self.evaluate(group, uid, &report, Known::default(), false)
+                .await;
+            self.leaders.lock().busy.remove(&number(uid));
+        }
+    }
+
+    // ---- fences ----
 
     /// Answers when no offer of an older program can be written any more: new ones are refused by the group, and the
     /// grants that are out have run out.
@@ -290,15 +614,39 @@ impl Process {
         if !self.leads(group) {
             return None;
         }
-        let change = Change {
-            id: self.watch.next_change(),
+        let raise = Entry {
             raise_floor: epoch,
-            at_ms: now_ms(),
-            ..Change::default()
+            ..entry(vec![], vec![])
         };
-        self.propose_here(group, change).await.ok()?;
-        let over = self.leaders.lock().leads.get(&group)?.last_grant_ms + GRANT_LIFE_MS;
-        sleep_ms(over.saturating_sub(now_ms())).await;
+        self.store(group, raise).await.ok()?;
+        let last = self.leaders.seat(group, |seat| seat.last_grant_ms);
+        sleep_ms((last + millis(GRANT_LIFE)).saturating_sub(now_ms())).await;
         Some(())
     }
+}
+
+fn told(uid: Uid, kind: notice::Kind, holder: &str) -> Notice {
+    Notice {
+        instance_uid: uid.as_bytes().to_vec().into(),
+        kind: kind.into(),
+        holder: holder.to_owned(),
+    }
+}
+
+/// What an agent's record says that it has said.
+fn says(entry: &Entry) -> Option<(Digest, fleet::offer::Reported)> {
+    let is_record = |write: &&store::Write| write.table == u32::from(table::AGENT);
+    let record = entry.writes.iter().find(is_record)?;
+    let agent = store::Agent::decode(record.value.as_slice()).ok()?;
+    agent.status.as_ref().and_then(reported)
+}
+
+/// A mistake: whether it has been offered that already, and whether it failed it, is not asked.
+fn without_memory(agent: &store::Agent) -> store::Agent {
+    let mut agent = agent.clone();
+    agent.refused.clear();
+    if let Some(last) = &mut agent.delivery {
+        last.state = store::DeliveryState::Withdrawn.into();
+    }
+    agent
 }

@@ -1,34 +1,20 @@
-//! The state machine of every group: versioned documents and an audit chain, as the server's ledger has them.
+//! The documents of a group in memory, under the server's own rule of how an entry changes them.
 //!
-//! A change names the version of each document that it was decided on, is compared, and is stored whole or refused
-//! whole. It evaluates nothing.
+//! Agents and member lists are stored in the server's forms. Families and rollouts are the simulation's own, and stand on
+//! a shelf: what is stored of them is their place there, since the rule does not look into documents.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use fleet::audit;
-use fleet::digest::Digest;
-use fleet::offer::{Offer, Reported, State};
 use fleet::rollout::Rollout;
+use prost::Message;
+use proto::store::{self, ActRecord, Outcome as Kept, Write, outcome::Outcome as Became};
+use proto::uid::Uid;
+use state::ledger::{Documents, apply, record, table};
 
-/// Family and role.
-pub type Owner = (String, String);
-
-/// What a document is about.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Key {
-    Family(String),
-    Rollout(String),
-    Agent(u32),
-}
-
-/// A document.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Doc {
-    Family(Family),
-    Rollout(Box<RolloutDoc>),
-    Agent(Box<AgentDoc>),
-}
+use crate::program::{number, uid};
 
 /// The two pointers of a family, its newest revision and its newest rollout.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -44,56 +30,30 @@ pub struct RolloutDoc {
     pub family: String,
     pub from: Option<u64>,
     pub to: u64,
+    /// The program by which it was opened; 0: by the one that this document makes.
     pub opened: u64,
     pub moves: Rollout,
     /// Agent to wave.
     pub members: BTreeMap<u32, u32>,
 }
 
-/// What is recorded of an agent.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct AgentDoc {
-    pub labels: BTreeMap<String, String>,
-    /// The last message that changed this: which life of the agent, which message in it.
-    pub number: (u64, u64),
-    pub owner: Option<Owner>,
-    pub owned_since: Option<u64>,
-    pub delivery: Option<Delivery>,
-    pub reported: Option<(Digest, Reported)>,
-    pub healthy: bool,
-    pub health_since_ms: u64,
-    pub refused: Vec<Digest>,
+/// Families and rollouts as they were written, one after the other.
+#[derive(Clone, Debug, Default)]
+pub struct Shelf(Arc<Mutex<Vec<Shelved>>>);
+
+#[derive(Clone, Debug)]
+enum Shelved {
+    Family(Arc<Family>),
+    Rollout(Arc<RolloutDoc>),
 }
 
-/// The last authorised offer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Delivery {
-    pub hash: Digest,
-    pub rollout: String,
-    pub state: State,
-    pub grants: u32,
-    pub offered_ms: u64,
-    /// The message that it answers.
-    pub asking: (u64, u64),
-    pub was_healthy: bool,
-    pub error: String,
-}
-
-/// A document to be stored, if it still has this version; 0: if there is none.
+/// A stored document.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Write {
-    pub key: Key,
-    pub version: u64,
-    pub doc: Doc,
-}
-
-/// Who did what to which object.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Act {
-    pub actor: String,
-    pub action: String,
-    pub object: String,
-    pub detail: String,
+enum Doc {
+    Family(Arc<Family>),
+    Rollout(Arc<RolloutDoc>),
+    Agent(Arc<store::Agent>),
+    Other(Arc<[u8]>),
 }
 
 /// What is proposed.
@@ -101,29 +61,25 @@ pub struct Act {
 pub struct Change {
     /// No two proposals have the same; for the checker, the ledger does not look at it.
     pub id: u64,
-    /// A person's order is stored once, however often it is sent; 0: not one.
-    pub once: u64,
-    /// The program that an offer was decided by; 0: it offers nothing.
-    pub epoch: u64,
-    pub raise_floor: u64,
-    pub writes: Vec<Write>,
-    pub acts: Vec<Act>,
-    pub at_ms: u64,
+    pub entry: store::Entry,
 }
 
 /// What became of it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub enum Outcome {
     /// Not a change: membership, or a new leader's first entry.
     #[default]
     Nothing,
-    /// Stored, as the change with this number.
+    /// Stored, as documents of this version.
     Stored(u64),
-    /// The document has moved.
-    Conflict(Key),
+    /// A document has moved.
+    Conflict,
     /// It offers by an older program than this group has accepted.
-    StaleEpoch(u64),
+    StaleEpoch,
 }
+
+/// For the mirror: version and bytes of a document, or that it is gone.
+pub type Seen = (u8, Vec<u8>, Option<(u64, Vec<u8>)>);
 
 /// State of a group.
 #[derive(Clone, Debug, PartialEq)]
@@ -131,12 +87,22 @@ pub struct Ledger {
     /// Entries seen, and a sum of all of them in order: what makes two replicas comparable anywhere.
     pub entries: u64,
     pub trail: u64,
-    /// Changes stored: versions of documents, and the program's epoch in the control group.
-    pub changes: u64,
+    /// Version of the newest family or rollout: the program's epoch.
+    pub epoch: u64,
     pub floor: u64,
-    pub docs: BTreeMap<Key, (u64, Arc<Doc>)>,
     pub head: audit::Head,
-    once: BTreeMap<u64, Outcome>,
+    documents: BTreeMap<(u8, Vec<u8>), (u64, Doc)>,
+    outcomes: BTreeMap<String, Kept>,
+    /// So many transitions, which nobody reads here.
+    history: u64,
+}
+
+/// One entry on its way into a ledger.
+struct Applying<'a> {
+    ledger: &'a mut Ledger,
+    shelf: &'a Shelf,
+    links: Vec<audit::Entry>,
+    seen: Vec<Seen>,
 }
 
 impl Default for Ledger {
@@ -144,14 +110,66 @@ impl Default for Ledger {
         Ledger {
             entries: 0,
             trail: 0,
-            changes: 0,
+            epoch: 0,
             floor: 0,
-            docs: BTreeMap::new(),
             head: audit::Head::genesis("sim"),
-            once: BTreeMap::new(),
+            documents: BTreeMap::new(),
+            outcomes: BTreeMap::new(),
+            history: 0,
         }
     }
 }
+
+// === impl Shelf ===
+
+impl Shelf {
+    fn lock(&self) -> MutexGuard<'_, Vec<Shelved>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(&self, document: Shelved) -> Vec<u8> {
+        let mut shelf = self.lock();
+        shelf.push(document);
+        (shelf.len() as u64 - 1).to_be_bytes().to_vec()
+    }
+
+    fn at(&self, place: &[u8]) -> Option<Shelved> {
+        let place = u64::from_be_bytes(place.try_into().ok()?);
+        self.lock().get(usize::try_from(place).ok()?).cloned()
+    }
+
+    /// Stores a family, if it still has this version; 0: if there is none.
+    pub fn family(&self, name: &str, version: u64, family: Family) -> Write {
+        write(
+            table::FAMILY,
+            name,
+            version,
+            self.add(Shelved::Family(Arc::new(family))),
+        )
+    }
+
+    /// As [`Shelf::family`].
+    pub fn rollout(&self, id: &str, version: u64, doc: RolloutDoc) -> Write {
+        write(
+            table::ROLLOUT,
+            id,
+            version,
+            self.add(Shelved::Rollout(Arc::new(doc))),
+        )
+    }
+}
+
+fn write(table: u8, key: &str, expect: u64, value: Vec<u8>) -> Write {
+    Write {
+        table: table.into(),
+        key: key.as_bytes().to_vec(),
+        expect,
+        value,
+        ..Write::default()
+    }
+}
+
+// === impl Ledger ===
 
 impl Ledger {
     /// An entry that changes nothing.
@@ -160,112 +178,189 @@ impl Ledger {
         self.trail = mix(self.trail, 0);
     }
 
-    /// Compares and stores; what became of it, and its links of the audit chain. `fenced`: offers of an older program
-    /// are refused.
-    pub fn apply(&mut self, change: &Change, fenced: bool) -> (Outcome, Vec<audit::Entry>) {
+    /// Applies a change by the server's rule: what became of it, its links of the audit chain, and what a mirror sees.
+    pub fn apply(
+        &mut self,
+        index: u64,
+        change: &Change,
+        shelf: &Shelf,
+    ) -> (Outcome, Vec<audit::Entry>, Vec<Seen>) {
         self.entries += 1;
         self.trail = mix(self.trail, change.id);
-        if let Some(before) = self.once.get(&change.once) {
-            return (before.clone(), vec![]);
-        }
-        if fenced && change.epoch != 0 && change.epoch < self.floor {
-            return (Outcome::StaleEpoch(self.floor), vec![]);
-        }
-        let moved = change
-            .writes
-            .iter()
-            .find(|write| self.version(&write.key) != write.version);
-        if let Some(write) = moved {
-            return (Outcome::Conflict(write.key.clone()), vec![]);
-        }
-        self.floor = self.floor.max(change.raise_floor);
-        self.changes += 1;
-        for write in &change.writes {
-            let doc = Arc::new(write.doc.clone());
-            self.docs.insert(write.key.clone(), (self.changes, doc));
-        }
-        let outcome = Outcome::Stored(self.changes);
-        if change.once != 0 {
-            self.once.insert(change.once, outcome.clone());
-        }
-        let links = change.acts.iter().map(|act| self.link(act, change.at_ms));
-        (outcome, links.collect())
-    }
-
-    fn link(&mut self, act: &Act, at_ms: u64) -> audit::Entry {
-        let record = audit::Record {
-            actor: act.actor.clone(),
-            action: act.action.clone(),
-            object: act.object.clone(),
-            detail: act.detail.clone(),
-            at_ms,
+        let mut applying = Applying {
+            ledger: self,
+            shelf,
+            links: vec![],
+            seen: vec![],
         };
-        let (head, entry) = audit::append(self.head, record);
-        self.head = head;
-        entry
+        let Ok(kept) = apply(index, change.entry.clone(), &mut applying);
+        let outcome = match kept.outcome {
+            Some(Became::Stored(stored)) => Outcome::Stored(stored.version),
+            Some(Became::Conflict(_)) => Outcome::Conflict,
+            Some(Became::StaleEpoch(_)) => Outcome::StaleEpoch,
+            None => Outcome::Nothing,
+        };
+        (outcome, applying.links, applying.seen)
     }
 
-    fn version(&self, key: &Key) -> u64 {
-        self.docs.get(key).map_or(0, |(version, _)| *version)
+    /// Everything that a mirror sees, anew.
+    pub fn mirrored(&self, tables: &[u8]) -> Vec<Seen> {
+        let seen = self.documents.iter();
+        let seen = seen.filter(|((table, _), _)| tables.contains(table));
+        let bytes = |((table, key), (version, doc)): (&(u8, Vec<u8>), &(u64, Doc))| {
+            (*table, key.clone(), Some((*version, doc.bytes())))
+        };
+        seen.map(bytes).collect()
     }
 
     // ---- reading ----
 
-    pub fn agents(&self) -> impl Iterator<Item = (u32, u64, &AgentDoc)> {
-        self.docs.iter().filter_map(|(key, (version, doc))| {
-            let (Key::Agent(id), Doc::Agent(agent)) = (key, &**doc) else {
-                return None;
-            };
-            Some((*id, *version, &**agent))
-        })
-    }
-
-    pub fn agent(&self, id: u32) -> (u64, Option<&AgentDoc>) {
-        match self.docs.get(&Key::Agent(id)) {
-            Some((version, doc)) => match &**doc {
-                Doc::Agent(agent) => (*version, Some(agent)),
-                _ => (*version, None),
-            },
+    fn get(&self, table: u8, key: &[u8]) -> (u64, Option<&Doc>) {
+        match self.documents.get(&(table, key.to_vec())) {
+            Some((version, doc)) => (*version, Some(doc)),
             None => (0, None),
         }
     }
 
+    pub fn agents(&self) -> impl Iterator<Item = (u32, u64, &store::Agent)> {
+        self.documents
+            .iter()
+            .filter_map(|((_, key), (version, doc))| match doc {
+                Doc::Agent(agent) => Some((number(Uid::from_wire(key).ok()?), *version, &**agent)),
+                _ => None,
+            })
+    }
+
+    pub fn agent(&self, id: u32) -> Option<(u64, &store::Agent)> {
+        match self.get(table::AGENT, uid(id).as_bytes()) {
+            (version, Some(Doc::Agent(agent))) => Some((version, agent)),
+            _ => None,
+        }
+    }
+
     pub fn family(&self, name: &str) -> (u64, Family) {
-        match self.docs.get(&Key::Family(name.to_owned())) {
-            Some((version, doc)) => match &**doc {
-                Doc::Family(family) => (*version, family.clone()),
-                _ => (*version, Family::default()),
-            },
-            None => (0, Family::default()),
+        match self.get(table::FAMILY, name.as_bytes()) {
+            (version, Some(Doc::Family(family))) => (version, Family::clone(family)),
+            (version, _) => (version, Family::default()),
         }
     }
 
     pub fn rollouts(&self) -> impl Iterator<Item = (&str, u64, &RolloutDoc)> {
-        self.docs.iter().filter_map(|(key, (version, doc))| {
-            let (Key::Rollout(id), Doc::Rollout(rollout)) = (key, &**doc) else {
-                return None;
-            };
-            Some((id.as_str(), *version, &**rollout))
-        })
+        self.documents
+            .iter()
+            .filter_map(|((_, key), (version, doc))| match doc {
+                Doc::Rollout(rollout) => {
+                    Some((std::str::from_utf8(key).ok()?, *version, &**rollout))
+                }
+                _ => None,
+            })
     }
 
     pub fn rollout(&self, id: &str) -> Option<(u64, &RolloutDoc)> {
-        let (version, doc) = self.docs.get(&Key::Rollout(id.to_owned()))?;
-        match &**doc {
-            Doc::Rollout(rollout) => Some((*version, rollout)),
+        match self.get(table::ROLLOUT, id.as_bytes()) {
+            (version, Some(Doc::Rollout(rollout))) => Some((version, rollout)),
             _ => None,
         }
     }
 }
 
-impl Delivery {
-    pub fn offer(&self, now_ms: u64) -> Offer {
-        Offer {
-            hash: self.hash,
-            state: self.state,
-            grants: self.grants,
-            age_ms: now_ms.saturating_sub(self.offered_ms),
+// === impl Doc ===
+
+impl Doc {
+    fn bytes(&self) -> Vec<u8> {
+        match self {
+            Doc::Agent(agent) => agent.encode_to_vec(),
+            Doc::Other(bytes) => bytes.to_vec(),
+            Doc::Family(_) | Doc::Rollout(_) => vec![],
         }
+    }
+
+    fn of(table: u8, version: u64, value: &[u8], shelf: &Shelf) -> Option<Self> {
+        if table == table::AGENT {
+            return store::Agent::decode(value)
+                .ok()
+                .map(|a| Doc::Agent(Arc::new(a)));
+        }
+        if table != table::FAMILY && table != table::ROLLOUT {
+            return Some(Doc::Other(value.into()));
+        }
+        Some(match shelf.at(value)? {
+            Shelved::Family(family) => Doc::Family(family),
+            Shelved::Rollout(rollout) if rollout.opened != 0 => Doc::Rollout(rollout),
+            Shelved::Rollout(rollout) => Doc::Rollout(Arc::new(RolloutDoc {
+                opened: version,
+                ..RolloutDoc::clone(&rollout)
+            })),
+        })
+    }
+}
+
+// === impl Applying ===
+
+impl Documents for Applying<'_> {
+    type Error = Infallible;
+
+    fn outcome(&self, key: &str) -> Result<Option<Kept>, Infallible> {
+        Ok(self.ledger.outcomes.get(key).cloned())
+    }
+
+    fn remember(&mut self, key: &str, outcome: &Kept) -> Result<(), Infallible> {
+        let outcomes = &mut self.ledger.outcomes;
+        outcomes.insert(key.to_owned(), outcome.clone());
+        Ok(())
+    }
+
+    fn floor(&self) -> Result<u64, Infallible> {
+        Ok(self.ledger.floor)
+    }
+
+    fn raise_floor(&mut self, floor: u64) {
+        self.ledger.floor = floor;
+    }
+
+    fn version(&self, table: u8, key: &[u8]) -> Result<Option<u64>, Infallible> {
+        let (version, document) = self.ledger.get(table, key);
+        Ok(document.map(|_| version))
+    }
+
+    fn put(&mut self, table: u8, key: Vec<u8>, version: u64, value: Vec<u8>) {
+        if table == table::HISTORY {
+            self.ledger.history += 1;
+            return;
+        }
+        if matches!(table, table::FAMILY | table::ROLLOUT) {
+            self.ledger.epoch = version;
+        }
+        let document = Doc::of(table, version, &value, self.shelf).expect("this program wrote it");
+        self.seen.push((table, key.clone(), Some((version, value))));
+        self.ledger
+            .documents
+            .insert((table, key), (version, document));
+    }
+
+    fn delete(&mut self, table: u8, key: Vec<u8>) {
+        self.seen.push((table, key.clone(), None));
+        self.ledger.documents.remove(&(table, key));
+    }
+
+    fn head(&self) -> Result<audit::Head, Infallible> {
+        Ok(self.ledger.head)
+    }
+
+    fn chain(&mut self, records: Vec<ActRecord>, head: audit::Head) {
+        self.links.extend(records.iter().map(link));
+        self.ledger.head = head;
+    }
+}
+
+/// As the checker verifies it: from the stored bytes alone.
+fn link(stored: &ActRecord) -> audit::Entry {
+    let digest = |bytes: &[u8]| fleet::digest::Digest::from_slice(bytes).expect("32 bytes");
+    audit::Entry {
+        seq: stored.seq,
+        prev: digest(&stored.prev),
+        digest: digest(&stored.hash),
+        record: record(stored.act.as_ref().expect("an act")),
     }
 }
 
@@ -273,58 +368,4 @@ fn mix(trail: u64, id: u64) -> u64 {
     (trail ^ id.wrapping_add(0x9e37_79b9_7f4a_7c15))
         .rotate_left(23)
         .wrapping_mul(0xbf58_476d_1ce4_e5b9)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn change(id: u64, version: u64) -> Change {
-        Change {
-            id,
-            writes: vec![Write {
-                key: Key::Family("base".to_owned()),
-                version,
-                doc: Doc::Family(Family::default()),
-            }],
-            ..Change::default()
-        }
-    }
-
-    #[test]
-    fn a_change_of_a_document_that_has_moved_is_refused_whole() {
-        let mut ledger = Ledger::default();
-        assert_eq!(ledger.apply(&change(1, 0), true).0, Outcome::Stored(1));
-        let moved = Outcome::Conflict(Key::Family("base".to_owned()));
-        assert_eq!(ledger.apply(&change(2, 0), true).0, moved);
-        assert_eq!(ledger.apply(&change(3, 1), true).0, Outcome::Stored(2));
-    }
-
-    #[test]
-    fn an_offer_of_an_older_program_is_refused() {
-        let mut ledger = Ledger::default();
-        let floor = Change {
-            raise_floor: 7,
-            ..Change::default()
-        };
-        ledger.apply(&floor, true);
-        let offer = |epoch| Change {
-            epoch,
-            ..change(2, 0)
-        };
-        assert_eq!(ledger.apply(&offer(6), true).0, Outcome::StaleEpoch(7));
-        assert_eq!(ledger.apply(&offer(7), true).0, Outcome::Stored(2));
-    }
-
-    #[test]
-    fn an_order_that_is_sent_twice_is_stored_once() {
-        let mut ledger = Ledger::default();
-        let order = Change {
-            once: 5,
-            ..change(1, 0)
-        };
-        assert_eq!(ledger.apply(&order, true).0, Outcome::Stored(1));
-        assert_eq!(ledger.apply(&order, true).0, Outcome::Stored(1));
-        assert_eq!(ledger.changes, 1);
-    }
 }

@@ -1,22 +1,28 @@
 //! What a node does for a person: opens a rollout, and halts, pauses, resumes and rolls it back. Answered when nothing
 //! contrary can be sent any more.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use fleet::program::Scope;
 use fleet::rollout::{Direction, OnStop, PlanSpec, Role, Rollout, State, Transition, WaveSpec};
-use fleet::selector::Selector;
 use fleet::waves::{self, Candidate, Size, WHOLE};
 use futures::future::join_all;
+use proto::store::{Member, MemberChunk};
+use proto::uid::Uid;
+use state::inventory::{RecordFacts, chunk};
+use state::ledger::{act, entry, put_any, table};
+use state::partition::millis;
+use state::partition::timing::{GRANT_LIFE, LEASE_OVER};
 
 use crate::cluster::{Cluster, Process};
 use crate::controller::change;
-use crate::leader::{GRANT_LIFE_MS, LEASE_OVER_MS};
-use crate::ledger::{Act, Change, Doc, Family, Key, Ledger, Outcome, RolloutDoc, Write};
+use crate::gateway::partition_of;
+use crate::ledger::{Change, Family, Ledger, Outcome, RolloutDoc};
 use crate::network::Place;
 use crate::observe::observe;
-use crate::program::{ROLE, program, selector, uid};
-use crate::time::{now_ms, sleep_ms, within_ms};
+use crate::program::{ROLE, number, program, selector, uid};
+use crate::time::{sleep_ms, wall_ms, within_ms};
 use crate::types::{CONTROL, GroupId};
 
 /// A floor is raised at once, or after what an earlier leader may have granted has run out.
@@ -61,10 +67,10 @@ pub async fn carry_out(
             Order::Start { family } => start(&cluster, &process, &control, family).await?,
             Order::Verb { verb, rollout } => verb.change(&cluster, &process, &control, rollout),
         };
-        let Some(change) = change else {
+        let Some(mut change) = change else {
             return Some(false);
         };
-        let change = Change { once, ..change };
+        change.entry.idempotency_key = format!("{once}");
         match cluster.propose(&process, CONTROL, change).await {
             Ok(Outcome::Stored(epoch)) => {
                 fence(cluster, Arc::clone(&process), epoch).await;
@@ -82,7 +88,7 @@ pub async fn carry_out(
 pub async fn fence(cluster: Arc<Cluster>, process: Arc<Process>, epoch: u64) {
     let raised = Cluster::partitions().map(|group| {
         let raise = raise_floor(Arc::clone(&cluster), Arc::clone(&process), group, epoch);
-        within_ms(LEASE_OVER_MS + GRANT_LIFE_MS, raise)
+        within_ms(millis(LEASE_OVER + GRANT_LIFE), raise)
     });
     join_all(raised).await;
 }
@@ -126,7 +132,7 @@ impl Verb {
             Verb::Pause => doc.moves.set(State::Paused, "paused by anna"),
             Verb::RollBack => doc.moves.roll_back(Scope::All, "rolled back by anna"),
             Verb::Resume => {
-                let seen = observe(process, &program(control), id, &doc, None);
+                let seen = observe(process, &Arc::new(program(control)), id, &doc, None);
                 doc.moves.resume(&seen, "resumed by anna")
             }
         };
@@ -167,14 +173,22 @@ async fn start(
             return None;
         }
         let ledger = process.group(group).view().1;
-        claimed.extend(matching(&ledger, &selector(name)));
+        let selector = selector(name);
+        let matching = ledger
+            .agents()
+            .filter(|(_, _, agent)| selector.matches(&RecordFacts(agent)));
+        claimed.extend(matching.map(|(id, ..)| id));
     }
     let (moves, members) = match list(claimed) {
         Some(list) => list,
         None => return Some(None),
     };
-    let to = family.latest + 1;
+    // No two tries have the same number: what one has left behind in partitions is not the other's.
+    let to = cluster.watch.next_change();
     let id = format!("{name}-{to}");
+    for group in Cluster::partitions() {
+        store_list(cluster, process, group, &id, &members).await?;
+    }
     let family = Family {
         latest: to,
         rollout: Some(id.clone()),
@@ -184,42 +198,57 @@ async fn start(
         family: name.to_owned(),
         from: family.stable,
         to,
-        opened: control.changes + 1,
+        opened: 0,
         moves,
         members,
     };
-    let write = |key, version, doc| Write { key, version, doc };
+    let shelf = cluster.watch.shelf();
+    let writes = vec![
+        shelf.family(name, version, family),
+        shelf.rollout(&id, 0, doc),
+    ];
+    let opened = act("anna", "rollout.start", id, String::new(), wall_ms());
     Some(Some(Change {
         id: cluster.watch.next_change(),
-        writes: vec![
-            write(Key::Family(name.to_owned()), version, Doc::Family(family)),
-            write(Key::Rollout(id.clone()), 0, Doc::Rollout(Box::new(doc))),
-        ],
-        acts: vec![Act {
-            actor: "anna".to_owned(),
-            action: "rollout.start".to_owned(),
-            object: id,
-            detail: String::new(),
-        }],
-        at_ms: now_ms(),
-        ..Change::default()
+        entry: entry(writes, vec![opened]),
     }))
 }
 
-fn matching(ledger: &Ledger, selector: &Selector) -> Vec<u32> {
-    let claimed = ledger
-        .agents()
-        .filter(|(_, _, agent)| selector.matches(&agent.labels));
-    claimed.map(|(id, ..)| id).collect()
+/// The list stands in a partition before the program names its rollout. None: that is not known.
+async fn store_list(
+    cluster: &Arc<Cluster>,
+    process: &Arc<Process>,
+    group: GroupId,
+    id: &str,
+    members: &BTreeMap<u32, u32>,
+) -> Option<()> {
+    let of_group = members
+        .iter()
+        .filter(|(agent, _)| partition_of(**agent) == group);
+    let member = |(agent, wave): (&u32, &u32)| Member {
+        uid: uid(*agent).as_bytes().to_vec(),
+        wave: *wave,
+        ..Member::default()
+    };
+    let list = MemberChunk {
+        members: of_group.map(member).collect(),
+    };
+    let write = put_any(table::MEMBERS, chunk(id, 0), &list);
+    let change = Change {
+        id: cluster.watch.next_change(),
+        entry: entry(vec![write], vec![]),
+    };
+    let stored = cluster.propose(process, group, change).await;
+    matches!(stored, Ok(Outcome::Stored(_))).then_some(())
 }
 
 /// The list and its waves.
-fn list(claimed: Vec<u32>) -> Option<(Rollout, std::collections::BTreeMap<u32, u32>)> {
+fn list(claimed: Vec<u32>) -> Option<(Rollout, BTreeMap<u32, u32>)> {
     if claimed.is_empty() {
         return None;
     }
     let candidate = |id: u32| Candidate {
-        uid: uid(id),
+        uid: *uid(id).as_bytes(),
         stratum: String::new(),
         reachable: true,
         ahead: false,
@@ -235,7 +264,8 @@ fn list(claimed: Vec<u32>) -> Option<(Rollout, std::collections::BTreeMap<u32, u
     };
     let assigned = waves::assign(&ordered, &plan.waves, |_: &Candidate, _| true).ok()?;
     let id = |candidate: &Candidate| {
-        u32::try_from(u128::from_be_bytes(candidate.uid)).expect("an agent's number")
+        let uid = Uid::from_wire(&candidate.uid);
+        number(uid.expect("an agent's"))
     };
     let members = ordered.iter().map(id).zip(assigned.waves).collect();
     let role = Role {

@@ -1,16 +1,20 @@
-//! What the control group publishes of its documents, and what follows from it for an agent.
+//! What the control group publishes of its documents, and what agents are sent by it.
 
 use std::collections::BTreeMap;
 
 use fleet::digest::Digest;
+use fleet::family::{ConfigFile, ConfigMap, delivery_hash};
 use fleet::program::{
-    Desired, Epoch, OwnerChange, Place, Program, ProgramFamily, ProgramRole, ProgramRollout,
-    RevisionNumber, Subject, Whose, desired,
+    Desired, Epoch, OwnerChange, Program, ProgramFamily, ProgramRole, ProgramRollout,
+    RevisionNumber,
 };
 use fleet::rollout::State;
 use fleet::selector::Selector;
+use proto::store;
+use proto::uid::Uid;
+use state::control::stored_rollout_state;
 
-use crate::ledger::{AgentDoc, Ledger, Owner, RolloutDoc};
+use crate::ledger::{Ledger, RolloutDoc};
 
 /// Name, precedence and whom its only role claims. Nobody is claimed by both: ownership has its own simulation.
 pub const FAMILIES: [(&str, i64, &str); 2] =
@@ -27,7 +31,7 @@ pub fn program(control: &Ledger) -> Program {
         .collect();
     families.sort_by_key(|family| std::cmp::Reverse(family.precedence));
     Program {
-        epoch: Epoch(control.changes),
+        epoch: Epoch(control.epoch),
         families,
         pins: vec![],
     }
@@ -84,6 +88,19 @@ fn rollout(id: String, doc: &RolloutDoc) -> Option<ProgramRollout> {
     })
 }
 
+/// A rollout as partitions are asked about it.
+pub fn stored(id: &str, doc: &RolloutDoc) -> store::Rollout {
+    store::Rollout {
+        id: id.to_owned(),
+        family: doc.family.clone(),
+        from: doc.from.unwrap_or(0),
+        to: doc.to,
+        state: stored_rollout_state(doc.moves.state).into(),
+        opening_epoch: doc.opened,
+        ..store::Rollout::default()
+    }
+}
+
 /// Whom the family claims.
 pub fn selector(family: &str) -> Selector {
     let found = FAMILIES.iter().find(|(name, ..)| *name == family);
@@ -91,68 +108,38 @@ pub fn selector(family: &str) -> Selector {
     Selector::parse(text).expect("it is one")
 }
 
-/// An agent's place on the list of this rollout.
-pub fn place<'a>(id: &'a str, doc: &RolloutDoc, agent: u32) -> Option<Place<'a>> {
-    Some(Place {
-        rollout: id,
-        role: ROLE,
-        wave: *doc.members.get(&agent)?,
-        taken_from: None,
-    })
-}
-
-/// What this agent should run.
-pub fn wants(control: &Ledger, program: &Program, id: u32, agent: &AgentDoc) -> Desired {
-    let named = program
-        .families
-        .iter()
-        .filter_map(|family| family.rollout.as_ref());
-    let places: Vec<Place<'_>> = named
-        .filter_map(|named| place(&named.id, control.rollout(&named.id)?.1, id))
-        .collect();
-    let place = program.place_that_counts(
-        Whose {
-            owner: borrowed(agent.owner.as_ref()),
-            ..Whose::default()
-        },
-        &places,
-    );
-    wants_at(program, id, agent, place)
-}
-
-/// What it should run if this place decides.
-pub fn wants_at(program: &Program, id: u32, agent: &AgentDoc, place: Option<Place<'_>>) -> Desired {
-    let last = agent.delivery.as_ref();
-    let subject = Subject {
-        uid: uid(id),
-        facts: &agent.labels,
-        owner: borrowed(agent.owner.as_ref()),
-        delivery: last.map(|last| last.hash),
-        delivered_in: last.map_or("", |last| &last.rollout),
-        owned_since: agent.owned_since.map(Epoch),
-        granted: None,
-        resolved: None,
-        stopped: false,
-        place,
+/// The config map of a family at a revision; 0: its baseline.
+pub fn config(family: &str, revision: u64) -> ConfigMap {
+    let file = ConfigFile {
+        body: format!("exporters:\n  otlp:\n    endpoint: {family}-{revision}\n"),
+        content_type: "text/yaml".to_owned(),
     };
-    desired(&subject, program)
+    ConfigMap::from([(String::new(), file)])
 }
 
-/// Family and role, as the domain takes them.
-pub fn borrowed(owner: Option<&Owner>) -> Option<(&str, &str)> {
-    owner.map(|(family, role)| (family.as_str(), role.as_str()))
+/// The config map of what an agent should run.
+pub fn desired_config(desired: &Desired) -> Option<ConfigMap> {
+    let (family, _) = desired.owner.as_ref()?;
+    Some(config(
+        family,
+        desired.revision.map_or(0, |revision| revision.0),
+    ))
 }
 
 /// What a family's agents are sent at a revision; 0: its baseline.
 pub fn delivery(family: &str, revision: u64) -> Digest {
-    Digest::of("sim", &[family.as_bytes(), &revision.to_le_bytes()])
+    delivery_hash(&config(family, revision))
 }
 
 /// The config map without a config: what only a person's order to stop collectors may send.
 pub fn empty() -> Digest {
-    Digest::of("sim", &[])
+    delivery_hash(&ConfigMap::new())
 }
 
-pub fn uid(id: u32) -> [u8; 16] {
-    u128::from(id).to_be_bytes()
+pub fn uid(id: u32) -> Uid {
+    Uid::from_wire(&u128::from(id).to_be_bytes()).expect("numbers begin with 1")
+}
+
+pub fn number(uid: Uid) -> u32 {
+    u32::try_from(u128::from_be_bytes(*uid.as_bytes())).expect("an agent's number")
 }

@@ -4,15 +4,19 @@ use std::sync::Arc;
 
 use fleet::offer::State as Offer;
 use fleet::rollout::State;
+use state::partition::{desired_of, place_of};
 
 use crate::cluster::{Cluster, Process};
-use crate::evaluate::OFFER_TIMEOUT_MS;
-use crate::program::{program, wants};
-use crate::time::now_ms;
+use crate::leader::OFFER_TIMEOUT_MS;
+use crate::program::program;
+use crate::time::wall_ms;
 use crate::types::CONTROL;
 
 /// An agent that sleeps, and then waits for an answer, is heard after so long.
 pub const ANSWERED_WITHIN_MS: u64 = 30_000;
+
+/// Its next message may be that far away, and one agent is asked twice in a minute at most.
+const ASKED_WITHIN_MS: u64 = 70_000;
 
 /// What is not as it should be.
 pub fn unsettled(cluster: &Arc<Cluster>) -> Option<String> {
@@ -31,36 +35,44 @@ pub fn unsettled(cluster: &Arc<Cluster>) -> Option<String> {
     if !silent.is_empty() {
         return Some(format!("agents {silent:?} are not answered"));
     }
+    let unasked = cluster.watch.unasked(ASKED_WITHIN_MS);
+    if !unasked.is_empty() {
+        return Some(format!(
+            "agents {unasked:?} have lost a message and were not asked"
+        ));
+    }
     agents(&process).or_else(|| rollouts(&process))
 }
 
 fn agents(process: &Process) -> Option<String> {
     let control = process.control();
     let program = program(&control);
+    // While rollouts go on, something is always on its way.
+    let moving = control
+        .rollouts()
+        .any(|(_, _, doc)| matches!(doc.moves.state, State::Running | State::RollingBack));
     for group in Cluster::partitions() {
-        for (id, _, agent) in process.group(group).view().1.agents() {
-            let wants = wants(&control, &program, id, agent);
-            let last = agent.delivery.as_ref();
+        let columns = process.group(group).index.read();
+        for row in columns.rows.values() {
+            let (agent, last) = (row.uid, row.delivery.as_ref());
             let is_open = |state| matches!(state, Offer::Offered | Offer::Applying);
             let overdue = last.is_some_and(|last| {
                 is_open(last.state)
-                    && now_ms() > last.offered_ms + OFFER_TIMEOUT_MS + ANSWERED_WITHIN_MS
+                    && wall_ms() > last.offered_ms + OFFER_TIMEOUT_MS + ANSWERED_WITHIN_MS
             });
             if overdue {
                 return Some(format!(
-                    "the offer of agent {id} is open for ever: {last:?}"
+                    "the offer of agent {agent} is open for ever: {last:?}"
                 ));
             }
+            let place = place_of(&columns, &program, row.uid, row.whose());
+            let wants = desired_of(row, place, &program);
             let due = wants
                 .delivery
-                .filter(|hash| wants.offerable && !agent.refused.contains(hash));
-            // While rollouts go on, something is always on its way.
-            let moving = control
-                .rollouts()
-                .any(|(_, _, doc)| matches!(doc.moves.state, State::Running | State::RollingBack));
+                .filter(|hash| wants.offerable && !row.refused.contains(hash));
             if !moving && due.is_some() && due != last.map(|last| last.hash) {
                 return Some(format!(
-                    "agent {id} has {last:?} and should have {due:?}: {:?}",
+                    "agent {agent} has {last:?} and should have {due:?}: {:?}",
                     wants.reason
                 ));
             }
@@ -77,11 +89,10 @@ fn rollouts(process: &Process) -> Option<String> {
         .filter(|(_, _, doc)| doc.moves.state == State::Running);
     running.find_map(|(id, _, doc)| {
         let failed = doc.members.keys().any(|agent| {
-            let ledger = process.group(crate::gateway::partition_of(*agent)).view().1;
-            let last = ledger
-                .agent(*agent)
-                .1
-                .and_then(|agent| agent.delivery.as_ref());
+            let group = process.group(crate::gateway::partition_of(*agent));
+            let columns = group.index.read();
+            let row = columns.rows.get(&crate::program::uid(*agent));
+            let last = row.and_then(|row| row.delivery.as_ref());
             last.is_none_or(|last| !matches!(last.state, Offer::Applied))
         });
         (!failed).then(|| format!("{id} runs for ever, though every member has applied its config"))

@@ -11,11 +11,13 @@ use openraft::storage::{
     EntryResponder, IOFlushed, LogState, RaftLogStorage, RaftStateMachine, Snapshot,
 };
 use openraft::{EntryPayload, RaftLogReader, RaftSnapshotBuilder};
+use state::inventory::{Index, IndexMirror};
+use state::ledger::Mirror;
 
 use crate::disk::{Open, Position, Record};
 use crate::fault::Fault;
 use crate::invariants::Fact;
-use crate::ledger::{Ledger, Outcome};
+use crate::ledger::{Ledger, Outcome, Seen};
 use crate::time::spawn;
 use crate::types::{Entry, GroupId, LogId, SnapshotMeta, StoredMembership, TypeConfig, Vote};
 use crate::world::Watch;
@@ -40,6 +42,7 @@ pub struct Machine {
     position: Position,
     ledger: Arc<Ledger>,
     view: View,
+    mirror: IndexMirror,
 }
 
 /// Makes a snapshot of what was applied when it was asked for.
@@ -137,12 +140,12 @@ impl Machine {
         group: GroupId,
         disk: Open,
         watch: Watch,
-        view: View,
+        (view, index): (View, &Index),
     ) -> io::Result<Self> {
         let (position, ledger) = disk.read(group, |image| {
             (image.position.clone(), Arc::clone(&image.ledger))
         })?;
-        let machine = Machine {
+        let mut machine = Machine {
             node,
             group,
             disk,
@@ -150,8 +153,9 @@ impl Machine {
             position,
             ledger,
             view,
+            mirror: index.mirror(),
         };
-        machine.publish();
+        machine.publish_anew();
         Ok(machine)
     }
 
@@ -162,6 +166,26 @@ impl Machine {
     fn publish(&self) {
         let mut view = self.view.lock().unwrap_or_else(PoisonError::into_inner);
         *view = (self.applied(), Arc::clone(&self.ledger));
+    }
+
+    /// What readers see of the documents is made anew.
+    fn publish_anew(&mut self) {
+        self.mirror.reset();
+        self.mirror(self.ledger.mirrored(IndexMirror::TABLES));
+        self.publish();
+    }
+
+    fn mirror(&mut self, seen: Vec<Seen>) {
+        let seen = seen
+            .into_iter()
+            .filter(|(table, ..)| IndexMirror::TABLES.contains(table));
+        for (table, key, document) in seen {
+            match document {
+                Some((version, value)) => self.mirror.put(table, &key, version, &value),
+                None => self.mirror.delete(table, &key),
+            }
+        }
+        self.mirror.publish(self.ledger.floor);
     }
 
     fn write(&self) -> io::Result<()> {
@@ -184,7 +208,7 @@ impl Machine {
 
     fn apply_one(&mut self, entry: &Entry) -> io::Result<Outcome> {
         let ledger = Arc::make_mut(&mut self.ledger);
-        let mut links = vec![];
+        let (mut links, mut seen) = (vec![], vec![]);
         let (mut id, mut outcome) = (0, Outcome::Nothing);
         match &entry.payload {
             EntryPayload::Blank => ledger.pass(),
@@ -194,13 +218,15 @@ impl Machine {
                 self.position.members = StoredMembership::new(at, members.clone());
             }
             EntryPayload::Normal(proposal) => {
-                let fenced = self.watch.fault() != Some(Fault::FenceForgotten);
-                (outcome, links) = ledger.apply(&proposal.0, fenced);
-                id = proposal.0.id;
+                let change = self.watch.fenced(&proposal.0);
+                let index = entry.log_id.index;
+                (outcome, links, seen) = ledger.apply(index, &change, self.watch.shelf());
+                id = change.id;
             }
         }
         self.position.applied = Some(entry.log_id);
         self.write()?;
+        self.mirror(seen);
         self.publish();
         self.watch.note(Fact::Applied {
             node: self.node,
@@ -260,7 +286,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
             members: meta.last_membership.clone(),
         };
         self.ledger = ledger;
-        self.publish();
+        self.publish_anew();
         self.watch.note(Fact::Installed {
             node: self.node,
             group: self.group,

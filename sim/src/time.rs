@@ -39,3 +39,11 @@ pub fn spawn<T: Send + 'static>(
     let handle = SimRuntime::spawn(work);
     async move { handle.await.ok() }
 }
+
+/// Wall time when the world began.
+const BEGAN_MS: u64 = 1_700_000_000_000;
+
+/// Wall time, the same on all nodes.
+pub fn wall_ms() -> u64 {
+    BEGAN_MS + now_ms()
+}

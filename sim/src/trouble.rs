@@ -73,13 +73,15 @@ pub enum Theme {
     Links,
     /// Leaders that do not hear each other, and move.
     Leaders,
+    /// Nothing at all, but for messages that agents lose.
+    Calm,
     Everything,
 }
 
 /// Makes trouble until then, and mends everything.
 pub async fn run(cluster: Arc<Cluster>, gateways: Vec<Arc<Gateway>>, theme: Theme, until_ms: u64) {
     let kinds = theme.kinds();
-    loop {
+    while !kinds.is_empty() {
         let (pause, kind, heals) = {
             let mut chance = cluster.watch.chance();
             (
@@ -125,6 +127,7 @@ impl Theme {
         match self {
             Theme::Nodes => NODES.to_vec(),
             Theme::Links => LINKS.to_vec(),
+            Theme::Calm => vec![],
             Theme::Leaders => vec![LeadersApart, LeadersApart, LeadMoves, GatewayRestarts],
             Theme::Everything => [NODES, LINKS, GATEWAYS].concat(),
         }

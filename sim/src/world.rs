@@ -12,6 +12,7 @@ use crate::cluster::Cluster;
 use crate::fault::Fault;
 use crate::gateway::Gateway;
 use crate::invariants::{Broken, Checker, Fact, Known};
+use crate::ledger::{Change, Shelf};
 use crate::operator;
 use crate::settled::unsettled;
 use crate::time::{now_ms, sleep_ms, spawn};
@@ -48,6 +49,7 @@ struct Inner {
     told: bool,
     fault: Option<Fault>,
     chance: Arc<Mutex<Chance>>,
+    shelf: Shelf,
     book: Mutex<Book>,
 }
 
@@ -81,6 +83,7 @@ impl Watch {
             told: std::env::var_os("MUSTER_SIM_TRACE").is_some(),
             fault: plan.fault,
             chance: Arc::new(Mutex::new(Chance::new(plan.seed))),
+            shelf: Shelf::default(),
             book: Mutex::default(),
         }))
     }
@@ -95,6 +98,20 @@ impl Watch {
 
     pub fn fault(&self) -> Option<Fault> {
         self.0.fault
+    }
+
+    /// Where families and rollouts stand.
+    pub fn shelf(&self) -> &Shelf {
+        &self.0.shelf
+    }
+
+    /// A change as replicas apply it: where the fence is forgotten, they do not learn by which program it offers.
+    pub fn fenced(&self, change: &Change) -> Change {
+        let mut change = change.clone();
+        if self.fault() == Some(Fault::FenceForgotten) {
+            change.entry.epoch = 0;
+        }
+        change
     }
 
     pub fn shared_chance(&self) -> Arc<Mutex<Chance>> {
@@ -136,6 +153,11 @@ impl Watch {
     /// What a read that begins now has to see at least.
     pub fn known(&self, group: GroupId) -> Known {
         self.book().checker.known(group)
+    }
+
+    /// Agents that have lost a message so long ago and were not asked for it.
+    pub fn unasked(&self, ms: u64) -> Vec<u32> {
+        self.book().checker.unasked(now_ms(), ms)
     }
 
     /// Agents that nobody has answered for so long.

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use sim::trouble::Theme;
 use sim::world::{Plan, Report, run};
 
 /// What happens in some worlds and not in others.
@@ -63,6 +64,21 @@ fn invariants_hold_after_each_event_whatever_happens() {
     let many = reports.len() >= 20;
     for what in SOMETIMES.iter().filter(|_| many) {
         assert!(total.contains_key(what), "no {what}: {total:?}");
+    }
+}
+
+/// Whatever is asked or declared there has no excuse.
+#[test]
+fn in_a_calm_world_only_who_has_lost_a_message_is_asked_and_only_who_is_silent_is_declared_lost() {
+    for seed in 1_000..1_010 {
+        let plan = Plan {
+            theme: Theme::Calm,
+            ..Plan::of(seed)
+        };
+        let report = run(plan);
+        assert!(report.broken.is_none(), "seed {seed}: {:?}", report.broken);
+        let seen = |what| report.seen.get(what).copied().unwrap_or(0);
+        assert!(seen("asked for full state") <= seen("lost messages"));
     }
 }
 

@@ -256,6 +256,11 @@ impl Table {
         self.sessions.len()
     }
 
+    /// Holds none?
+    pub fn is_empty(&self) -> bool {
+        self.sessions.is_empty()
+    }
+
     /// Sessions given up for others since the last call.
     pub fn take_evicted(&mut self) -> u64 {
         std::mem::take(&mut self.evicted)

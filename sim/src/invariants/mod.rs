@@ -4,6 +4,7 @@
 //! Everything that happens is a [`Fact`]. After each one the checker says whether all invariants still hold; the
 //! numbers are those of the design.
 
+mod conversations;
 mod offers;
 mod replicas;
 mod rollouts;
@@ -17,6 +18,7 @@ use fleet::digest::Digest;
 use fleet::offer::Reported;
 use fleet::rollout::Step;
 
+use self::conversations::Conversations;
 use self::offers::Offers;
 use self::replicas::Replicas;
 use self::rollouts::Rollouts;
@@ -105,8 +107,13 @@ pub enum Fact {
     Heard {
         group: GroupId,
         agent: u32,
-        number: Number,
+        version: u64,
         reported: Said,
+    },
+    /// An agent was declared lost.
+    Declared {
+        group: GroupId,
+        agent: u32,
     },
     /// A gateway wrote an offer.
     Written {
@@ -124,7 +131,17 @@ pub enum Fact {
     /// An agent knows that it was heard, and what it had said.
     Answered {
         agent: u32,
+        /// It had said everything.
+        full: bool,
         status: Said,
+    },
+    /// A message of an agent is lost, and the agent goes on.
+    Lost {
+        agent: u32,
+    },
+    /// An agent is asked to say everything.
+    Asked {
+        agent: u32,
     },
 
     // ---- people and controller ----
@@ -145,7 +162,8 @@ pub enum Fact {
     Looked {
         rollout: String,
         listed: u64,
-        counted: u64,
+        /// As far as all partitions have been read.
+        counted: Option<u64>,
         moves: Vec<Move>,
     },
     /// After everything was mended and so much time, something is not as it should be.
@@ -170,7 +188,8 @@ pub enum Move {
 #[derive(Clone, Debug, Default)]
 pub struct Known {
     pub entries: u64,
-    pub heard: BTreeMap<u32, (Number, Said)>,
+    /// By agent: version of the record, and what it said then.
+    pub heard: BTreeMap<u32, (u64, Said)>,
 }
 
 /// What holds.
@@ -184,6 +203,10 @@ pub enum Invariant {
     OfferedOnce,
     /// 4: nobody is sent an empty config.
     NeverEmpty,
+    /// 5: nobody is asked for full state who has said everything; nobody's loss is forgotten.
+    Asked,
+    /// Nobody is declared lost who is not.
+    NobodyLost,
     /// 6: counts add up to the list, which never changes.
     AddsUp,
     /// 7: the same message is answered the same.
@@ -226,6 +249,7 @@ fn hold(holds: bool, invariant: Invariant, what: impl FnOnce() -> String) -> Ver
 pub struct Checker {
     replicas: Replicas,
     offers: Offers,
+    conversations: Conversations,
     rollouts: Rollouts,
     /// How often what happened.
     pub seen: BTreeMap<&'static str, u64>,
@@ -253,11 +277,17 @@ impl Checker {
         }
         self.replicas.check(fact)?;
         self.offers.check(now_ms, fact)?;
+        self.conversations.check(now_ms, fact)?;
         self.rollouts.check(now_ms, fact)?;
         match fact {
             Fact::Unsettled { what } => hold(false, Invariant::Converges, || what.clone()),
             _ => Ok(()),
         }
+    }
+
+    /// Agents that have lost a message so long ago and were not asked for it.
+    pub fn unasked(&self, now_ms: u64, ms: u64) -> Vec<u32> {
+        self.conversations.unasked(now_ms, ms)
     }
 
     /// Agents that nobody has answered for so long.
@@ -306,6 +336,9 @@ impl Fact {
             Fact::Acknowledged { .. } => "acknowledged",
             Fact::Read { .. } => "reads",
             Fact::Received { .. } => "offers",
+            Fact::Lost { .. } => "lost messages",
+            Fact::Asked { .. } => "asked for full state",
+            Fact::Declared { .. } => "declared lost",
             Fact::Answered { .. } => "answers",
             Fact::Stands {
                 verb: Verb::Halt, ..

@@ -21,6 +21,8 @@ struct Got {
     answer: Option<Reported>,
     /// Something else was written to it since: whether it got that, nobody knows.
     replaced: bool,
+    /// It said everything since, and not a word about this.
+    told_all: bool,
 }
 
 #[derive(Debug, Default)]
@@ -29,12 +31,12 @@ pub struct Offers {
     got: BTreeMap<(u32, Digest), Got>,
     /// The last offer that was written to an agent.
     written: BTreeMap<u32, (Number, Digest)>,
-    heard: BTreeMap<(GroupId, u32), (Number, Said)>,
+    heard: BTreeMap<(GroupId, u32), (u64, Said)>,
     answered_ms: BTreeMap<u32, u64>,
 }
 
 impl Offers {
-    pub fn heard(&self, group: GroupId) -> BTreeMap<u32, (Number, Said)> {
+    pub fn heard(&self, group: GroupId) -> BTreeMap<u32, (u64, Said)> {
         let of_group = self.heard.range((group, 0)..=(group, u32::MAX));
         of_group.map(|((_, agent), said)| (*agent, *said)).collect()
     }
@@ -49,15 +51,15 @@ impl Offers {
             Fact::Heard {
                 group,
                 agent,
-                number,
+                version,
                 reported,
             } => {
                 let said = self
                     .heard
                     .entry((*group, *agent))
-                    .or_insert((*number, *reported));
-                if said.0 <= *number {
-                    *said = (*number, *reported);
+                    .or_insert((*version, *reported));
+                if said.0 <= *version {
+                    *said = (*version, *reported);
                 }
                 Ok(())
             }
@@ -72,8 +74,15 @@ impl Offers {
                 number,
                 hash,
             } => self.received(now_ms, *agent, *number, *hash),
-            Fact::Answered { agent, status } => {
+            Fact::Answered {
+                agent,
+                full,
+                status,
+            } => {
                 self.answered_ms.insert(*agent, now_ms);
+                if *full {
+                    self.told_all(*agent);
+                }
                 if let Some((hash, reported)) = status
                     && let Some(got) = self.got.get_mut(&(*agent, *hash))
                     && got.answer != Some(Reported::Failed)
@@ -91,6 +100,14 @@ impl Offers {
                 Ok(())
             }
             _ => Ok(()),
+        }
+    }
+
+    /// A full report that names another config proves that this one never came, where its collector runs since before:
+    /// it is offered once more.
+    fn told_all(&mut self, agent: u32) {
+        for ((to, _), got) in &mut self.got {
+            got.told_all |= *to == agent && got.answer.is_none();
         }
     }
 
@@ -126,6 +143,7 @@ impl Offers {
             at_ms: now_ms,
             answer: None,
             replaced: false,
+            told_all: false,
         };
         let Some(before) = self.got.insert((agent, hash), got) else {
             return Ok(());
@@ -135,7 +153,10 @@ impl Offers {
             format!("agent {agent} is offered {hash} again, which it had answered with FAILED")
         })?;
         let unanswered = matches!(before.answer, None | Some(Reported::Applying));
-        let is_open = unanswered && !before.replaced && now_ms - before.at_ms < STILL_OPEN_MS;
+        let is_open = unanswered
+            && !before.replaced
+            && !before.told_all
+            && now_ms - before.at_ms < STILL_OPEN_MS;
         hold(!is_open, Invariant::OfferedOnce, || {
             format!(
                 "agent {agent} got {hash} in answer to message {:?}, and {} ms later to {number:?}, without a word in between",

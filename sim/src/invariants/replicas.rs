@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use fleet::audit;
+use state::inventory::reported;
 
-use super::{Fact, Invariant, Known, Number, Said, Verdict, hold};
+use super::{Fact, Invariant, Known, Verdict, hold};
 use crate::ledger::Ledger;
 use crate::types::{GroupId, Vote};
 
@@ -149,8 +150,8 @@ impl History {
         hold(*point.ledger == **ledger, Invariant::SameState, || {
             let (other, this) = (&point.ledger, ledger);
             format!(
-                "node {node} differs from others at {applied}: {} entries and {} changes, others have {} and {}",
-                this.entries, this.changes, other.entries, other.changes
+                "node {node} differs from others at {applied}: {} entries with trail {}, others have {} and {}",
+                this.entries, this.trail, other.entries, other.trail
             )
         })
     }
@@ -209,12 +210,13 @@ impl History {
 
 /// Does a record still say what its agent was told to have been heard?
 fn statuses_are_kept(before: &Known, ledger: &Ledger) -> Verdict {
-    before.heard.iter().try_for_each(|(agent, (number, said))| {
-        let recorded: Option<(Number, Said)> =
-            ledger.agent(*agent).1.map(|agent| (agent.number, agent.reported));
-        let is_newer = recorded.is_some_and(|(newest, _)| newest > *number);
-        hold(is_newer || recorded == Some((*number, *said)), Invariant::Acknowledged, || {
-            format!("agent {agent} was heard to say {said:?} in message {number:?}, its record has {recorded:?}")
+    before.heard.iter().try_for_each(|(agent, (version, said))| {
+        let recorded = ledger.agent(*agent).map(|(version, agent)| {
+            (version, agent.status.as_ref().and_then(reported))
+        });
+        let is_newer = recorded.is_some_and(|(newest, _)| newest > *version);
+        hold(is_newer || recorded == Some((*version, *said)), Invariant::Acknowledged, || {
+            format!("agent {agent} was heard to say {said:?} in version {version} of its record, which is {recorded:?}")
         })
     })
 }

@@ -29,15 +29,12 @@ impl Rollouts {
                 moves,
             } => {
                 let before = *self.lists.entry(rollout.clone()).or_insert(*listed);
-                hold(
-                    counted == listed && before == *listed,
-                    Invariant::AddsUp,
-                    || {
-                        format!(
-                            "{rollout} had {before} members, has {listed}, and {counted} are counted"
-                        )
-                    },
-                )?;
+                let adds_up = counted.is_none_or(|counted| counted == *listed);
+                hold(adds_up && before == *listed, Invariant::AddsUp, || {
+                    format!(
+                        "{rollout} had {before} members, has {listed}, and {counted:?} are counted"
+                    )
+                })?;
                 let decides =
                     |step: &Move| matches!(step, Move::Passes | Move::Completes | Move::WentBack);
                 let Some(step) = moves.iter().find(|step| decides(step)) else {

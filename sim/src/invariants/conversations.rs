@@ -1,0 +1,69 @@
+//! Conversations: a lost message is asked for, and nothing else (5); nobody is declared lost who is not.
+
+use std::collections::BTreeMap;
+
+use super::{Fact, Invariant, Verdict, hold};
+use crate::leader::TIMING;
+
+/// After trouble everybody may be asked once: whose presence has not reached the leader then, and sleeps.
+const EXCUSED_MS: u64 = 35_000;
+
+/// What a gateway has answered reaches the agent, and the leader, so much later at most.
+const UNDER_WAY_MS: u64 = 1_500;
+
+#[derive(Debug, Default)]
+pub struct Conversations {
+    answered_ms: BTreeMap<u32, u64>,
+    /// Since when a loss was not asked for.
+    lost_ms: BTreeMap<u32, u64>,
+    /// Something happened to the cluster last.
+    trouble_ms: u64,
+}
+
+impl Conversations {
+    /// Agents that have lost a message so long ago and were not asked.
+    pub fn unasked(&self, now_ms: u64, ms: u64) -> Vec<u32> {
+        let lost = self.lost_ms.iter().filter(|(_, at)| now_ms - **at > ms);
+        lost.map(|(agent, _)| *agent).collect()
+    }
+
+    pub fn check(&mut self, now_ms: u64, fact: &Fact) -> Verdict {
+        match fact {
+            Fact::Trouble { .. }
+            | Fact::Ended { .. }
+            | Fact::Opened { .. }
+            | Fact::Leads { .. } => {
+                self.trouble_ms = now_ms;
+                Ok(())
+            }
+            Fact::Answered { agent, full, .. } => {
+                self.answered_ms.insert(*agent, now_ms);
+                if *full {
+                    self.lost_ms.remove(agent);
+                }
+                Ok(())
+            }
+            Fact::Lost { agent } => {
+                self.lost_ms.entry(*agent).or_insert(now_ms);
+                Ok(())
+            }
+            Fact::Asked { agent } => {
+                let has_lost = self.lost_ms.remove(agent).is_some();
+                let excused = now_ms - self.trouble_ms < EXCUSED_MS;
+                hold(has_lost || excused, Invariant::Asked, || {
+                    format!("agent {agent} is asked for full state, and has lost nothing")
+                })
+            }
+            Fact::Declared { agent, .. } => {
+                let answered = self.answered_ms.get(agent);
+                let silent = answered.map_or(now_ms, |at| now_ms - at);
+                hold(
+                    silent + UNDER_WAY_MS >= TIMING.lost_after_ms,
+                    Invariant::NobodyLost,
+                    || format!("agent {agent} is declared lost, and was answered {silent} ms ago"),
+                )
+            }
+            _ => Ok(()),
+        }
+    }
+}
