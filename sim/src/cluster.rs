@@ -15,6 +15,7 @@ use crate::disk::{Disk, End, Open};
 use crate::invariants::Fact;
 use crate::leader::{self, Leaders};
 use crate::ledger::{Change, Ledger, Outcome};
+use crate::members::{self, FIRST};
 use crate::network::{Network, Place};
 use crate::peers::Peers;
 use crate::store::{LogStore, Machine, View};
@@ -44,6 +45,7 @@ pub struct Process {
     pub node: u64,
     pub watch: Watch,
     pub leaders: Leaders,
+    network: Network,
     groups: BTreeMap<GroupId, Group>,
     alive: AtomicBool,
 }
@@ -128,6 +130,7 @@ impl Cluster {
             node: id,
             watch: self.watch.clone(),
             leaders: Leaders::default(),
+            network: self.network.clone(),
             groups,
             alive: AtomicBool::new(true),
         });
@@ -185,18 +188,22 @@ impl Cluster {
         })
     }
 
-    /// All voters of all groups, at the first start.
+    /// The first voters of all groups; others join them.
     pub async fn initialize(self: &Arc<Self>) {
         for node in self.node_ids() {
             self.start(node).await;
         }
-        let members = |node: u64| (node, EmptyNode::new());
-        let members: BTreeMap<u64, EmptyNode> = self.node_ids().map(members).collect();
+        let member = |node: u64| (node, EmptyNode::new());
+        let first = self.node_ids().filter(|node| *node <= FIRST);
+        let members: BTreeMap<u64, EmptyNode> = first.clone().map(member).collect();
         // Each group by another node, which then leads it.
-        for (node, group) in self.node_ids().cycle().zip(Self::groups()) {
+        for (node, group) in first.cycle().zip(Self::groups()) {
             let process = self.process(node).expect("it was started");
             let begun = process.group(group).raft.initialize(members.clone());
             begun.await.expect("nobody has begun it before");
+        }
+        for node in self.node_ids().filter(|node| *node > FIRST) {
+            let _beside = spawn(members::join(Arc::clone(self), node));
         }
     }
 
@@ -319,6 +326,11 @@ fn settings() -> Config {
 impl Process {
     pub fn is_alive(&self) -> bool {
         self.alive.load(Ordering::SeqCst)
+    }
+
+    /// Returns when this process does not stand still.
+    pub async fn awake(&self) {
+        self.network.awake(Place::Node(self.node)).await;
     }
 
     pub fn group(&self, id: GroupId) -> &Group {

@@ -42,6 +42,7 @@ pub async fn run(cluster: Arc<Cluster>, process: Arc<Process>) {
     let mut controller = Controller::default();
     while process.is_alive() {
         sleep_ms(LOOK_MS).await;
+        process.awake().await;
         // Also who has just been elected: it may not have everything yet that was decided before.
         if process.group(CONTROL).leads_in().is_none() || !cluster.sync(&process, CONTROL).await {
             controller = Controller::default();

@@ -168,6 +168,11 @@ impl Gateway {
         &self.cluster.network
     }
 
+    /// Returns when it does not stand still.
+    async fn awake(&self) {
+        self.network().awake(Place::Gateway(self.id)).await;
+    }
+
     fn name(&self) -> String {
         format!("gateway-{}", self.id)
     }
@@ -357,6 +362,7 @@ fn first(replies: &[Reply]) -> Option<ServerToAgent> {
 async fn gather_presence(gateway: Arc<Gateway>) {
     loop {
         sleep_ms(PRESENCE_MS).await;
+        gateway.awake().await;
         let mut memory = gateway.memory();
         let mut batch = vec![];
         memory.table.presence(now_ms(), &mut batch);
@@ -373,6 +379,7 @@ async fn hold_line(gateway: Arc<Gateway>, node: u64) {
     let cluster = Arc::clone(&gateway.cluster);
     loop {
         sleep_ms(PRESENCE_MS).await;
+        gateway.awake().await;
         let (life, said) = gateway.say(node);
         let (name, there) = (gateway.name(), Arc::clone(&cluster));
         let work = async move {

@@ -149,6 +149,7 @@ pub fn run(cluster: &Arc<Cluster>, process: &Arc<Process>) {
 
 async fn keep_lease(cluster: Arc<Cluster>, process: Arc<Process>) {
     while process.is_alive() {
+        process.awake().await;
         let sent = now_ms();
         if cluster.sync(&process, CONTROL).await {
             let mut memory = process.leaders.lock();
@@ -161,6 +162,7 @@ async fn keep_lease(cluster: Arc<Cluster>, process: Arc<Process>) {
 /// Takes the lead where this node was elected, and names whom a new program has something for.
 async fn follow_leads(cluster: Arc<Cluster>, process: Arc<Process>) {
     while process.is_alive() {
+        process.awake().await;
         for group in Cluster::partitions() {
             let term = process.group(group).leads_in();
             let ready = process.leaders.seat(group, |seat| seat.term);
@@ -184,6 +186,7 @@ async fn follow_leads(cluster: Arc<Cluster>, process: Arc<Process>) {
 /// Looks for silent agents, for offers whose time has passed, and for gateways that are gone.
 async fn look(process: Arc<Process>) {
     while process.is_alive() {
+        process.awake().await;
         for change in process.leaders.lines.look() {
             let now = now_ms();
             for group in Cluster::partitions() {

@@ -24,6 +24,7 @@ mod cluster;
 mod controller;
 mod leader;
 mod line;
+mod members;
 mod observe;
 mod orders;
 mod program;

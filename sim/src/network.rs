@@ -1,10 +1,10 @@
 //! Links between everybody: each message takes its time and may be lost; links are cut one way or both ways, and heal.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::chance::Chance;
-use crate::time::{sleep_ms, spawn, within_ms};
+use crate::time::{now_ms, sleep_ms, spawn, within_ms};
 
 /// Who sends or receives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -22,6 +22,8 @@ const CALL_MS: u64 = 1_000;
 struct Links {
     /// From, to.
     cut: BTreeSet<(Place, Place)>,
+    /// Who stands still, and until when.
+    frozen: BTreeMap<Place, u64>,
     /// One message in so many is lost; 0: none.
     lost_in: u64,
     delay_ms_max: u64,
@@ -65,10 +67,28 @@ impl Network {
         (links.lost_in, links.delay_ms_max) = (lost_in, delay_ms_max);
     }
 
+    /// It stands still for so long: what is said to it, and what it says, waits.
+    pub fn freeze(&self, place: Place, ms: u64) {
+        self.links().frozen.insert(place, now_ms() + ms);
+    }
+
+    fn is_frozen(&self, place: Place) -> bool {
+        let frozen = &self.links().frozen;
+        frozen.get(&place).is_some_and(|until| now_ms() < *until)
+    }
+
+    /// Returns when this place does not stand still.
+    pub async fn awake(&self, place: Place) {
+        while self.is_frozen(place) {
+            sleep_ms(20).await;
+        }
+    }
+
     /// Everybody hears everybody again.
     pub fn heal(&self) {
         let mut links = self.links();
         links.cut.clear();
+        links.frozen.clear();
         (links.lost_in, links.delay_ms_max) = (0, 5);
     }
 
@@ -84,6 +104,8 @@ impl Network {
             (delay, lost || links.cut.contains(&(from, to)))
         };
         sleep_ms(delay).await;
+        self.awake(from).await;
+        self.awake(to).await;
         !lost && !self.links().cut.contains(&(from, to))
     }
 

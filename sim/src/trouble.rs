@@ -6,6 +6,7 @@ use crate::cluster::Cluster;
 use crate::disk::End;
 use crate::gateway::Gateway;
 use crate::invariants::Fact;
+use crate::members;
 use crate::network::Place;
 use crate::time::{now_ms, sleep_ms, spawn};
 use crate::types::{CONTROL, GroupId};
@@ -23,6 +24,10 @@ enum Trouble {
     SlowDisk,
     /// A leader hands its group over.
     LeadMoves,
+    /// A process stands still, and goes on.
+    Freeze,
+    /// A node stops voting in a group, for a while.
+    NoVoter,
     // ---- links ----
     /// A node that nobody hears.
     Mute,
@@ -39,11 +44,13 @@ enum Trouble {
     NoGateway,
     GatewayRestarts,
     GatewaysRestart,
+    GatewayFreezes,
 }
 
 use Trouble::{
-    Alone, Apart, Blackout, BlackoutUnderLoad, Deaf, Delay, GatewayRestarts, GatewaysRestart, Kill,
-    LeadMoves, LeadersApart, Loss, Mute, NoGateway, OneWay, PowerCut, SlowDisk,
+    Alone, Apart, Blackout, BlackoutUnderLoad, Deaf, Delay, Freeze, GatewayFreezes,
+    GatewayRestarts, GatewaysRestart, Kill, LeadMoves, LeadersApart, Loss, Mute, NoGateway,
+    NoVoter, OneWay, PowerCut, SlowDisk,
 };
 
 const NODES: &[Trouble] = &[
@@ -53,15 +60,20 @@ const NODES: &[Trouble] = &[
     BlackoutUnderLoad,
     SlowDisk,
     LeadMoves,
+    Freeze,
+    NoVoter,
 ];
 const LINKS: &[Trouble] = &[Mute, Deaf, OneWay, Apart, LeadersApart, Alone, Loss, Delay];
-const GATEWAYS: &[Trouble] = &[NoGateway, GatewayRestarts, GatewaysRestart];
+const GATEWAYS: &[Trouble] = &[NoGateway, GatewayRestarts, GatewaysRestart, GatewayFreezes];
 
 /// Nodes are down for so long, at most.
 const DOWN_MS: u64 = 6_000;
 
 /// Leaders that cannot hear each other are left alone for so long: leases and grants run out, and somebody halts.
 const APART_MS: u64 = 12_000;
+
+/// A process stands still for so long, at most: longer than leases, and than who is silent takes to be lost.
+const STILL_MS: u64 = 25_000;
 
 /// Slow disks are so much slower.
 const SLOWNESS: u64 = 60;
@@ -128,7 +140,13 @@ impl Theme {
             Theme::Nodes => NODES.to_vec(),
             Theme::Links => LINKS.to_vec(),
             Theme::Calm => vec![],
-            Theme::Leaders => vec![LeadersApart, LeadersApart, LeadMoves, GatewayRestarts],
+            Theme::Leaders => vec![
+                LeadersApart,
+                LeadersApart,
+                LeadMoves,
+                Freeze,
+                GatewayRestarts,
+            ],
             Theme::Everything => [NODES, LINKS, GATEWAYS].concat(),
         }
     }
@@ -163,6 +181,16 @@ fn happen(cluster: &Arc<Cluster>, gateways: &[Arc<Gateway>], kind: Trouble) {
             .for_each(|node| fall(cluster, *node, End::PowerCut)),
         BlackoutUnderLoad => black_out_under_load(cluster, nodes),
         LeadMoves => hand_over(cluster, one),
+        Freeze => network.freeze(here, still(cluster)),
+        NoVoter => {
+            let group = cluster
+                .watch
+                .chance()
+                .pick(&[CONTROL, GroupId(1), GroupId(2)]);
+            let rests = members::rest(Arc::clone(cluster), group, one, still(cluster));
+            let _beside = spawn(rests);
+        }
+        GatewayFreezes => network.freeze(Place::Gateway(gateway.id), still(cluster)),
         SlowDisk => cluster.disk(one).set_slowness(SLOWNESS),
         Mute => everybody().for_each(|node| network.cut(here, node)),
         Deaf => everybody().for_each(|node| network.cut(node, here)),
@@ -181,6 +209,11 @@ fn happen(cluster: &Arc<Cluster>, gateways: &[Arc<Gateway>], kind: Trouble) {
         GatewayRestarts => gateway.restart(),
         GatewaysRestart => gateways.iter().for_each(|gateway| gateway.restart()),
     }
+}
+
+/// For how long.
+fn still(cluster: &Cluster) -> u64 {
+    cluster.watch.chance().between(500, STILL_MS)
 }
 
 fn leader(cluster: &Cluster, group: GroupId) -> Option<u64> {

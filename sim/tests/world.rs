@@ -9,7 +9,7 @@ use sim::trouble::Theme;
 use sim::world::{Plan, Report, run};
 
 /// What happens in some worlds and not in others.
-const SOMETIMES: [&str; 8] = [
+const SOMETIMES: [&str; 10] = [
     "begun",
     "passed",
     "completed",
@@ -17,6 +17,8 @@ const SOMETIMES: [&str; 8] = [
     "rollbacks",
     "went back",
     "kills",
+    "voters added",
+    "voters removed",
     "power cuts that lost something",
 ];
 

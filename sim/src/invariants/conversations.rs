@@ -9,11 +9,12 @@ use crate::leader::TIMING;
 const EXCUSED_MS: u64 = 35_000;
 
 /// What a gateway has answered reaches the agent, and the leader, so much later at most.
-const UNDER_WAY_MS: u64 = 1_500;
+const UNDER_WAY_MS: u64 = 2_500;
 
 #[derive(Debug, Default)]
 pub struct Conversations {
-    answered_ms: BTreeMap<u32, u64>,
+    /// The last answers that each agent got.
+    answered_ms: BTreeMap<u32, Vec<u64>>,
     /// Since when a loss was not asked for.
     lost_ms: BTreeMap<u32, u64>,
     /// Something happened to the cluster last.
@@ -29,15 +30,25 @@ impl Conversations {
 
     pub fn check(&mut self, now_ms: u64, fact: &Fact) -> Verdict {
         match fact {
-            Fact::Trouble { .. }
-            | Fact::Ended { .. }
-            | Fact::Opened { .. }
-            | Fact::Leads { .. } => {
+            Fact::Trouble { what } => {
+                self.trouble_ms = now_ms;
+                // Whom a gateway has answered from memory a moment ago, it may not have told of.
+                if what.starts_with("Gateway") {
+                    let told = |at: &u64| now_ms - at > UNDER_WAY_MS;
+                    self.answered_ms
+                        .values_mut()
+                        .for_each(|all| all.retain(told));
+                }
+                Ok(())
+            }
+            Fact::Ended { .. } | Fact::Opened { .. } | Fact::Leads { .. } => {
                 self.trouble_ms = now_ms;
                 Ok(())
             }
             Fact::Answered { agent, full, .. } => {
-                self.answered_ms.insert(*agent, now_ms);
+                let answered = self.answered_ms.entry(*agent).or_default();
+                answered.retain(|at| now_ms - at < TIMING.lost_after_ms);
+                answered.push(now_ms);
                 if *full {
                     self.lost_ms.remove(agent);
                 }
@@ -55,8 +66,12 @@ impl Conversations {
                 })
             }
             Fact::Declared { agent, .. } => {
-                let answered = self.answered_ms.get(agent);
-                let silent = answered.map_or(now_ms, |at| now_ms - at);
+                let answered = self.answered_ms.get(agent).into_iter().flatten();
+                // Of what has just been, nobody can know.
+                let silent = answered
+                    .map(|at| now_ms - at)
+                    .filter(|ms| *ms > UNDER_WAY_MS);
+                let silent = silent.min().unwrap_or(now_ms);
                 hold(
                     silent + UNDER_WAY_MS >= TIMING.lost_after_ms,
                     Invariant::NobodyLost,

@@ -97,6 +97,13 @@ pub enum Fact {
         why: String,
     },
 
+    /// A node votes in a group from now on, or does not.
+    Members {
+        group: GroupId,
+        node: u64,
+        votes: bool,
+    },
+
     /// Something was broken, or mended.
     Trouble {
         what: String,
@@ -336,6 +343,8 @@ impl Fact {
             Fact::Acknowledged { .. } => "acknowledged",
             Fact::Read { .. } => "reads",
             Fact::Received { .. } => "offers",
+            Fact::Members { votes: true, .. } => "voters added",
+            Fact::Members { .. } => "voters removed",
             Fact::Lost { .. } => "lost messages",
             Fact::Asked { .. } => "asked for full state",
             Fact::Declared { .. } => "declared lost",
