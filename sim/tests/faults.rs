@@ -53,11 +53,6 @@ fn a_fence_that_is_forgotten_is_caught() {
 }
 
 #[test]
-fn a_gateway_that_comes_back_and_is_told_of_nobody_is_caught() {
-    is_caught_by(Fault::PendingForgotten, Theme::Links, Invariant::Converges);
-}
-
-#[test]
 fn offers_by_mismatch_of_hashes_are_caught() {
     is_caught_by(
         Fault::OfferByMismatch,

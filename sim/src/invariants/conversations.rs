@@ -67,13 +67,13 @@ impl Conversations {
             }
             Fact::Declared { agent, .. } => {
                 let answered = self.answered_ms.get(agent).into_iter().flatten();
-                // Of what has just been, nobody can know.
+                // Of what has just been, nobody can know; and what a line has lost comes later, with its next beginning.
                 let silent = answered
                     .map(|at| now_ms - at)
                     .filter(|ms| *ms > UNDER_WAY_MS);
                 let silent = silent.min().unwrap_or(now_ms);
                 hold(
-                    silent + UNDER_WAY_MS >= TIMING.lost_after_ms,
+                    silent >= TIMING.lost_after_ms / 2,
                     Invariant::NobodyLost,
                     || format!("agent {agent} is declared lost, and was answered {silent} ms ago"),
                 )
