@@ -14,6 +14,4 @@ pub enum Fault {
     FenceForgotten,
     /// Whoever does not say that it runs what it should is offered it.
     OfferByMismatch,
-    /// A gateway that comes back is not told for whom something is pending.
-    PendingForgotten,
 }

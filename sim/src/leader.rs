@@ -251,7 +251,7 @@ impl Process {
                 core.heard(gateway, &batch, leads, now)
             });
             // What was said while there was no stream nobody has heard.
-            if begins && self.watch.fault() != Some(Fault::PendingForgotten) {
+            if begins {
                 self.name_pending(group);
             }
             if leads && !said.introduces {
