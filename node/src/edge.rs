@@ -367,16 +367,7 @@ impl Conversation {
     async fn notices(&self) {
         let mut notices = self.node.notices();
         // What was said while this gateway had no stream it has not heard, and it would answer from its sessions.
-        let node = self.node.clone();
-        let Ok(pending) = tokio::task::spawn_blocking(move || node.pending_here()).await else {
-            return; // the node stops
-        };
-        if !pending.is_empty() {
-            let notices = downward::What::Notices(Notices { notices: pending });
-            if self.say(notices).await.is_err() {
-                return;
-            }
-        }
+        self.node.name_again();
         loop {
             match notices.recv().await {
                 Ok(batch) => {
@@ -458,7 +449,7 @@ impl Node {
     /// A gateway was too slow for so many batches of notices: everything that is pending is named anew.
     pub fn has_missed(&self, batches: u64) {
         self.gateways.missed.fetch_add(batches, Ordering::Relaxed);
-        self.name_pending();
+        self.name_again();
     }
 
     /// What this node knows of where everything is.

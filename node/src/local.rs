@@ -135,6 +135,8 @@ pub struct Node {
     /// Was the program confirmed the last time?
     confirmed: AtomicBool,
     notices: broadcast::Sender<Arc<Vec<Notice>>>,
+    /// Some gateway does not know for whom something is pending.
+    unnamed: tokio::sync::Notify,
     stop: CancellationToken,
     tasks: std::sync::Mutex<tokio::task::JoinSet<()>>,
 }
@@ -214,6 +216,7 @@ impl Node {
             started: Instant::now(),
             confirmed: AtomicBool::new(true),
             notices,
+            unnamed: tokio::sync::Notify::new(),
             stop: CancellationToken::new(),
             tasks: std::sync::Mutex::default(),
         });
@@ -248,17 +251,10 @@ impl Node {
         (u32::from(uid.slot()) * PARTITIONS / 1024) as usize
     }
 
-    /// Names every agent that has something pending, for a gateway that has missed some.
-    pub fn name_pending(&self) {
-        for partition in self.partitions.iter() {
-            partition.name_pending(&partition.program());
-        }
-    }
-
-    /// Notices for every agent of a partition led here that has something pending, for a gateway that has just come.
-    pub fn pending_here(&self) -> Vec<Notice> {
-        let partitions = self.partitions.iter();
-        partitions.flat_map(|p| p.pending_here()).collect()
+    /// Some gateway does not know for whom something is pending: all of it is named anew, soon, and once for all that say
+    /// so meanwhile.
+    pub fn name_again(&self) {
+        self.unnamed.notify_one();
     }
 
     /// What the leaders tell gateways, from now on.
@@ -490,6 +486,7 @@ impl Node {
                 },
             ));
         }
+        tasks.spawn(name_anew(self.clone(), stop.clone()));
         tasks.spawn(every(Duration::from_secs(600), stop.clone(), self.clone(), |node| async move {
             for partition in node.partitions.iter().filter(|p| p.leads()) {
                 if let Err(error) = partition.prune().await {
@@ -676,6 +673,26 @@ async fn follow_program(node: Arc<Node>, stop: CancellationToken) {
         for partition in node.partitions.iter() {
             partition.take_program();
         }
+    }
+}
+
+/// Names what is pending whenever some gateway does not know it: a look at every agent, so not more often than each
+/// second, and away from what may not wait.
+async fn name_anew(node: Arc<Node>, stop: CancellationToken) {
+    while stop
+        .run_until_cancelled(node.unnamed.notified())
+        .await
+        .is_some()
+    {
+        for partition in node.partitions.iter().filter(|p| p.leads()) {
+            let partition = partition.clone();
+            let named =
+                tokio::task::spawn_blocking(move || partition.name_pending(&partition.program()));
+            if let Err(error) = named.await {
+                tracing::warn!(%error, "what is pending was not named");
+            }
+        }
+        let _stops = stop.run_until_cancelled(tokio::time::sleep(LOOK)).await;
     }
 }
 

@@ -64,9 +64,9 @@ pub enum Unsaid {
         "{0} owns it and claims it, and no open rollout takes it over: there is nothing to resolve until one does"
     )]
     Uncontested(String),
-    /// Its owner claims it, and nobody has said that the list may not have it.
+    /// A list has it go where it would go, or its owner claims it; and nobody has said that the list may not have it.
     #[error(
-        "{owner} owns it and claims it, and {contest}: there is nothing to resolve, unless it is to --keep its owner"
+        "{owner} owns it, and {contest}: there is nothing to resolve, unless it is to --keep its owner"
     )]
     Agreed {
         /// Whose it is.
@@ -121,12 +121,15 @@ pub fn say<'a>(
             })
         }
         (false, _) => match (other, contest) {
+            // With its wave, or when it is rolled back: nobody goes before that for having it said.
+            (to, Some(contest)) if to.map_or(is_claimed, |to| to == contest.to()) => {
+                Err(Unsaid::Agreed {
+                    owner: named(owner),
+                    contest: contest.to_string(),
+                })
+            }
             (Some(to), _) => Ok(Word::Goes { to }),
             (None, None) if is_claimed => Err(Unsaid::Uncontested(named(owner))),
-            (None, Some(contest)) if is_claimed => Err(Unsaid::Agreed {
-                owner: named(owner),
-                contest: contest.to_string(),
-            }),
             (None, _) => Err(nobody(claims)),
         },
     }
@@ -194,16 +197,30 @@ impl fmt::Display for Word<'_> {
 // === impl Contest ===
 
 impl<'a> Contest<'a> {
+    fn to(&self) -> Owner<'a> {
+        match *self {
+            Contest::Takes { to, .. } | Contest::GivesBack { to, .. } => to,
+        }
+    }
+
     /// What takes the agent away from its owner goes before what gives it back.
     fn of(owner: Owner<'a>, places: &[Place<'a>], program: &'a Program) -> Option<Self> {
         let contests = places.iter().filter_map(|place| {
             let (family, rollout) = program.rollout(place.rollout)?;
             let here = (family.name.as_str(), place.role);
-            let (rollout, from) = (rollout.id.as_str(), place.taken_from?);
+            let (id, from) = (rollout.id.as_str(), place.taken_from?);
             if from == owner {
-                Some(Contest::Takes { rollout, to: here })
+                // One that goes back, or has gone back, takes nobody over any more.
+                let takes = !rollout.returning && rollout.roll_back.is_none();
+                takes.then_some(Contest::Takes {
+                    rollout: id,
+                    to: here,
+                })
             } else {
-                (here == owner).then_some(Contest::GivesBack { rollout, to: from })
+                (here == owner).then_some(Contest::GivesBack {
+                    rollout: id,
+                    to: from,
+                })
             }
         });
         contests.min_by_key(|contest| matches!(contest, Contest::GivesBack { .. }))

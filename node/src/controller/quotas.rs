@@ -103,8 +103,8 @@ impl Given {
     }
 }
 
-/// Counts, divides, and lets go.
-pub async fn divide(node: &Arc<Node>, given: &mut Given) {
+/// Counts, divides, and lets go. `unread`: partitions, by name, whose stored offers are not known here up to `read`.
+pub async fn divide(node: &Arc<Node>, given: &mut Given, unread: &[String], read: Instant) {
     let limited = node
         .partitions
         .iter()
@@ -123,17 +123,28 @@ pub async fn divide(node: &Arc<Node>, given: &mut Given) {
         tracing::info!(term = given.term, "another controller divides");
         return;
     }
-    let offers_live = node.partitions.iter().map(|p| p.offer_timeout_ms()).max();
-    let offers_live = Duration::from_millis(offers_live.unwrap_or(0));
     let mut seen = Vec::with_capacity(counted.len());
     for (at, counted) in counted.into_iter().enumerate() {
         // Of a partition that does not answer: what is stored here, and at most what it was given. It asks for nothing.
         seen.push(match counted {
             Ok(counted) => counted,
-            Err(_) => match given.to(at, offers_live, Instant::now()) {
-                None => return,
-                Some(quotas) => node.partitions[at].seen_here(&quotas),
-            },
+            Err(_) => {
+                let partition = node.partitions[at].clone();
+                // What it has offered is stored here too, if it could be read a moment ago: it is busy, not cut off.
+                let is_unread = unread.iter().any(|name| name == partition.ledger.name());
+                let offers_live_ms = if is_unread {
+                    partition.offer_timeout_ms()
+                } else {
+                    0
+                };
+                let offers_live = Duration::from_millis(offers_live_ms);
+                let Some(quotas) = given.to(at, offers_live, read) else {
+                    return;
+                };
+                let seen = tokio::task::spawn_blocking(move || partition.seen_here(&quotas));
+                let Ok(seen) = seen.await else { return };
+                seen
+            }
         });
     }
     let answered: Vec<Option<u64>> = seen.iter().map(|counted| counted.number).collect();

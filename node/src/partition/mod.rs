@@ -58,6 +58,9 @@ const TURNS: usize = 1024;
 /// Agents whose records are changed at once because time has passed.
 const TOGETHER: usize = 256;
 
+/// Agents that are named in one message: a quarter of a MiB.
+const NAMED_AT_ONCE: usize = 10_000;
+
 /// Tries after a conflicting change. More than three writers of one agent at once do not exist.
 const TRIES: usize = 5;
 
@@ -908,30 +911,23 @@ impl Partition {
 
     /// Tells the gateways which agents have something pending.
     pub fn name_pending(&self, program: &Program) {
-        self.notify(self.pending(program));
-    }
-
-    /// Notices for the agents that have something pending by this program.
-    fn pending(&self, program: &Program) -> Vec<Notice> {
         let kind = notice::Kind::Pending.into();
         let re_offering = self.re_offering.load_full();
-        let columns = self.index.read();
-        let rows = columns.rows.values();
-        let due = rows.filter(|row| is_due(&columns, program, &re_offering, row));
-        due.map(|row| Notice {
-            instance_uid: row.uid.as_bytes().to_vec().into(),
-            kind,
-            ..Notice::default()
-        })
-        .collect()
-    }
-
-    /// The same, for a gateway that comes late. A partition that is led elsewhere has none.
-    pub fn pending_here(&self) -> Vec<Notice> {
-        if self.leads() {
-            self.pending(&self.program())
-        } else {
-            vec![]
+        let notices: Vec<Notice> = {
+            let columns = self.index.read();
+            let due = columns
+                .rows
+                .values()
+                .filter(|row| is_due(&columns, program, &re_offering, row));
+            due.map(|row| Notice {
+                instance_uid: row.uid.as_bytes().to_vec().into(),
+                kind,
+                ..Notice::default()
+            })
+            .collect()
+        };
+        for some in notices.chunks(NAMED_AT_ONCE) {
+            self.notify(some.to_vec());
         }
     }
 

@@ -19,6 +19,11 @@ fn takeover(open: u32) -> Program {
     program(vec![web, db])
 }
 
+fn web(program: &mut Program) -> &mut ProgramFamily {
+    let mut families = program.families.iter_mut();
+    families.find(|family| family.name == "web").unwrap()
+}
+
 fn taken() -> Place<'static> {
     Place {
         taken_from: Some(DB),
@@ -158,6 +163,42 @@ fn what_was_said_of_an_agent_that_only_its_owner_claims_any_more_is_taken_back()
 }
 
 #[test]
+fn nobody_goes_before_its_wave_or_a_rollback_for_having_it_said_twice() {
+    // Both families have a stable revision, so that both claim it; the list of web's rollout takes it over.
+    let mut program = takeover(0);
+    web(&mut program).stable = Some(RevisionNumber(1));
+    let (kept, _) = said(&program, DB, Said::default(), "app=web", &[taken()], true).unwrap();
+    let (back, _) = said(&program, DB, kept, "app=web", &[taken()], false).unwrap();
+    assert_eq!(back.granted, None);
+    let agreed = said(&program, DB, back, "app=web", &[taken()], false);
+    assert!(matches!(agreed, Err(Unsaid::Agreed { .. })), "{agreed:?}");
+    // A canary that was taken over from who claims it still: the rollback gives it back, and nothing else.
+    let canary = said(
+        &takeover(1),
+        WEB,
+        Said::default(),
+        "app=web",
+        &[taken()],
+        false,
+    );
+    assert!(matches!(canary, Err(Unsaid::Agreed { .. })), "{canary:?}");
+}
+
+#[test]
+fn a_rollout_that_has_gone_back_takes_nobody_over_and_holds_nobody_up() {
+    let mut program = takeover(1);
+    web(&mut program).stable = Some(RevisionNumber(1));
+    web(&mut program).rollout.as_mut().unwrap().returning = true;
+    let (kept, text) = said(&program, DB, Said::default(), "app=web", &[taken()], true).unwrap();
+    assert_eq!(text, "stays with db/agent");
+    let (goes, text) = said(&program, DB, kept, "app=web", &[taken()], false).unwrap();
+    assert_eq!(
+        (goes.granted, text.as_str()),
+        (Some(WEB), "goes to web/agent")
+    );
+}
+
+#[test]
 fn a_list_that_has_an_agent_from_somebody_else_contests_nothing() {
     let program = takeover(0);
     let elsewhere = Place {
@@ -181,7 +222,7 @@ fn who_can_say_nothing_is_told_why_and_the_way_out() {
     );
     assert_eq!(
         why("app=web", &[taken()], false),
-        "db/agent owns it and claims it, and rollout ro-1 takes it over to web/agent with its wave: there is nothing to resolve, unless it is to --keep its owner"
+        "db/agent owns it, and rollout ro-1 takes it over to web/agent with its wave: there is nothing to resolve, unless it is to --keep its owner"
     );
     assert_eq!(
         why("env=lab", &[], false),

@@ -351,10 +351,19 @@ impl<'a> Turn<'a> {
             0 => self.agent.capabilities,
             stated => stated,
         };
-        let reports = capabilities & AgentCapabilities::ReportsRemoteConfig as u64 != 0;
+        let says = |capability: AgentCapabilities, said: bool| {
+            said || capabilities & capability as u64 == 0
+        };
         let asked = self.agent.full_asked && self.ctx.full_asked_ms_ago.is_some();
-        let whole = asked || is_fresh(message) || !reports;
-        message.agent_description.is_some() && (whole || message.remote_config_status.is_some())
+        let whole = says(
+            AgentCapabilities::ReportsRemoteConfig,
+            message.remote_config_status.is_some(),
+        ) && says(AgentCapabilities::ReportsHealth, message.health.is_some())
+            && says(
+                AgentCapabilities::ReportsEffectiveConfig,
+                message.effective_config.is_some(),
+            );
+        message.agent_description.is_some() && (asked || is_fresh(message) || whole)
     }
 
     fn reported_hash(&self) -> Option<Digest> {
@@ -416,6 +425,8 @@ impl<'a> Turn<'a> {
             self.agent.restart_sent_ms = self.ctx.now_ms;
             self.act("partition", "restart.send", String::new());
         }
+        // It has to be asked what it runs, and is only when it says something: then its gateway must not answer for us.
+        pending |= self.report.message.is_none() && self.doubt() == Doubt::Unheard;
         let mut evaluation = self.finish();
         evaluation.pending |= pending;
         evaluation
