@@ -332,6 +332,14 @@ impl Program {
         self.families.iter().find(|family| family.name == name)
     }
 
+    /// Does it decide the same for every agent? A soak that is written down stamps a new program, which does.
+    pub fn decides_as(&self, other: &Program) -> bool {
+        let incarnation = |program: &Program| program.epoch.incarnation();
+        incarnation(self) == incarnation(other)
+            && self.families == other.families
+            && self.pins == other.pins
+    }
+
     /// The rollout of this id, with its family.
     pub fn rollout(&self, id: &str) -> Option<(&ProgramFamily, &ProgramRollout)> {
         self.families

@@ -172,8 +172,7 @@ pub struct Partition {
     quotas_until_ms: std::sync::atomic::AtomicU64,
     /// Who waited when rooms were counted last; none: they were not, since this node leads.
     waiting: std::sync::Mutex<Option<occupancy::Waiting>>,
-    /// The newest count that a controller has numbered.
-    counting: std::sync::Mutex<Count>,
+    counting: std::sync::Mutex<occupancy::Counting>,
     /// Number of the next count that none has numbered. It begins with the wall clock, so that no process repeats those of
     /// one before it.
     counts: std::sync::atomic::AtomicU64,

@@ -8,7 +8,7 @@ use proto::edge::notice;
 use proto::uid::Uid;
 use state::partition::millis;
 pub use state::partition::occupancy::Occupancy;
-use state::partition::occupancy::count;
+use state::partition::occupancy::kept::Counter;
 use state::partition::room::{Lane, QUOTA_LIFE, Rooms};
 
 use super::Partition;
@@ -29,6 +29,15 @@ pub struct Counted {
 /// counted, and no round of one controller comes between those of another.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Count(pub u64);
+
+/// What is held while a count is made.
+#[derive(Default)]
+pub(super) struct Counting {
+    /// The newest count that a controller has numbered.
+    newest: Count,
+    /// What the counts before have found.
+    counter: Counter,
+}
 
 /// A partition has begun a newer count: this one is of a controller that has been replaced, or has come late.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -114,15 +123,15 @@ impl Partition {
     /// # Errors
     /// A newer count has begun: nothing is held.
     pub fn hold_rooms(&self, count: Count) -> Result<Counted, Older> {
-        let mut newest = self.counting();
+        let mut counting = self.counting();
         let number = match count {
             Count(0) => self.counts.fetch_add(1, Ordering::SeqCst),
             Count(number) => {
-                newest.begin(count)?;
+                counting.newest.begin(count)?;
                 number
             }
         };
-        let mut occupancy = self.occupancy();
+        let mut occupancy = self.look(&mut counting.counter);
         let wanted = occupancy.waiting.values().map(|(wanted, _)| wanted).sum();
         self.wanted.store(wanted, Ordering::Relaxed);
         let bounds = self.rooms.hold();
@@ -143,8 +152,8 @@ impl Partition {
     /// What this replica has of a partition that is led elsewhere and does not answer; its leader may have granted up
     /// to these quotas meanwhile. Nobody in it waits for anything.
     pub fn seen_here(&self, quotas: &BTreeMap<Lane, u64>) -> Counted {
-        let _one = self.counting();
-        let mut occupancy = self.occupancy();
+        let mut counting = self.counting();
+        let mut occupancy = self.look(&mut counting.counter);
         occupancy.waiting.clear();
         let mut bounds = self.rooms.hold();
         for (lane, quota) in quotas {
@@ -188,7 +197,7 @@ impl Partition {
     }
 
     /// Held while a count is made: what is stored between the beginnings of two that overlap would be in neither.
-    fn counting(&self) -> MutexGuard<'_, Count> {
+    fn counting(&self) -> MutexGuard<'_, Counting> {
         self.counting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -208,15 +217,19 @@ impl Partition {
         &self.rooms
     }
 
-    /// Looks at every agent.
+    /// Looks at every agent, and asks those that have changed.
     pub fn occupancy(&self) -> Occupancy {
+        self.look(&mut self.counting().counter)
+    }
+
+    fn look(&self, counter: &mut Counter) -> Occupancy {
         let limits = self.rooms.limits();
         let program = self.program();
         let re_offering = self.re_offering.load_full();
         self.rooms.begin_count();
         let counted = {
             let columns = self.index.read();
-            count(&columns, &program, &re_offering, &limits)
+            counter.count(&columns, &program, &re_offering, &limits)
         };
         let (seen, in_flight) = counted;
         self.rooms.end_count(&in_flight);

@@ -1,11 +1,10 @@
 //! What a rollout's selectors say of an agent, kept beside its row from one look to the next.
 //!
 //! Asking them reads labels from all over memory, and twice a second a million agents are looked at. Nothing here can be
-//! out of date: an answer belongs to one row, which never changes (a changed agent has a new one), and to one list of
-//! selectors, compared as a whole. What is forgotten is asked again.
+//! out of date: an [`Answer`](super::answer::Answer) belongs to one row, and a question is one list of selectors, compared
+//! as a whole. An answer has a bit for each role.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use fleet::program::ProgramRole;
@@ -38,10 +37,6 @@ pub struct Question<'r> {
     number: Option<u32>,
 }
 
-/// The last question that a row was asked, with its answer: the number above, a bit for each role below.
-#[derive(Default, Debug)]
-pub(super) struct Matched(AtomicU64);
-
 // === impl Question ===
 
 impl<'r> Question<'r> {
@@ -65,7 +60,7 @@ impl<'r> Question<'r> {
     /// How many of the roles match this row.
     pub fn count(&self, row: &Row) -> usize {
         match self.number {
-            Some(number) => row.matched.answer(number, || self.ask(row)).count_ones() as usize,
+            Some(number) => row.matched.to(number, || self.ask(row)).count_ones() as usize,
             None => self.asked(row).filter(|matches| *matches).count(),
         }
     }
@@ -74,7 +69,7 @@ impl<'r> Question<'r> {
     pub fn holds(&self, row: &Row, role: u32) -> bool {
         match self.number {
             Some(number) => {
-                let answer = row.matched.answer(number, || self.ask(row));
+                let answer = row.matched.to(number, || self.ask(row));
                 answer.checked_shr(role).is_some_and(|bits| bits & 1 == 1)
             }
             None => self.asked(row).nth(role as usize).unwrap_or(false),
@@ -112,27 +107,6 @@ impl Known {
         self.lists
             .push_back((asked().cloned().collect(), self.last));
         Some(self.last)
-    }
-}
-
-// === impl Matched ===
-
-impl Matched {
-    fn answer(&self, question: u32, ask: impl FnOnce() -> u32) -> u32 {
-        let kept = self.0.load(Ordering::Relaxed);
-        if kept >> 32 == u64::from(question) {
-            return kept as u32;
-        }
-        let answer = ask();
-        let kept = u64::from(question) << 32 | u64::from(answer);
-        self.0.store(kept, Ordering::Relaxed);
-        answer
-    }
-}
-
-impl Clone for Matched {
-    fn clone(&self) -> Self {
-        Matched(AtomicU64::new(self.0.load(Ordering::Relaxed)))
     }
 }
 

@@ -1,5 +1,6 @@
 //! The column index of one partition: every agent in memory, compact, rebuilt from the documents at start.
 
+mod answer;
 mod list;
 mod matched;
 mod record;
@@ -53,6 +54,8 @@ pub struct Columns {
     pub floor: u64,
     /// Grows with every change.
     pub moment: u64,
+    /// The moment in which a member list changed last; 0: there was none.
+    pub lists_changed: u64,
 }
 
 /// Shared between the state machine, which writes, and everybody else.
@@ -200,6 +203,7 @@ impl Columns {
                 self.touch(&uid);
             }
             Staged::Chunk(rollout, Some(chunk)) => {
+                self.lists_changed = self.moment;
                 let id: Arc<str> = rollout.as_str().into();
                 let list = self.lists.entry(rollout).or_default();
                 // Few families lose agents to one rollout: their names are kept once.
@@ -225,6 +229,7 @@ impl Columns {
                 }
             }
             Staged::Chunk(rollout, None) => {
+                self.lists_changed = self.moment;
                 // Lists go as a whole: every chunk of a rollout is removed in one entry.
                 let list = self.lists.remove(&rollout).unwrap_or_default();
                 for (uid, _) in list.iter() {

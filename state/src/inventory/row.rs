@@ -12,7 +12,7 @@ use proto::opamp::AgentCapabilities;
 use proto::store::{self, Link};
 use proto::uid::Uid;
 
-use super::matched::Matched;
+use super::answer::Answer;
 use super::record::{BRIDGE, is_healthy, reported, resolved, reverted, state, word};
 
 /// Texts that many agents share, kept once.
@@ -87,7 +87,9 @@ pub struct Row {
     /// Which of them are labels.
     labels: Box<[u16]>,
     /// What selectors have said of the facts.
-    pub(super) matched: Matched,
+    pub(super) matched: Answer,
+    /// What a count has found of it: see [`crate::partition::occupancy::kept`].
+    pub(crate) counted: Answer,
     many_collectors: bool,
     /// Enrolment token.
     pub token: Arc<str>,
@@ -188,7 +190,8 @@ impl Row {
             version,
             facts,
             labels,
-            matched: Matched::default(),
+            matched: Answer::default(),
+            counted: Answer::default(),
             many_collectors,
             token: interner.get(&agent.token),
             capabilities: agent.capabilities,

@@ -6,6 +6,8 @@
 pub mod body;
 pub mod config;
 pub mod conversation;
+#[cfg(test)]
+mod drawn;
 pub mod due;
 pub mod evaluate;
 pub mod listing;

@@ -1,10 +1,12 @@
 //! A partition as budgets see it: how many agents each failure domain has, what is in flight, and who waits.
 
+pub mod kept;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use fleet::budget::{Domain, needs_room};
 use fleet::offer::{Decision, State};
-use fleet::program::{Desired, Program, Reason};
+use fleet::program::{Program, Reason};
 use fleet::selector::Facts;
 use proto::store::Link;
 use proto::uid::Uid;
@@ -18,12 +20,41 @@ use crate::inventory::{Columns, Row};
 const NAMED: usize = 1_000;
 
 /// What a look at all agents has found.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct Occupancy {
     /// By value of the budget's label. What is in flight is known by lane.
     pub domains: BTreeMap<String, Domain>,
     /// Agents that something is due for: how many, and the first of them.
     pub waiting: BTreeMap<Lane, (u64, Vec<Uid>)>,
+}
+
+/// What a count finds of one agent, by names of type `N`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Finding<N> {
+    /// Value of the budget's label.
+    domain: N,
+    standing: Standing<N>,
+}
+
+/// What an agent means to the budget. Lanes as rollout, role and domain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Standing<N> {
+    /// Nothing.
+    Idle,
+    /// It is unhealthy, without anything in flight, and connected.
+    Sick,
+    /// Something is in flight; none: that is not limited.
+    InFlight(Option<(N, N, N)>),
+    /// Something is due for it, and it may be unhealthy.
+    Waiting { lane: (N, N, N), sick: bool },
+}
+
+/// What a count goes by.
+struct Asked<'a> {
+    everybody: Everybody<'a>,
+    program: &'a Program,
+    re_offering: &'a BTreeSet<String>,
+    limits: &'a Limits,
 }
 
 impl Occupancy {
@@ -34,48 +65,35 @@ impl Occupancy {
 }
 
 /// Looks at every agent: what budgets have to know, and what is in flight by lane. `re_offering`: families that send
-/// once more what an agent has drifted from.
+/// once more what an agent has drifted from. [`kept`] finds the same and keeps it from one count to the next.
 pub fn count(
     columns: &Columns,
     program: &Program,
     re_offering: &BTreeSet<String>,
     limits: &Limits,
 ) -> (Occupancy, BTreeMap<Lane, u64>) {
-    let mut everybody = Everybody::of(columns, program);
+    let mut asked = Asked::of(columns, program, re_offering, limits);
     // By borrowed names: rollout, role, domain.
     let mut in_flight: BTreeMap<(&str, &str, &str), u64> = BTreeMap::new();
     let mut waiting: BTreeMap<(&str, &str, &str), (u64, Vec<Uid>)> = BTreeMap::new();
     let mut domains: BTreeMap<&str, Domain> = BTreeMap::new();
-    let here = |link: Link| link != Link::Left;
-    for row in columns.rows.values().filter(|r| !r.alias && here(r.link)) {
-        let open = row.delivery.as_ref();
-        let open = open.filter(|d| matches!(d.state, State::Offered | State::Applying));
-        let name = limits.label.as_ref().and_then(|label| row.get(label));
-        let domain = domains.entry(name.unwrap_or("")).or_default();
+    for row in columns.rows.values() {
+        let Some(found) = asked.find(row) else {
+            continue;
+        };
+        let domain = domains.entry(found.domain).or_default();
         domain.agents += 1;
-        let sick = open.is_none() && !row.healthy && row.link == Link::Connected;
-        domain.unhealthy += u64::from(sick);
-        if let Some(open) = open {
-            if let Some(domain) = limits.domain_in(&open.rollout, row) {
-                let lane = (&*open.rollout, &*open.role, domain);
-                *in_flight.entry(lane).or_default() += 1;
+        domain.unhealthy += u64::from(found.is_sick());
+        match found.standing {
+            Standing::InFlight(Some(lane)) => *in_flight.entry(lane).or_default() += 1,
+            Standing::Waiting { lane, .. } => {
+                let (wanted, some) = waiting.entry(lane).or_default();
+                *wanted += 1;
+                if some.len() < NAMED {
+                    some.push(row.uid);
+                }
             }
-            continue;
-        }
-        // Who is silent asks for nothing: room that is kept for it would be nobody's.
-        if row.link != Link::Connected {
-            continue;
-        }
-        let desired = everybody.desired(row);
-        let doubt = row.word.doubt(program.epoch.incarnation());
-        if let Decision::Offer(_) = next_for(row, &desired, doubt, re_offering)
-            && let Some(lane) = lane(limits, &desired, row)
-        {
-            let (wanted, some) = waiting.entry(lane).or_default();
-            *wanted += 1;
-            if some.len() < NAMED {
-                some.push(row.uid);
-            }
+            _ => {}
         }
     }
     let domains = domains.into_iter();
@@ -93,19 +111,85 @@ pub fn count(
     (seen, in_flight)
 }
 
-/// As [`Limits::lane`], by borrowed names.
-fn lane<'d>(
-    limits: &Limits,
-    desired: &Desired<&'d str>,
-    row: &'d Row,
-) -> Option<(&'d str, &'d str, &'d str)> {
-    if !needs_room(&desired.reason) {
-        return None;
+// === impl Finding ===
+
+impl<N> Finding<N> {
+    fn is_sick(&self) -> bool {
+        match self.standing {
+            Standing::Sick => true,
+            Standing::Waiting { sick, .. } => sick,
+            Standing::Idle | Standing::InFlight(_) => false,
+        }
     }
-    let rollout = match desired.reason {
-        Reason::Wave { rollout } => rollout,
-        _ => "",
-    };
-    let (_, role) = desired.owner?;
-    Some((rollout, role, limits.domain_in(rollout, row)?))
 }
+
+// === impl Asked ===
+
+impl<'a> Asked<'a> {
+    fn of(
+        columns: &'a Columns,
+        program: &'a Program,
+        re_offering: &'a BTreeSet<String>,
+        limits: &'a Limits,
+    ) -> Self {
+        Asked {
+            everybody: Everybody::of(columns, program),
+            program,
+            re_offering,
+            limits,
+        }
+    }
+
+    /// About an agent whose uid is greater than that of the call before; none: it is counted nowhere. Rests on the row,
+    /// the member lists and what is asked by: nothing here asks for the time.
+    fn find(&mut self, row: &'a Row) -> Option<Finding<&'a str>> {
+        if row.alias || row.link == Link::Left {
+            return None;
+        }
+        let name = self.limits.label.as_ref().and_then(|label| row.get(label));
+        Some(Finding {
+            domain: name.unwrap_or(""),
+            standing: self.standing(row),
+        })
+    }
+
+    fn standing(&mut self, row: &'a Row) -> Standing<&'a str> {
+        let open = row.delivery.as_ref();
+        if let Some(open) = open.filter(|d| matches!(d.state, State::Offered | State::Applying)) {
+            let domain = self.limits.domain_in(&open.rollout, row);
+            return Standing::InFlight(domain.map(|domain| (&*open.rollout, &*open.role, domain)));
+        }
+        // Who is silent asks for nothing: room that is kept for it would be nobody's.
+        if row.link != Link::Connected {
+            return Standing::Idle;
+        }
+        let sick = !row.healthy;
+        match self.lane(row) {
+            Some(lane) => Standing::Waiting { lane, sick },
+            None if sick => Standing::Sick,
+            None => Standing::Idle,
+        }
+    }
+
+    /// The lane of the offer that is due for this agent, by borrowed names; none: nothing is, or it is not limited. As
+    /// [`Limits::lane`].
+    fn lane(&mut self, row: &'a Row) -> Option<(&'a str, &'a str, &'a str)> {
+        let desired = self.everybody.desired(row);
+        let doubt = row.word.doubt(self.program.epoch.incarnation());
+        let Decision::Offer(_) = next_for(row, &desired, doubt, self.re_offering) else {
+            return None;
+        };
+        if !needs_room(&desired.reason) {
+            return None;
+        }
+        let rollout = match desired.reason {
+            Reason::Wave { rollout } => rollout,
+            _ => "",
+        };
+        let (_, role) = desired.owner?;
+        Some((rollout, role, self.limits.domain_in(rollout, row)?))
+    }
+}
+
+#[cfg(test)]
+mod tests;
