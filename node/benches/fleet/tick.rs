@@ -1,13 +1,14 @@
 //! One look of the controller at a running rollout: counting its members in all partitions, and [`plan`]. And one count
 //! of what a budget limits, which is due as often.
 //!
-//! Between two looks one agent in a hundred says something new, as in the middle of a large wave. `anew`: nothing that was
-//! found before holds, as after the opening of a wave.
+//! Between two looks, and two counts, one agent in a hundred says something new, as in the middle of a large wave.
+//! `anew`: nothing that was found before holds, as after the opening of a wave.
 //!
 //! The members are in memory as the node has them: rows and lists come in through the mirrors that the state machines
 //! write through, only the log before them is left out. Twice: with the last wave open and members spread over the
 //! buckets, and with the first wave open, when hardly anybody was offered anything and selectors decide.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use fleet::rollout::plan;
@@ -19,6 +20,7 @@ use node::ledger::{Mirror, entry, now_ms, put, table};
 use prost::Message;
 use proto::edge::Presence;
 use proto::store;
+use state::partition::room::Limits;
 
 use super::world::{self, FAMILY};
 use super::{figure, ms};
@@ -59,13 +61,13 @@ async fn measure(agents: usize, rounds: usize, stage: Stage) -> serde_json::Valu
     let rollout = node.control.read().domain(&stored);
     let mut planned = Vec::new();
     let mut buckets = serde_json::Value::Null;
-    let speak = |round: usize| {
+    let mut speak = |round: usize| {
         for i in (round % SPEAKS..agents).step_by(SPEAKS) {
             write(&node, &mut mirrors, i, stage);
         }
         mirrors.iter_mut().for_each(|mirror| mirror.publish(0));
     };
-    let looks = timed(rounds, speak, || {
+    let looks = timed(rounds, &mut speak, || {
         let observed = observe(&node, &stored);
         let counted = cpu_time();
         let next = plan(&rollout, &observed, 500);
@@ -86,22 +88,30 @@ async fn measure(agents: usize, rounds: usize, stage: Stage) -> serde_json::Valu
         },
     );
     limit(&node).await;
-    let counts = timed(
-        rounds,
-        |_| {},
-        || {
-            let seen = node.partitions.iter().map(|p| p.occupancy());
-            let domains = seen.flat_map(|seen| seen.domains.into_values());
-            let counted: u64 = domains.map(|domain| domain.agents).sum();
-            assert_eq!(counted, agents as u64, "every agent is in a domain");
-        },
-    );
+    let count = || {
+        let seen = node.partitions.iter().map(|p| p.occupancy());
+        let domains = seen.flat_map(|seen| seen.domains.into_values());
+        let counted: u64 = domains.map(|domain| domain.agents).sum();
+        assert_eq!(counted, agents as u64, "every agent is in a domain");
+    };
+    let counts = timed(rounds, &mut speak, count);
+    let back = |round: usize| {
+        // All findings rest on it. No agent has anything of these rollouts.
+        let back: BTreeSet<String> = [format!("ro-bench-{round}")].into();
+        for partition in node.partitions.iter() {
+            let limits = partition.rooms().limits();
+            let back = BTreeSet::clone(&back);
+            partition.rooms().follow(Limits { back, ..limits });
+        }
+    };
+    let counts_anew = timed(rounds, back, count);
     node.stop().await;
     serde_json::json!({
         "look": looks,
         "anew": anew,
         "plan_ms": figure(planned),
         "budget": counts,
+        "budget_anew": counts_anew,
         "buckets": buckets,
     })
 }
