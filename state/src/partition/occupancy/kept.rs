@@ -1,10 +1,10 @@
 //! What a count has found of each agent, kept from one count to the next.
 //!
-//! The clock decides nothing here. What is found of an agent rests on its row, on the member lists, and on what is the
-//! same for all: program, policies and limits. The finding lies beside the row as a small number, so that a changed
-//! agent, which has a new row, has none; and when anything else changes, everybody is asked anew. So a count of a million
-//! agents of whom a few thousand have changed costs little more than going through the rows. What is kept can be lost at
-//! any instant.
+//! The clock decides nothing here. What is found of an agent rests on its row, on the member lists, and on what is
+//! the same for all: program, policies and limits. The finding lies beside the row as a small number, so that a
+//! changed agent, which has a new row, has none; and when anything else changes, everybody is asked anew. So a count of
+//! a million agents of whom a few thousand have changed costs little more than going through the rows. What is kept can
+//! be lost at any instant.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -18,8 +18,8 @@ use super::{Asked, Finding, NAMED, Occupancy, Standing};
 use crate::inventory::Columns;
 use crate::partition::room::{Lane, Limits};
 
-/// Findings that nobody has any more, and that are kept besides as many as somebody has: agents may change their labels as
-/// often as they like.
+/// So many findings that nobody has any more are kept, besides as many as somebody has: agents may change their labels
+/// as often as they like.
 const UNUSED_MAX: usize = 1_000;
 
 /// The last basis that has a number. Rows are answered by it, whoever counts them, so none is given twice.
@@ -82,7 +82,7 @@ impl Counter {
         let mut asked = Asked::of(columns, program, re_offering, limits);
         let mut tallies: Vec<Tally> = vec![Tally::default(); self.findings.all.len() + 1];
         for row in columns.rows.values() {
-            let find = || {
+            let mut find = || {
                 #[cfg(test)]
                 {
                     self.asked += 1;

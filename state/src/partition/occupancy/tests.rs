@@ -44,6 +44,7 @@ fn list(mirror: &mut IndexMirror, draw: &mut Draw, id: &str, uids: &[Uid]) {
             wave: member.wave,
             unchanged: member.unchanged,
             taken_from: member.taken_from.map(owner),
+            ..store::Member::default()
         })
     });
     let list = store::MemberChunk {
