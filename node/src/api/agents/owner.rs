@@ -192,6 +192,7 @@ mod tests {
                 hash: Digest::of("test", &[family.as_bytes()]).as_bytes().to_vec(),
                 family: family.into(),
                 role: "agent".into(),
+                state: store::DeliveryState::Applied.into(),
                 ..store::Delivery::default()
             }),
             ..store::Agent::default()
