@@ -458,6 +458,29 @@ fn a_description_alone_is_no_answer_to_a_loss() {
 }
 
 #[test]
+fn nor_is_a_description_with_a_status_where_health_or_the_effective_config_may_be_what_was_lost() {
+    let unasked = |message: AgentToServer| {
+        let mut world = World::offered(false);
+        world.says(applied());
+        world.has_lost = true;
+        let answer = world.says(message);
+        (answer.asks_full, answer.told_all)
+    };
+    let all = || full_running(Digest::of("test", &[b"any"]));
+    assert_eq!(unasked(all()), (false, true));
+    let without_health = AgentToServer {
+        health: None,
+        ..all()
+    };
+    assert_eq!(unasked(without_health), (true, false));
+    let without_effective = AgentToServer {
+        effective_config: None,
+        ..all()
+    };
+    assert_eq!(unasked(without_effective), (true, false));
+}
+
+#[test]
 fn what_the_leader_before_has_asked_for_is_asked_for_again_where_its_answer_was_lost() {
     let mut world = World::offered(false);
     world.says(applied());
@@ -470,7 +493,7 @@ fn what_the_leader_before_has_asked_for_is_asked_for_again_where_its_answer_was_
 
 // === after a restore ===
 
-/// Full, and it runs this.
+/// All there is to say, and it runs this.
 fn full_running(hash: Digest) -> AgentToServer {
     AgentToServer {
         remote_config_status: Some(opamp::RemoteConfigStatus {
@@ -478,6 +501,11 @@ fn full_running(hash: Digest) -> AgentToServer {
             status: RemoteConfigStatuses::Applied.into(),
             ..Default::default()
         }),
+        health: Some(opamp::ComponentHealth {
+            healthy: true,
+            ..Default::default()
+        }),
+        effective_config: Some(opamp::EffectiveConfig::default()),
         ..full()
     }
 }
