@@ -140,9 +140,8 @@ impl Controller {
             if let Err(error) = expire_pins(&self.node).await {
                 tracing::warn!(error = %chain(&error), "a pin that has expired was not ended; it is tried again");
             }
-            let read = Instant::now();
             let unread = self.node.look().await;
-            quotas::divide(&self.node, &mut self.given, &unread, read).await;
+            quotas::divide(&self.node, &mut self.given, &unread, began).await;
             self.gates = tally::Gates::default();
             for id in self.open() {
                 if let Err(error) = self.step(&id).await {

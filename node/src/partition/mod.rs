@@ -846,7 +846,7 @@ impl Partition {
             ..Report::default()
         };
         match self.evaluate(uid, &report, Known::default(), false).await {
-            // As above.
+            // As with liveness: whoever leads next sees it anew.
             Err(error) if error.is_leaderless() => {
                 tracing::debug!(%uid, "that an offer's time has passed was left to the next leader");
             }

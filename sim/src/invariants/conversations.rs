@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::{Fact, Invariant, Verdict, hold};
 use crate::leader::TIMING;
 
-/// After trouble everybody may be asked once: whose presence has not reached the leader then, and sleeps.
+/// After a change of lead everybody may be asked once: whose presence has not reached the leader then, and sleeps.
 const EXCUSED_MS: u64 = 35_000;
 
 /// What a gateway has answered reaches the agent, and the leader, so much later at most.
@@ -17,8 +17,8 @@ pub struct Conversations {
     answered_ms: BTreeMap<u32, Vec<u64>>,
     /// Since when a loss was not asked for.
     lost_ms: BTreeMap<u32, u64>,
-    /// Something happened to the cluster last.
-    trouble_ms: u64,
+    /// The cluster has opened, lost or led something last.
+    moved_ms: u64,
     /// Something was done to the cluster. What is asked and declared then is only counted: three worlds of some hundreds are
     /// not understood yet, docs/testing.md names them.
     is_troubled: bool,
@@ -34,19 +34,12 @@ impl Conversations {
 
     pub fn check(&mut self, now_ms: u64, fact: &Fact) -> Verdict {
         match fact {
-            Fact::Trouble { what } => {
-                (self.trouble_ms, self.is_troubled) = (now_ms, true);
-                // Whom a gateway has answered from memory a moment ago, it may not have told of.
-                if what.starts_with("Gateway") {
-                    let told = |at: &u64| now_ms - at > UNDER_WAY_MS;
-                    self.answered_ms
-                        .values_mut()
-                        .for_each(|all| all.retain(told));
-                }
+            Fact::Trouble { .. } => {
+                self.is_troubled = true;
                 Ok(())
             }
             Fact::Ended { .. } | Fact::Opened { .. } | Fact::Leads { .. } => {
-                self.trouble_ms = now_ms;
+                self.moved_ms = now_ms;
                 Ok(())
             }
             Fact::Answered { agent, full, .. } => {
@@ -64,7 +57,7 @@ impl Conversations {
             }
             Fact::Asked { agent } => {
                 let has_lost = self.lost_ms.remove(agent).is_some();
-                let excused = self.is_troubled || now_ms - self.trouble_ms < EXCUSED_MS;
+                let excused = self.is_troubled || now_ms - self.moved_ms < EXCUSED_MS;
                 hold(has_lost || excused, Invariant::Asked, || {
                     format!("agent {agent} is asked for full state, and has lost nothing")
                 })
@@ -77,7 +70,7 @@ impl Conversations {
                     .filter(|ms| *ms > UNDER_WAY_MS);
                 let silent = silent.min().unwrap_or(now_ms);
                 hold(
-                    self.is_troubled || silent >= TIMING.lost_after_ms / 2,
+                    self.is_troubled || silent >= TIMING.lost_after_ms,
                     Invariant::NobodyLost,
                     || format!("agent {agent} is declared lost, and was answered {silent} ms ago"),
                 )

@@ -65,7 +65,8 @@ struct Tally {
 // === impl Counter ===
 
 impl Counter {
-    /// As [`super::count`], which asks everybody anew.
+    /// Looks at every agent: what budgets have to know, and what is in flight by lane. `re_offering`: families that send
+    /// once more what an agent has drifted from.
     pub fn count(
         &mut self,
         columns: &Columns,

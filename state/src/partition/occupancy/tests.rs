@@ -70,6 +70,52 @@ fn limits(draw: &mut Draw) -> Limits {
     }
 }
 
+/// What a count is: every agent is asked. [`Counter::count`] has to find the same.
+fn count(
+    columns: &Columns,
+    program: &Program,
+    re_offering: &BTreeSet<String>,
+    limits: &Limits,
+) -> (Occupancy, BTreeMap<Lane, u64>) {
+    let mut asked = Asked::of(columns, program, re_offering, limits);
+    // By borrowed names: rollout, role, domain.
+    let mut in_flight: BTreeMap<(&str, &str, &str), u64> = BTreeMap::new();
+    let mut waiting: BTreeMap<(&str, &str, &str), (u64, Vec<Uid>)> = BTreeMap::new();
+    let mut domains: BTreeMap<&str, Domain> = BTreeMap::new();
+    for row in columns.rows.values() {
+        let Some(found) = asked.find(row) else {
+            continue;
+        };
+        let domain = domains.entry(found.domain).or_default();
+        domain.agents += 1;
+        domain.unhealthy += u64::from(found.is_sick());
+        match found.standing {
+            Standing::InFlight(Some(lane)) => *in_flight.entry(lane).or_default() += 1,
+            Standing::Waiting { lane, .. } => {
+                let (wanted, some) = waiting.entry(lane).or_default();
+                *wanted += 1;
+                if some.len() < NAMED {
+                    some.push(row.uid);
+                }
+            }
+            _ => {}
+        }
+    }
+    let domains = domains.into_iter();
+    let waiting = waiting.into_iter();
+    let seen = Occupancy {
+        domains: domains
+            .map(|(name, seen)| (name.to_owned(), seen))
+            .collect(),
+        waiting: waiting.map(|(lane, who)| (Lane::of(lane), who)).collect(),
+    };
+    let in_flight = in_flight.into_iter();
+    let in_flight = in_flight
+        .map(|(lane, agents)| (Lane::of(lane), agents))
+        .collect();
+    (seen, in_flight)
+}
+
 #[test]
 fn what_is_kept_counts_what_would_be_found_anew() {
     let mut draw = Draw(17);
