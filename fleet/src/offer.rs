@@ -200,7 +200,8 @@ pub fn on_report(last: &Offer, hash: Digest, reported: Reported) -> Option<State
         }
     } else {
         match (last.state, reported) {
-            (Failed, Reported::Applied) => RolledBackByAgent,
+            // FAILED may never arrive: a client keeps one status to send, and the next one takes its place.
+            (Applying | Failed, Reported::Applied) => RolledBackByAgent,
             _ => return None,
         }
     };

@@ -1,6 +1,6 @@
 //! What a supervisor does by itself about a config that its collector cannot run, and what is seen of it, while a rollout
-//! holds. v0.149.0 goes back to nothing by itself: what `validate` refuses never replaces what runs, and what crashes is
-//! started again every 5 s until the server sends something else.
+//! holds. What `validate` refuses never replaces what runs. What crashes is started again every 5 s until the server sends
+//! something else; with `automatic_config_rollback` the supervisor goes back to the last config that worked.
 
 use std::time::Duration;
 
@@ -40,6 +40,16 @@ fn collector_that_crashes_on_a_config_stays_down_and_is_shown_until_the_server_t
     crashes_until_taken_back(Transport::Http);
 }
 
+#[test]
+fn supervisor_that_goes_back_by_itself_is_not_offered_the_config_again_and_shown_over_websocket() {
+    goes_back_by_itself(Transport::Ws);
+}
+
+#[test]
+fn supervisor_that_goes_back_by_itself_is_not_offered_the_config_again_and_shown_over_http() {
+    goes_back_by_itself(Transport::Http);
+}
+
 fn last_good_one_runs(transport: Transport) {
     let fleet = Fleet::start(transport, 2);
     fleet.deliver("gateway", "agent");
@@ -48,7 +58,7 @@ fn last_good_one_runs(transport: Transport) {
     let (canary, _) = halts(&fleet, "agent-bad");
     let after: Vec<_> = fleet.agents.iter().map(Supervisor::collector).collect();
     assert_eq!(before, after, "a collector was restarted for it");
-    let detail = failed(&fleet, canary, "send_batch_maximum");
+    let detail = failed(&fleet, canary, "failed", "send_batch_maximum");
     assert_eq!(detail["agent"]["healthy"], true, "{detail:#}");
     fleet.sink.after(0, &fleet.send("still", 3));
 
@@ -63,16 +73,7 @@ fn last_good_one_runs(transport: Transport) {
         )
     });
 
-    let mut heard = 0;
-    let mut last_ago = 0;
-    eventually_blocking(ROLLOUT, "several polls", || {
-        let detail = failed(&fleet, canary, "send_batch_maximum");
-        let ago = detail["agent"]["last_seen_ms_ago"].as_u64().unwrap();
-        heard += u32::from(ago < last_ago);
-        last_ago = ago;
-        std::thread::sleep(LOOK);
-        holds(heard >= POLLS, heard)
-    });
+    during_polls(|| failed(&fleet, canary, "failed", "send_batch_maximum"));
     fleet.sink.after(0, &fleet.send("after", 3));
 }
 
@@ -84,7 +85,7 @@ fn crashes_until_taken_back(transport: Transport) {
     // Started again, and crashed again: another process each time.
     let mut deaths = Vec::new();
     eventually_blocking(ROLLOUT, "several crashes", || {
-        let detail = failed(&fleet, canary, "exit code 1");
+        let detail = failed(&fleet, canary, "failed", "exit code 1");
         let last = detail["health"]["last_error"].as_str().unwrap_or_default();
         if last.contains("exited unexpectedly") && !deaths.iter().any(|death| death == last) {
             deaths.push(last.to_owned());
@@ -114,6 +115,51 @@ fn crashes_until_taken_back(transport: Transport) {
     fleet.sink.after(0, &fleet.send("after", 3));
 }
 
+fn goes_back_by_itself(transport: Transport) {
+    let fleet = Fleet::that_goes_back(transport, 2);
+    fleet.deliver("gateway", "agent");
+
+    let (canary, rollout) = halts(&fleet, "agent-crashing");
+    eventually_blocking(ROLLOUT, "the canary to be back", || {
+        let detail = fleet.agent(&canary.name);
+        let agent = &detail["agent"];
+        let back = agent["state"] == "rolled back"
+            && agent["healthy"] == true
+            && agent["reported_hash"] != agent["delivery_hash"];
+        holds(back, detail)
+    });
+    let before = canary.collector();
+    during_polls(|| failed(&fleet, canary, "rolled back", "exit code 1"));
+    assert_eq!(before, canary.collector(), "its collector was restarted");
+    fleet.sink.after(0, &fleet.send("still", 3));
+    let shown = fleet.alice.json(&["rollout", "get", &rollout]);
+    assert_eq!(shown["total"]["rolled_back_by_agent"], 1, "{shown:#}");
+
+    // It runs what it gets back already, so that nothing is sent.
+    fleet.alice.ok(&["rollout", "rollback", &rollout]);
+    let ended = watch(&fleet.alice, &rollout);
+    assert_eq!(ended.rollout["state"], "rolled back", "{ended:#?}");
+    let detail = fleet.agent(&canary.name);
+    assert_eq!(detail["agent"]["revision"], 1, "{detail:#}");
+    assert_eq!(detail["agent"]["state"], "converged", "{detail:#}");
+    assert_eq!(before, canary.collector(), "its collector was restarted");
+    fleet.sink.after(0, &fleet.send("after", 3));
+    fleet.alice.ok(&["audit", "verify"]);
+}
+
+/// Looks at an agent again and again, while it checks in several times.
+fn during_polls(look: impl Fn() -> Value) {
+    let mut heard = 0;
+    let mut last_ago = 0;
+    eventually_blocking(ROLLOUT, "several polls", || {
+        let ago = look()["agent"]["last_seen_ms_ago"].as_u64().unwrap();
+        heard += u32::from(ago < last_ago);
+        last_ago = ago;
+        std::thread::sleep(LOOK);
+        holds(heard >= POLLS, heard)
+    });
+}
+
 /// Rolls this out to the agents by a plan that holds where it fails. Answers the canary and the rollout.
 fn halts<'a>(fleet: &'a Fleet, agent: &str) -> (&'a Supervisor, String) {
     fleet.apply("gateway", agent);
@@ -139,9 +185,9 @@ fn halts<'a>(fleet: &'a Fleet, agent: &str) -> (&'a Supervisor, String) {
 }
 
 /// Offered revision 2 once, failed with it for this reason, refuses it from then on, and all of that is shown.
-fn failed(fleet: &Fleet, canary: &Supervisor, why: &str) -> Value {
+fn failed(fleet: &Fleet, canary: &Supervisor, state: &str, why: &str) -> Value {
     let detail = fleet.agent(&canary.name);
-    assert_eq!(detail["agent"]["state"], "failed", "{detail:#}");
+    assert_eq!(detail["agent"]["state"], state, "{detail:#}");
     assert_eq!(detail["delivery"]["offers"], 1, "{detail:#}");
     let refused = detail["refused"].as_array().unwrap();
     assert_eq!(refused.len(), 1, "{detail:#}");

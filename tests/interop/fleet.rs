@@ -22,7 +22,7 @@ pub const ROLLOUT: Duration = Duration::from_secs(150);
 pub const FAMILY: &str = "pii-redaction";
 
 /// The version in collector.yaml.
-pub const COLLECTOR: &str = "0.155.0";
+pub const COLLECTOR: &str = "0.158.0";
 
 /// Held by the fleet that starts. Tests run side by side, and each supervisor starts its collector twice before it
 /// connects: all at once would exceed its `bootstrap_timeout` on a small machine.
@@ -57,6 +57,15 @@ pub struct Fleet {
 impl Fleet {
     /// Starts a server that wants tokens, a gateway and `agents` agents, and waits until all are in the inventory.
     pub fn start(transport: Transport, agents: usize) -> Self {
+        Self::of(transport, agents, false)
+    }
+
+    /// As [`Fleet::start`], of supervisors that go back by themselves to the last config that worked.
+    pub fn that_goes_back(transport: Transport, agents: usize) -> Self {
+        Self::of(transport, agents, true)
+    }
+
+    fn of(transport: Transport, agents: usize, goes_back: bool) -> Self {
         let _turn = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
         let server = Server::start(&[
             "--require-tokens",
@@ -92,6 +101,7 @@ impl Fleet {
                     token,
                     authority: None,
                     env,
+                    goes_back,
                 },
                 &home,
             )

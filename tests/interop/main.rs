@@ -1,9 +1,5 @@
 //! Muster against programs that know nothing of it: the OpenTelemetry supervisor with a real collector under it, and the
 //! Python OpAMP client. The README beside this file says which versions they have and what they can and cannot do.
-//!
-//! Not shown here: a supervisor that rolls back by itself. The newest supervisor that the Go module proxy has is v0.149.0,
-//! which has no `automatic_config_rollback`; the simulated supervisor of the load tests plays that part in the scenario
-//! tests. What v0.149.0 does instead is in `fallback`.
 #![allow(clippy::unwrap_used, reason = "the helpers of a test may fail it, too")]
 
 mod fleet;

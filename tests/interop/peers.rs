@@ -122,6 +122,8 @@ pub struct Setup<'a> {
     pub authority: Option<&'a Path>,
     /// Variables of the collector, which the configurations refer to.
     pub env: Vec<(&'static str, String)>,
+    /// It goes back to the last config that worked when its collector cannot run another.
+    pub goes_back: bool,
 }
 
 /// An OpAMP supervisor and the collector that it runs.
@@ -170,6 +172,7 @@ impl Supervisor {
                 "config_apply_timeout": "2s",
                 "bootstrap_timeout": "20s",
                 "validate_config": true,
+                "automatic_config_rollback": setup.goes_back,
                 "description": {"non_identifying_attributes": {"role": setup.role, "host.name": setup.name}},
                 "env": env,
             },

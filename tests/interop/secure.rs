@@ -49,6 +49,7 @@ fn is_configured(scheme: &str, transport: &str) {
             token: None,
             authority: Some(&certificate),
             env: vec![("GATEWAY_FILE", sink.path().display().to_string())],
+            goes_back: false,
         },
         &home,
     );

@@ -145,6 +145,22 @@ fn applied_after_failed_stays_failed() {
 }
 
 #[test]
+fn an_agent_that_was_applying_it_and_runs_another_has_gone_back() {
+    let offer = |state| Offer {
+        hash: hash(1),
+        state,
+        grants: 1,
+        age_ms: 0,
+    };
+    let runs_another = |state| on_report(&offer(state), hash(2), Reported::Applied);
+    assert_eq!(
+        runs_another(State::Applying),
+        Some(State::RolledBackByAgent)
+    );
+    assert_eq!(runs_another(State::Offered), None, "it may not have it yet");
+}
+
+#[test]
 fn an_agent_that_runs_it_already_is_sent_nothing() {
     let runs = Situation {
         reported: Some((hash(1), Reported::Applied)),

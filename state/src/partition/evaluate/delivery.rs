@@ -18,6 +18,9 @@ const ORDERED_RESTART_MS: u64 = 120_000;
 /// Deliveries that an agent has applied before its last one and that are remembered: a snapshot is seldom older.
 pub(super) const EARLIER_MAX: usize = 8;
 
+/// What is said of a config that an agent has left without a word.
+const WENT_BACK: &str = "the agent went back to what it had before, and did not say why";
+
 /// Behind what is said of an offer that repeats what the agent had applied.
 const ONCE_MORE: &str = ", once more, since it drifted";
 
@@ -101,12 +104,18 @@ impl Turn<'_> {
         ) {
             delivery.answered_ms = now;
         }
-        if next == State::Failed {
+        // An agent that went back before it could say why has failed all the same.
+        let failed = matches!(next, State::Failed | State::RolledBackByAgent);
+        let error = match next {
+            State::RolledBackByAgent if delivery.error.is_empty() => WENT_BACK,
+            _ => error,
+        };
+        if failed && !error.is_empty() {
             delivery.error = cut(error, 1024);
         }
         let (hash, epoch) = (delivery.hash.clone(), delivery.epoch);
         let short = digest(&hash).to_string();
-        if next == State::Failed && !self.agent.refused.iter().any(|r| r.hash == hash) {
+        if failed && !self.agent.refused.iter().any(|r| r.hash == hash) {
             self.agent.refused.push(store::Refusal {
                 hash,
                 why: cut(error, 512),

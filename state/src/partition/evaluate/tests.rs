@@ -407,6 +407,28 @@ fn a_config_that_failed_the_second_time_is_not_offered_a_third() {
 }
 
 #[test]
+fn an_agent_that_went_back_before_it_could_say_why_is_not_offered_it_again() {
+    let status = |hash: Vec<u8>, status: RemoteConfigStatuses| AgentToServer {
+        remote_config_status: Some(opamp::RemoteConfigStatus {
+            last_remote_config_hash: hash,
+            status: status.into(),
+            ..Default::default()
+        }),
+        ..AgentToServer::default()
+    };
+    let mut world = World::offered(false);
+    let offered = world.delivery().hash;
+    world.says(status(offered.clone(), RemoteConfigStatuses::Applying));
+    world.says(status(vec![7; 32], RemoteConfigStatuses::Applied));
+    assert_eq!(world.delivery().state(), DeliveryState::RolledBackByAgent);
+    assert!(world.delivery().error.contains("went back"));
+    let (_, agent) = world.stored.as_ref().unwrap();
+    assert_eq!(agent.refused.len(), 1);
+    assert_eq!(agent.refused[0].hash, offered);
+    assert!(!world.says(AgentToServer::default()).offers);
+}
+
+#[test]
 fn what_a_gateway_asks_again_since_no_answer_came_is_answered_with_the_same_offer() {
     let mut world = World::new();
     world.lease = false;
