@@ -10,7 +10,7 @@ use state::ledger::{act, entry};
 use crate::cluster::{Cluster, Process};
 use crate::invariants::{Fact, Move};
 use crate::ledger::{Change, Family, Ledger, Outcome, RolloutDoc};
-use crate::observe::observe;
+use crate::observe::{ANEW_MAX, observe};
 use crate::orders::fence;
 use crate::program::program;
 use crate::time::{now_ms, sleep_ms, spawn, wall_ms};
@@ -105,7 +105,14 @@ impl Controller {
             ..doc.clone()
         };
         let program = Arc::new(program(control));
-        let observed = observe(process, &program, id, &seen, self.evidence_age_ms());
+        let observed = observe(
+            process,
+            &program,
+            id,
+            &seen,
+            self.evidence_age_ms(),
+            ANEW_MAX,
+        );
         // A pause of our own is no soak.
         let next = plan(&memory.moves, &observed, elapsed.min(4 * LOOK_MS));
         let counts = observed.roles.values().flatten();

@@ -132,7 +132,14 @@ impl Verb {
             Verb::Pause => doc.moves.set(State::Paused, "paused by anna"),
             Verb::RollBack => doc.moves.roll_back(Scope::All, "rolled back by anna"),
             Verb::Resume => {
-                let seen = observe(process, &Arc::new(program(control)), id, &doc, None);
+                let seen = observe(
+                    process,
+                    &Arc::new(program(control)),
+                    id,
+                    &doc,
+                    None,
+                    usize::MAX,
+                );
                 doc.moves.resume(&seen, "resumed by anna")
             }
         };

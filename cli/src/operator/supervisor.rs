@@ -1,7 +1,7 @@
 //! `muster supervisor-config`: a config of the OpAMP Supervisor that is right for its version. Needs no server.
 //!
 //! The Supervisor refuses keys it does not know, and the key that makes it report config status changed its meaning:
-//! needed up to 0.160, without effect in 0.161 and 0.162, fatal from 0.163. So only keys that every version knows are
+//! needed up to 0.160, without effect in 0.161 and 0.162, fatal from 0.163. So only keys that the version knows are
 //! written, and that one where it must be.
 
 use std::fmt;
@@ -12,6 +12,9 @@ use clap::Args;
 
 /// Last version that needs `reports_remote_config`.
 const LAST_WITH_STATUS_KEY: (u64, u64) = (0, 160);
+
+/// First version that can go back by itself.
+const FIRST_WITH_ROLLBACK: (u64, u64) = (0, 157);
 
 #[derive(Args)]
 #[command(
@@ -113,6 +116,11 @@ pub fn config(args: &SupervisorArgs) -> String {
            config_apply_timeout: 10s\n",
         quoted(&args.executable)
     );
+    if (args.release.major, args.release.minor) >= FIRST_WITH_ROLLBACK {
+        text += "  # The collector crashes on a new config: go back to the last that worked, at once. Muster shows it, and\n  \
+                 # does not offer that config again.\n  \
+                 automatic_config_rollback: true\n";
+    }
     text += &capabilities(args.release);
     text += &format!(
         "\nstorage:\n  \
@@ -182,6 +190,15 @@ mod tests {
 
     fn parsed(release: &str) -> Value {
         serde_saphyr::from_str(&config(&args(release))).unwrap()
+    }
+
+    #[test]
+    fn a_supervisor_that_can_goes_back_by_itself() {
+        for (release, there) in [("0.149", false), ("0.157", true), ("0.165.1", true)] {
+            let agent = &parsed(release)["agent"];
+            let goes_back = agent.get("automatic_config_rollback") == Some(&Value::from(true));
+            assert_eq!(goes_back, there, "{release}");
+        }
     }
 
     #[test]

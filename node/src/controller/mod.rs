@@ -208,7 +208,7 @@ impl Controller {
         let mut observed = match rollout.state {
             State::Running | State::RollingBack => {
                 let (node, stored) = (self.node.clone(), stored.clone());
-                let seen = aside(move || observe(&node, &stored)).await;
+                let seen = aside(move || observe_at_a_pace(&node, &stored)).await;
                 seen.unwrap_or_default()
             }
             _ => Observed::default(),
@@ -399,8 +399,22 @@ async fn expire_pins(node: &Node) -> Result<(), ProposeError> {
         .map(|_| ())
 }
 
+/// Members of whom one look finds anew where they stand, once what all of them rest on has changed: a million after the
+/// opening of a wave are eight looks, and none of them holds up the other rollouts for long.
+const ANEW_MAX: usize = 125_000;
+
 /// What the partitions see of the members, by role name and wave.
 pub fn observe(node: &Node, stored: &store::Rollout) -> Observed {
+    counted(node, stored, usize::MAX)
+}
+
+/// As [`observe`], with the work of a large rollout spread over several looks. Before the last of them there is no
+/// evidence, so that nothing is decided.
+pub fn observe_at_a_pace(node: &Node, stored: &store::Rollout) -> Observed {
+    counted(node, stored, ANEW_MAX)
+}
+
+fn counted(node: &Node, stored: &store::Rollout, mut anew_max: usize) -> Observed {
     let revision = node
         .control
         .read()
@@ -416,11 +430,12 @@ pub fn observe(node: &Node, stored: &store::Rollout) -> Observed {
     for partition in node.partitions.iter() {
         let stopped = partition.ledger.group().status().stopped.is_some();
         let age = partition.evidence_age_ms();
+        let (counts, is_whole) = partition.count(stored, &mut anew_max);
         evidence_age_ms = evidence_age_ms
-            .filter(|_| !stopped)
+            .filter(|_| is_whole && !stopped)
             .map(|oldest: u64| oldest.max(age));
         offer_timeout_ms = offer_timeout_ms.max(partition.offer_timeout_ms());
-        for ((role, wave), (counts, seen)) in partition.count(stored) {
+        for ((role, wave), (counts, seen)) in counts {
             let Some(name) = names.get(role as usize) else {
                 continue;
             };

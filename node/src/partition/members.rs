@@ -63,6 +63,9 @@ pub struct Candidate {
     pub taken_from: Option<(String, String)>,
 }
 
+/// By role index and wave.
+pub type Counted = BTreeMap<(u32, u32), (Counts, Signs)>;
+
 /// A member and its bucket.
 pub struct MemberView {
     /// Who.
@@ -223,8 +226,9 @@ impl Partition {
         }
     }
 
-    /// Counts and signs by role index and wave.
-    pub fn count(&self, rollout: &store::Rollout) -> BTreeMap<(u32, u32), (Counts, Signs)> {
+    /// Counts and signs by role index and wave. `anew_max`: of how many members it may be found anew where they stand, if
+    /// it has to be of all; these are taken off. True: the counts are of now for all of them.
+    pub fn count(&self, rollout: &store::Rollout, anew_max: &mut usize) -> (Counted, bool) {
         let program = self.program();
         let mut kept = self.verdicts();
         kept.retain(|id, _| program.rollout(id).is_some());
@@ -242,11 +246,12 @@ impl Partition {
                 rollout,
                 &program,
                 (now_ms, crate::ledger::now_ms()),
+                anew_max,
             )
         };
         let heard = self.core().heard_at(&due);
         verdicts.heard(&heard, limit_ms);
-        verdicts.count()
+        (verdicts.count(), verdicts.is_whole())
     }
 }
 

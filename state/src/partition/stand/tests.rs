@@ -254,6 +254,7 @@ fn verdicts_that_are_kept_are_those_that_would_be_found_anew() {
     let mut decides = Arc::new(program(&mut draw));
     let mut verdicts = Verdicts::default();
     let (mut now_ms, mut seen) = (100_000, std::collections::BTreeSet::new());
+    let mut partial = 0;
     for round in 0..600 {
         match draw.below(8) {
             0 => decides = Arc::new(program(&mut draw)),
@@ -286,7 +287,11 @@ fn verdicts_that_are_kept_are_those_that_would_be_found_anew() {
         now_ms += 500;
         let wall_ms = NOW_MS + now_ms;
         let columns = index.read();
-        let due = verdicts.look(&columns, &rollout, &decides, (now_ms, wall_ms));
+        // Now and then for a person, who wants to know all.
+        let share = draw.of(&[usize::MAX, 20, 50]);
+        let due = verdicts.look(&columns, &rollout, &decides, (now_ms, wall_ms), &mut {
+            share
+        });
         let at = |uid: &Uid| heard.get(uid).copied().unwrap_or((0, false));
         verdicts.heard(&due.iter().map(at).collect::<Vec<_>>(), LIMIT_MS);
         let fresh = |row: &Row| {
@@ -299,7 +304,14 @@ fn verdicts_that_are_kept_are_those_that_would_be_found_anew() {
             .into_iter()
             .map(|(k, (counts, _))| (k, counts))
             .collect();
-        assert_eq!(kept, plain, "round {round}");
+        let members: u64 = kept.values().map(Counts::members).sum();
+        assert_eq!(members, uids.len() as u64, "round {round}: each is in one");
+        if verdicts.is_whole() {
+            assert_eq!(kept, plain, "round {round}");
+        } else {
+            assert_ne!(share, usize::MAX, "round {round}");
+            partial += 1;
+        }
         let all = kept.values().flat_map(|counts| {
             fleet::bucket::ALL
                 .iter()
@@ -308,4 +320,41 @@ fn verdicts_that_are_kept_are_those_that_would_be_found_anew() {
         seen.extend(all.map(|bucket| bucket.name()));
     }
     assert!(seen.len() > 12, "{seen:?}");
+    assert!(
+        (100..500).contains(&partial),
+        "{partial} looks were partial"
+    );
+}
+
+#[test]
+fn a_program_that_changes_at_each_look_is_caught_up_with() {
+    let mut draw = Draw(7);
+    let index = Index::default();
+    let mut mirror = index.mirror();
+    let members = (1..=200u16).map(|i| store::Member {
+        uid: [&i.to_be_bytes()[..], &[3; 14]].concat(),
+        ..store::Member::default()
+    });
+    let list = store::MemberChunk {
+        members: members.collect(),
+    };
+    mirror.put(table::MEMBERS, &chunk(ID, 0), 1, &list.encode_to_vec());
+    mirror.publish(0);
+    let mut rollout = store::Rollout {
+        id: ID.into(),
+        family: "web".into(),
+        ..store::Rollout::default()
+    };
+    let decides = Arc::new(program(&mut draw));
+    let mut verdicts = Verdicts::default();
+    let mut looks = |most: usize| {
+        let whole = (1..=most).find(|_| {
+            rollout.failures_since += 1;
+            verdicts.look(&index.read(), &rollout, &decides, (1, NOW_MS), &mut 10);
+            verdicts.is_whole()
+        });
+        whole.expect("all are found anew in the end")
+    };
+    // 10, 20, 40, 80, 160, 320.
+    assert_eq!((looks(20), looks(20)), (6, 6));
 }

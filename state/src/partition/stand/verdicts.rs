@@ -3,7 +3,8 @@
 //! A verdict rests on the member's line, its agent's record, the program and the rollout's state. While none of these has
 //! changed it holds, but for what time alone decides: a broken agent fails after a while, and who has converged has to be
 //! heard again and again. So a look at a million members of whom a few thousand have changed costs little more than
-//! going through the list. What is kept can be lost at any instant.
+//! going through the list. Where all have to be found anew, as after the opening of a wave, the controller does so in
+//! several looks, and decides nothing before the last of them. What is kept can be lost at any instant.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -27,6 +28,10 @@ pub struct Verdicts {
     /// Moment of the index up to which all changes are in.
     moment: u64,
     verdicts: Vec<Verdict>,
+    /// Those before it rest on what is so now, the others on what was.
+    anew: usize,
+    /// How often what they rest on has changed before all were found anew.
+    overtaken: u32,
     /// By role and wave.
     lanes: BTreeMap<(u32, u32), u32>,
     /// Of the look that was the last.
@@ -59,7 +64,9 @@ struct Verdict {
 // === impl Verdicts ===
 
 impl Verdicts {
-    /// Finds anew what has changed. Answers of whom it has to be known when they were heard, in rising order.
+    /// Finds anew what has changed. Answers of whom it has to be known when they were heard, in rising order. Where
+    /// everything has to be found anew, `anew_max` members are, and each time that it has to be once more before that is
+    /// done, twice as many: a program that changes all the time is caught up with. What was used of it is taken off.
     /// `now_ms`: monotonic, and wall clock.
     pub fn look(
         &mut self,
@@ -67,6 +74,7 @@ impl Verdicts {
         rollout: &store::Rollout,
         program: &Arc<Program>,
         now_ms: (u64, u64),
+        anew_max: &mut usize,
     ) -> Vec<Uid> {
         let (now_ms, wall_ms) = now_ms;
         self.now_ms = now_ms;
@@ -79,31 +87,56 @@ impl Verdicts {
             state: rollout.state(),
             failures_since: failures_since(rollout),
         };
-        let holds = |before: &Basis| before.is(&basis);
-        if !self.basis.as_ref().is_some_and(holds) || self.verdicts.len() != list.len() {
-            // Nothing in an index is from before its first moment.
-            self.moment = 0;
+        let is_other = !self.basis.as_ref().is_some_and(|before| before.is(&basis));
+        self.basis = Some(basis);
+        if self.verdicts.len() != list.len() {
             self.lanes.clear();
             self.verdicts.clear();
-            self.verdicts.resize(list.len(), Verdict::NONE);
+            for (_, member) in list.iter() {
+                let lane = self.lane(member);
+                self.verdicts.push(Verdict::unseen(lane));
+            }
+            (self.anew, self.overtaken) = (0, 0);
+        } else if is_other {
+            self.overtaken = if self.is_whole() {
+                0
+            } else {
+                self.overtaken + 1
+            };
+            self.anew = 0;
         }
-        self.basis = Some(basis);
+        let found = self.anew;
+        let share = anew_max.saturating_mul(1 << self.overtaken.min(30));
+        self.anew = found.saturating_add(share).min(list.len());
+        let anew = found..self.anew;
+        *anew_max = anew_max.saturating_sub(anew.len());
         let mut stand = Stand::of(rollout, program, wall_ms);
         let mut rows = Rising::of(&columns.rows);
         let mut due = Vec::new();
-        for ((uid, member, changed), verdict) in list.with_changes().zip(&mut self.verdicts) {
-            if changed > self.moment || verdict.restless {
-                let lanes = u32::try_from(self.lanes.len()).unwrap_or(u32::MAX);
-                let lane = self.lanes.entry((member.role, member.wave));
-                let lane = *lane.or_insert(lanes);
-                *verdict = Verdict::of(rows.find(uid), member, lane, &mut stand);
+        for (at, (uid, member, changed)) in list.with_changes().enumerate() {
+            if changed > self.moment || self.verdicts[at].restless || anew.contains(&at) {
+                let lane = self.lane(member);
+                self.verdicts[at] = Verdict::of(rows.find(uid), member, lane, &mut stand);
             }
-            if verdict.is_due(now_ms) {
+            if self.verdicts[at].is_due(now_ms) {
                 due.push(*uid);
             }
         }
         self.moment = columns.moment;
         due
+    }
+
+    /// Do all rest on what is so now?
+    pub fn is_whole(&self) -> bool {
+        self.anew == self.verdicts.len()
+    }
+
+    fn lane(&mut self, member: &Member) -> u32 {
+        let lanes = u32::try_from(self.lanes.len()).unwrap_or(u32::MAX);
+        *self
+            .lanes
+            .entry((member.role, member.wave))
+            .or_insert(lanes)
     }
 
     /// When those that were asked for were heard, and whether their connections are open. Heard within this limit is
@@ -151,23 +184,24 @@ impl Basis {
 }
 
 impl Verdict {
-    const NONE: Verdict = Verdict {
-        buckets: (Bucket::Waiting, Bucket::Waiting),
-        lane: u32::MAX,
-        healthy: true,
-        restart_loop: false,
-        restless: true,
-        quiet: false,
-        fresh_until_ms: 0,
-    };
+    /// Of a member that was not looked at yet.
+    fn unseen(lane: u32) -> Verdict {
+        Verdict {
+            buckets: (Bucket::Waiting, Bucket::Waiting),
+            lane,
+            healthy: true,
+            restart_loop: false,
+            restless: false,
+            quiet: false,
+            fresh_until_ms: 0,
+        }
+    }
 
     fn of(row: Option<&Row>, member: &Member, lane: u32, stand: &mut Stand<'_>) -> Verdict {
         let Some(row) = row else {
             return Verdict {
                 buckets: (Bucket::Deleted, Bucket::Deleted),
-                lane,
-                restless: false,
-                ..Verdict::NONE
+                ..Verdict::unseen(lane)
             };
         };
         let ours = row.delivery.as_ref();
