@@ -236,9 +236,10 @@ fn applied(s: &Sighting<'_>) -> Bucket {
     }
 }
 
-/// An agent without config statuses converges by its effective config, or is counted apart.
+/// An agent without config statuses converges by its effective config, if it was heard lately as anybody, or is counted
+/// apart.
 fn unverified(s: &Sighting<'_>) -> Bucket {
-    match (s.proves, s.healthy) {
+    match (s.proves, s.healthy && s.fresh) {
         (true, true) => Bucket::Converged,
         (true, false) => applied(s),
         (false, _) => Bucket::Unverifiable,

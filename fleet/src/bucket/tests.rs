@@ -110,6 +110,11 @@ fn an_agent_without_statuses_is_proven_by_its_effective_config_or_named() {
         ..converged()
     };
     assert_eq!(bucket(&mute), Bucket::Converged);
+    let silent = Sighting {
+        fresh: false,
+        ..mute.clone()
+    };
+    assert_eq!(bucket(&silent), Bucket::Soaking, "not heard for a while");
     assert_eq!(
         bucket(&Sighting {
             proves: false,

@@ -135,6 +135,7 @@ impl<'a> Look<'a> {
             }
             Inconclusive::Person(who) => {
                 let what = format!("{who} has to pass {} wave {}", role.name, wave + 1);
+                undecided = Some(format!("{what}, and has not answered"));
                 (role.soaked_ms, Waiting::Person { what })
             }
             Inconclusive::Unreachable { members, left_ms } => {

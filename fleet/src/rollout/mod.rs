@@ -39,10 +39,10 @@ pub use waiting::Waiting;
 
 /// After so long without a decision a gate pauses its rollout.
 ///
-/// What counts: evidence that is missing, old or contradictory; a check without an answer; too many unreachable
-/// members; failed members that keep a rollout from being complete. What does not count: a soak, a freeze, a role that
-/// waits for another, a check that is a person (the plan gave that decision to somebody, and has set no deadline for
-/// it), and members on their way while outcomes keep coming. Members on their way begin to count when there was no new
+/// What counts: evidence that is missing, old or contradictory; a check without an answer, a person's too; more
+/// unreachable members than may be, once they have had their own time; failed members that keep a rollout from being
+/// complete. What does not count: a soak, a freeze, a role that waits for another, and members on their way while
+/// outcomes keep coming. Members on their way begin to count when there was no new
 /// outcome for longer than an offer may take, since by then every open offer has had its time.
 pub const INCONCLUSIVE_MS_MAX: u64 = 15 * 60_000;
 

@@ -73,7 +73,8 @@ impl Api {
 /// The waves that an answer is for: those of one role that ask the same person.
 fn chosen(stored: &store::Rollout, rollout: &Rollout, check: &str) -> Result<Vec<Asked>, Status> {
     let id = &stored.id;
-    if rollout.state != State::Running {
+    // A gate that has waited too long for it has paused the rollout: whoever resumes it finds the answer.
+    if !matches!(rollout.state, State::Running | State::Paused) {
         return Err(Status::failed_precondition(format!(
             "rollout {id} is {} and asks nobody: resume it with `muster rollout resume {id}`, if it can be",
             rollout_state(stored.state()).name()
@@ -243,6 +244,8 @@ mod tests {
         );
         let nobody = rollout(State::Running, &[("agent", 0)], &["platform"]);
         assert!(refusal(&nobody, "").contains("asks nobody now"));
+        let paused = rollout(State::Paused, &[("agent", 1)], &["platform"]);
+        assert!(chosen(&stored(State::Paused), &paused, "platform").is_ok());
         let halted = rollout(State::Halted, &[("agent", 1)], &["platform"]);
         assert!(refusal(&halted, "").contains("is halted and asks nobody"));
     }

@@ -35,8 +35,8 @@ pub use state::inventory::state_word;
 pub use state::partition::timing::{GRANT_LIFE, LEASE, LEASE_OVER};
 pub use state::partition::{
     SERVER_CAPABILITIES, body, delivered_config, desired_config, desired_of, doubt_text,
-    excluded_text, history_key, is_quiet, merge, merged_config, millis, place_of, places_of, room,
-    state_of,
+    excluded_text, history_key, is_quiet, is_unchanged, merge, merged_config, millis, place_of,
+    places_of, room, state_of,
 };
 
 use crate::control::Control;

@@ -6,7 +6,7 @@ use fleet::offer::{Decision, Reported, Situation, State, Why, decide};
 use fleet::program::{Desired, Epoch, Place, Program, Reason, Subject, desired, desired_borrowed};
 use fleet::restored::Doubt;
 use proto::opamp::AgentCapabilities;
-use proto::store;
+use proto::store::{self, Link};
 
 use super::evaluate::changes_owner;
 use super::place_of;
@@ -94,14 +94,19 @@ pub(super) fn subject_of<'a>(row: &'a Row, place: Option<Place<'a>>) -> Subject<
     }
 }
 
-/// The delivery of a row by a person's words: what an agent's state is called everywhere.
-pub fn state_of(row: &Row, desired: &Desired) -> &'static str {
+/// The delivery of a row by a person's words: what an agent's state is called everywhere. `unchanged`: an open rollout
+/// lists it, and does not change its delivery.
+pub fn state_of(row: &Row, desired: &Desired, unchanged: bool) -> &'static str {
     let stops = desired.reason == Reason::Stopped;
     let pinned = desired.reason == Reason::Pinned;
+    let due = match row.link {
+        Link::Lost | Link::Unspecified => "not reached",
+        Link::Connected | Link::Left => "pending pickup",
+    };
     let Some(delivery) = &row.delivery else {
         return match desired.reason {
             Reason::Unassigned => "unassigned",
-            _ if desired.offerable => "pending pickup",
+            _ if desired.offerable => due,
             _ => "unassigned",
         };
     };
@@ -111,7 +116,7 @@ pub fn state_of(row: &Row, desired: &Desired) -> &'static str {
             .is_some_and(|hash| row.refused.contains(&hash));
         return match (refused, desired.offerable) {
             (true, _) => "refused",
-            (false, true) => "pending pickup",
+            (false, true) => due,
             (false, false) if pinned => "pinned",
             (false, false) => "drifted",
         };
@@ -129,7 +134,62 @@ pub fn state_of(row: &Row, desired: &Desired) -> &'static str {
         State::Applied if delivery.effective == store::Match::No => "drifted",
         State::Applied if runs_another => "drifted",
         State::Applied if pinned && row.healthy => "pinned",
+        State::Applied if row.healthy && unchanged => "unchanged",
         State::Applied if row.healthy => "converged",
         State::Applied => "soaking",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fleet::digest::Digest;
+    use fleet::program::RevisionNumber;
+    use proto::uid::Uid;
+
+    use super::*;
+    use crate::inventory::Interner;
+
+    fn hash(of: &str) -> Digest {
+        Digest::of("test", &[of.as_bytes()])
+    }
+
+    /// An agent that runs `a` by its own word. It does not report health, and counts as healthy.
+    fn runs_a(link: Link) -> Row {
+        let agent = store::Agent {
+            link: link.into(),
+            delivery: Some(store::Delivery {
+                hash: hash("a").as_bytes().to_vec(),
+                state: store::DeliveryState::Applied.into(),
+                ..store::Delivery::default()
+            }),
+            ..store::Agent::default()
+        };
+        let uid = Uid::from_wire(&[7; 16]).unwrap();
+        Row::new(uid, 1, &agent, &mut Interner::default())
+    }
+
+    fn should_run(what: &str) -> Desired {
+        Desired {
+            owner: Some(("web".into(), "agent".into())),
+            revision: Some(RevisionNumber(1)),
+            delivery: Some(hash(what)),
+            offerable: true,
+            reason: Reason::Stable,
+            conditions: vec![],
+        }
+    }
+
+    #[test]
+    fn who_is_due_and_silent_is_not_reached() {
+        let word = |link| state_of(&runs_a(link), &should_run("b"), false);
+        assert_eq!(word(Link::Connected), "pending pickup");
+        assert_eq!(word(Link::Lost), "not reached");
+    }
+
+    #[test]
+    fn who_is_listed_without_a_change_is_unchanged_and_converged_at_other_times() {
+        let row = runs_a(Link::Connected);
+        let word = |unchanged| state_of(&row, &should_run("a"), unchanged);
+        assert_eq!((word(true), word(false)), ("unchanged", "converged"));
     }
 }

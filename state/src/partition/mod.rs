@@ -27,7 +27,7 @@ pub use config::{delivered_config, desired_config, merged_config};
 pub use due::{desired_of, is_due, next_for, state_of};
 pub use evaluate::{SERVER_CAPABILITIES, history_key};
 pub use liveness::is_quiet;
-pub use place::{place_of, places_of};
+pub use place::{is_unchanged, place_of, places_of};
 pub use stand::{doubt_text, excluded_text};
 
 use due::subject_of;

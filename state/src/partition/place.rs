@@ -30,6 +30,13 @@ pub fn places_of<'a>(columns: &'a Columns, program: &'a Program, uid: Uid) -> Ve
     places.collect()
 }
 
+/// Does the list of its place say that the agent's delivery does not change?
+pub fn is_unchanged(columns: &Columns, uid: Uid, place: Option<&Place<'_>>) -> bool {
+    let list = place.and_then(|place| columns.lists.get(place.rollout));
+    list.and_then(|list| list.get(&uid))
+        .is_some_and(|member| member.unchanged)
+}
+
 /// The agent's place in this rollout, if the program names it.
 fn place_in<'a>(
     columns: &'a Columns,

@@ -65,7 +65,7 @@ fn a_check_without_evidence_never_passes_and_says_why() {
 }
 
 #[test]
-fn a_person_is_waited_for_last_and_without_the_fifteen_minutes() {
+fn a_person_is_waited_for_last_and_no_longer_than_any_other_answer() {
     let person = Check::Person("platform".into());
     let spec = with_checks(vec![
         CheckSpec::gate(Check::Converged),
@@ -73,13 +73,20 @@ fn a_person_is_waited_for_last_and_without_the_fifteen_minutes() {
     ]);
     let mut r = rollout(vec![role("agent", &[], &[1, 10], 1)]);
     r.plan.waves[0] = spec.clone();
-    r.inconclusive_ms = INCONCLUSIVE_MS_MAX;
+    r.inconclusive_ms = INCONCLUSIVE_MS_MAX - 2_000;
     let mut observed = seen("agent", vec![counts(&[(Bucket::Converged, 1)])]);
-    let next = plan(&r, &observed, 60_000);
-    assert_eq!((next.steps.len(), next.inconclusive_ms), (0, 0));
+    let next = plan(&r, &observed, 1_000);
+    assert_eq!(next.steps, []);
     assert_eq!(
         next.waiting[0].to_string(),
         "a person: platform has to pass agent wave 1"
+    );
+    let Step::Pause { why } = &plan(&r, &observed, 2_000).steps[0] else {
+        panic!("it has to pause");
+    };
+    assert_eq!(
+        why,
+        "the gate could not decide for 15 minutes: platform has to pass agent wave 1, and has not answered"
     );
     let key = ("agent".to_owned(), 0);
     observed

@@ -15,10 +15,10 @@ use crate::api::{Api, selector};
 use crate::drift::{KINDS, Norms};
 use crate::folding::fold;
 use crate::inventory::Row;
-use crate::partition::{desired_of, doubt_text, excluded_text, place_of, state_of};
+use crate::partition::{desired_of, doubt_text, excluded_text, is_unchanged, place_of, state_of};
 
 /// Words of liveness, of health, and those of [`state_of`].
-const STATES: [&str; 18] = [
+const STATES: [&str; 20] = [
     "connected",
     "lost",
     "left",
@@ -26,9 +26,11 @@ const STATES: [&str; 18] = [
     "unhealthy",
     "unassigned",
     "pending pickup",
+    "not reached",
     "applying",
     "soaking",
     "converged",
+    "unchanged",
     "failed",
     "rolled back",
     "refused",
@@ -153,8 +155,9 @@ impl Api {
             let columns = partition.index().read();
             for row in columns.rows.values().filter(|row| filter.takes(row)) {
                 let place = place_of(&columns, &program, row.uid, row.whose());
+                let unchanged = is_unchanged(&columns, row.uid, place.as_ref());
                 let desired = desired_of(row, place, &program);
-                let state = state_of(row, &desired);
+                let state = state_of(row, &desired, unchanged);
                 if filter.state_matches(row, state) && drifted(row, &desired) {
                     look(&Seen {
                         row,
@@ -259,7 +262,7 @@ impl Api {
             let excluded = place.and_then(|p| excluded_text(row, &program, &p, &desired));
             let mut shown = api::Agent {
                 drift: drift.iter().map(|drift| drift.kind().to_owned()).collect(),
-                ..view(row, &desired)
+                ..view(row, &desired, is_unchanged(&columns, uid, place.as_ref()))
             };
             shown.conditions.extend(doubt_text(row, &program));
             shown.conditions.extend(excluded);
@@ -311,7 +314,7 @@ impl Api {
         let filter = Filter::new(selector, "", "")?;
         let mut groups: BTreeMap<String, Group> = BTreeMap::new();
         self.each(&filter, |Seen { row, desired, .. }| {
-            let error = view(row, desired).error;
+            let error = view(row, desired, false).error;
             if error.is_empty() {
                 return;
             }

@@ -12,11 +12,11 @@ use crate::api::{Api, broken};
 use crate::inventory::Row;
 use crate::ledger::table;
 use crate::partition::{
-    Partition, body, desired_of, doubt_text, excluded_text, place_of, state_of,
+    Partition, body, desired_of, doubt_text, excluded_text, is_unchanged, place_of, state_of,
 };
 
-/// Without the time since it was heard, which is the core's to know.
-pub(super) fn view(row: &Row, desired: &Desired) -> api::Agent {
+/// Without the time since it was heard, which is the core's to know. `unchanged`: as in [`state_of`].
+pub(super) fn view(row: &Row, desired: &Desired, unchanged: bool) -> api::Agent {
     let fact = |key: &str| row.get(key).unwrap_or("").to_owned();
     let delivery = row.delivery.as_ref();
     let failed = delivery
@@ -52,7 +52,7 @@ pub(super) fn view(row: &Row, desired: &Desired) -> api::Agent {
         healthy: row.healthy,
         health_status: row.health_status.to_string(),
         error,
-        state: state_of(row, desired).to_owned(),
+        state: state_of(row, desired, unchanged).to_owned(),
         family: delivery.map(|d| d.family.to_string()).unwrap_or_default(),
         role: delivery.map(|d| d.role.to_string()).unwrap_or_default(),
         revision: delivery.map_or(0, |d| d.revision),
@@ -115,7 +115,7 @@ impl Api {
     ) -> Result<api::AgentDetail, Status> {
         let partition = self.node.partition(uid);
         let program = partition.program();
-        let (row, desired, claims, excluded) = {
+        let (row, desired, unchanged, claims, excluded) = {
             let columns = partition.index().read();
             let row = columns
                 .rows
@@ -129,7 +129,8 @@ impl Api {
                 .map(|c| format!("{}: {}", c.family, c.roles.join(", ")))
                 .collect();
             let excluded = place.and_then(|p| excluded_text(row, &program, &p, &desired));
-            (row.clone(), desired, claims, excluded)
+            let unchanged = is_unchanged(&columns, uid, place.as_ref());
+            (row.clone(), desired, unchanged, claims, excluded)
         };
         let mut detail = api::AgentDetail {
             claims,
@@ -169,7 +170,7 @@ impl Api {
         detail.drift = self.drift(&row, &desired, &detail.effective);
         let mut shown = api::Agent {
             drift: detail.drift.iter().map(|d| d.kind.clone()).collect(),
-            ..view(&row, &desired)
+            ..view(&row, &desired, unchanged)
         };
         shown.conditions.extend(doubt_text(&row, &program));
         shown.conditions.extend(excluded);
