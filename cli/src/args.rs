@@ -156,6 +156,7 @@ mod tests {
             "muster families list",
             "muster families get f --revision 3",
             "muster families diff f --from 1 --to 2",
+            "muster families deactivate f --yes --reason r",
             "muster families delete f --yes --reason r",
             "muster preview f --revision 2 --plan careful",
             "muster rollout start f --plan p --preview i --reach 9 --revision 2 --yes --wait",

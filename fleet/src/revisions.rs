@@ -72,13 +72,15 @@ pub enum NoWayBack {
         /// Where it is.
         state: &'static str,
     },
-    /// Nothing to go back from.
+    /// Nothing to go back from, and this never was active.
     #[error(
-        "family {family} has no stable revision yet: roll its open rollout back with `muster rollout rollback {family}`"
+        "family {family} has no stable revision, and revision {to} never was: start a rollout with `muster rollout start`, or roll an open one back with `muster rollout rollback {family}`"
     )]
     NothingStable {
         /// Family.
         family: String,
+        /// As given.
+        to: u64,
     },
 }
 
@@ -112,7 +114,7 @@ impl Life {
 }
 
 /// The way from the stable revision back to an earlier one. Takes its selectors back, too; allowed in a freeze; needs no
-/// approval, since that revision had it.
+/// approval, since that revision had it. A family that was deactivated goes back to any that was active.
 pub fn way_back(
     family: &str,
     stable: Option<RevisionNumber>,
@@ -120,19 +122,16 @@ pub fn way_back(
     life: Option<Life>,
 ) -> Result<WayBack, NoWayBack> {
     let family = || family.to_owned();
-    let Some(stable) = stable else {
-        return Err(NoWayBack::NothingStable { family: family() });
-    };
     match life {
         None => Err(NoWayBack::Unknown {
             family: family(),
             to: to.0,
         }),
-        _ if to == stable => Err(NoWayBack::IsStable {
+        _ if stable == Some(to) => Err(NoWayBack::IsStable {
             family: family(),
             to: to.0,
         }),
-        _ if to > stable => Err(NoWayBack::Newer {
+        _ if stable.is_some_and(|stable| to > stable) => Err(NoWayBack::Newer {
             family: family(),
             to: to.0,
         }),
@@ -140,6 +139,10 @@ pub fn way_back(
             to,
             direction: Direction::Back,
             plan: rollback_plan(),
+        }),
+        Some(_) if stable.is_none() => Err(NoWayBack::NothingStable {
+            family: family(),
+            to: to.0,
         }),
         Some(life) => Err(NoWayBack::NeverRan {
             family: family(),
@@ -194,7 +197,18 @@ mod tests {
         let none = way_back("web", None, RevisionNumber(1), Some(Life::Draft));
         assert_eq!(
             none.unwrap_err().to_string(),
-            "family web has no stable revision yet: roll its open rollout back with `muster rollout rollback web`"
+            "family web has no stable revision, and revision 1 never was: start a rollout with `muster rollout start`, or roll an open one back with `muster rollout rollback web`"
+        );
+    }
+
+    #[test]
+    fn a_family_that_was_deactivated_goes_back_to_any_revision_that_was_active() {
+        let back = way_back("web", None, RevisionNumber(5), Some(Life::Superseded));
+        assert_eq!(back.unwrap().to, RevisionNumber(5));
+        let unknown = way_back("web", None, RevisionNumber(9), None).unwrap_err();
+        assert!(
+            unknown.to_string().contains("has no revision 9"),
+            "{unknown}"
         );
     }
 }

@@ -148,7 +148,7 @@ pub fn make_with(
         };
         let found = found.ok_or_else(unknown)?.value.clone();
         let settings = revision_settings(&stored.value, &found);
-        let before = control::settings(stored.value.settings.as_ref());
+        let before = control::settings_in_force(&stored.value);
         (found, stored.value.precedence, before, settings)
     };
     let plan_hash = Digest::of(

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use muster_loadtest::Script;
+use proto::api::GetFamilyRequest;
 use proto::opamp::RemoteConfigStatuses;
 use system_tests::manifest::{config, family, plan, role};
 use system_tests::scene::{PATIENCE, Scene, plans};
@@ -606,6 +607,77 @@ async fn one_command_goes_back_to_any_revision_that_was_active() {
     assert_eq!(scene.offered(&first).len(), before + 6);
     let edge = scene.cli.json(&["families", "get", "edge"]);
     assert_eq!(edge["family"]["stable"], 1, "{edge}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deactivated_family_leaves_its_agents_what_they_run_until_a_rollout_brings_it_back() {
+    let roles = vec![("agent".to_owned(), 3), ("gateway".to_owned(), 2)];
+    let scene = Scene::with(roles, &[]).await;
+    let one = scene.stable("one").await;
+    scene.apply(&family(
+        "other",
+        20,
+        &[role("gateway", "role = gateway", &config("other"))],
+    ));
+    scene.complete("other").await;
+    let stable = async || {
+        let request = GetFamilyRequest {
+            name: "edge".to_owned(),
+            revision: 0,
+        };
+        let detail = scene.api.families.clone().get_family(request).await;
+        let family = detail.unwrap().into_inner().family.unwrap();
+        (family.stable, family.target)
+    };
+    assert_eq!(stable().await, (1, 1));
+
+    let off = ["families", "deactivate", "edge", "--yes", "--reason", "why"];
+    let answer = scene.cli.json(&off);
+    let result = &answer["results"][0];
+    assert_eq!(result["change"], "deactivated", "{answer}");
+    let audit = scene.api.audit("family/edge").await;
+    let entry = audit.iter().find(|e| e.action == "family.deactivate");
+    assert_eq!(entry.unwrap().detail, "3 agents keep what they run: why");
+    assert_eq!(stable().await, (0, 0));
+    assert!(scene.refused(&off).contains("family edge is not active"));
+    let deleted = ["families", "delete", "other", "--yes"];
+    scene.cli.ok(&deleted);
+    let late = scene.fleet.spawn("agent", Script::default());
+    let uid = scene.fleet.agent(late).uid().to_string();
+    eventually(SOON, "the late one to be there", async || {
+        let found = scene.api.find(&uid).await.ok();
+        let agent = found.and_then(|found| found.agent);
+        holds(agent.as_ref().is_some_and(|a| a.healthy), &agent)
+    })
+    .await;
+    scene.nobody_is_offered_anything().await;
+    // Its agents are what those of a family are that was deleted; who matches it gets nothing.
+    let gateway = scene.api.list("role = gateway").await.remove(0);
+    for agent in scene.api.list("role = agent").await {
+        if agent.uid == uid {
+            assert_eq!((&*agent.state, &*agent.family), ("unassigned", ""));
+            continue;
+        }
+        assert_eq!(
+            (&agent.state, &agent.conditions),
+            (&gateway.state, &gateway.conditions)
+        );
+        assert_eq!(agent.reported_hash, hex::encode(&one));
+    }
+
+    // A rollout begins where its agents are, and goes back there.
+    let two = scene.store("two").await;
+    let id = scene.start("canary").await;
+    scene.until_offered(&two, 1).await;
+    assert_eq!(scene.api.rollout(&id).await.from, 1);
+    scene.cli.ok(&["rollout", "rollback", &id]);
+    scene.state(&id, "rolled back").await;
+    assert_eq!(scene.offered(&one).len(), 4);
+    assert_eq!(stable().await, (0, 0));
+    let id = scene.start("quick").await;
+    let done = scene.state(&id, "completed").await;
+    assert_eq!(done.total.unwrap().converged, 4);
+    assert_eq!(stable().await, (2, 2));
 }
 
 // === owners ===

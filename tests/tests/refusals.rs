@@ -109,7 +109,19 @@ const COMMANDS: &[Refusal] = &[
     },
     Refusal {
         args: &["rollout", "back", "other", "1", "--yes"],
-        says: &["family other has no stable revision yet"],
+        says: &[
+            "family other has no stable revision",
+            "revision 1 never was",
+            "muster rollout start",
+        ],
+    },
+    Refusal {
+        args: &["families", "deactivate", "other", "--yes"],
+        says: &["family other is not active", "muster rollout start other"],
+    },
+    Refusal {
+        args: &["families", "deactivate", "nosuch", "--yes"],
+        says: &["there is no family `nosuch`", "muster families list"],
     },
     Refusal {
         args: &["rollout", "start", "other", "--yes", "--plan", "quick"],

@@ -19,6 +19,17 @@ Examples:
   muster families delete pii-redaction --reason 'moved into platform'
   muster families delete pii-redaction --yes";
 
+const DEACTIVATE_EXAMPLES: &str = "\
+Its revisions stay, and none of them is stable any more: the family claims nobody, and agents that match it
+get nothing. No collector stops and nothing is sent: its agents run on with the config that they have. Its
+pins end. It is refused while a rollout of it is open, and where a source owns it. A rollout of one of its
+revisions activates it again.
+
+Examples:
+  muster families deactivate pii-redaction --reason 'until the audit is over'
+  muster rollout start pii-redaction
+  muster rollout back pii-redaction 3";
+
 const VALIDATE_EXAMPLES: &str = "\
 A draft is what `muster apply --draft` stored although it did not pass every check. If the cause has gone
 since, e.g. agents were labelled that had matched two roles, this makes a validated revision of it. It is
@@ -72,6 +83,18 @@ pub enum Command {
         /// Revision to check [default: the latest]
         #[arg(long, value_name = "N", value_parser = revision, default_value = "0", hide_default_value = true)]
         revision: u64,
+    },
+    /// Leave a family without a stable revision; its agents keep what they run
+    #[command(after_help = DEACTIVATE_EXAMPLES)]
+    Deactivate {
+        /// Name of the family
+        family: String,
+        /// Do not ask
+        #[arg(long, short = 'y')]
+        yes: bool,
+        /// Why: goes into the audit log
+        #[arg(long, default_value = "", hide_default_value = true)]
+        reason: String,
     },
     /// Delete a family with its revisions; its agents keep what they run
     #[command(after_help = DELETE_EXAMPLES)]
@@ -144,55 +167,78 @@ pub async fn run(command: Command, client: &Client, out: Output) -> Result<(), F
                 family::validated(&request.family, answer, look)
             })
         }
+        Command::Deactivate {
+            family,
+            yes,
+            reason,
+        } => {
+            let doing = format!("deactivate family {family}");
+            ask("Deactivate", &family, yes, &doing, client).await?;
+            let request = api::DeactivateFamilyRequest {
+                name: family,
+                reason,
+                idempotency_key: idempotency_key(),
+            };
+            let answer = client
+                .call(&doing, async || {
+                    client.families().deactivate_family(request.clone()).await
+                })
+                .await?;
+            out.show(&answer, applied::applied)
+        }
         Command::Delete {
             family,
             yes,
             reason,
-        } => delete(family, yes, reason, client, out).await,
+        } => {
+            let doing = format!("delete family {family}");
+            ask("Delete", &family, yes, &doing, client).await?;
+            let request = api::DeleteFamilyRequest {
+                name: family,
+                reason,
+                idempotency_key: idempotency_key(),
+            };
+            let answer = client
+                .call(&doing, async || {
+                    client.families().delete_family(request.clone()).await
+                })
+                .await?;
+            out.show(&answer, applied::applied)
+        }
     }
 }
 
-async fn delete(
-    name: String,
+/// Asks on a terminal, with what becomes of the family's agents.
+async fn ask(
+    what: &str,
+    name: &str,
     yes: bool,
-    reason: String,
+    doing: &str,
     client: &Client,
-    out: Output,
 ) -> Result<(), Failure> {
-    let doing = format!("delete family {name}");
-    if !yes {
-        let request = api::GetFamilyRequest {
-            name: name.clone(),
-            revision: 0,
-        };
-        let found = client
-            .call(&doing, async || {
-                client.families().get_family(request.clone()).await
-            })
-            .await?;
-        let owned = found.family.map_or(0, |family| family.owned);
-        confirm(false, &question(&name, owned))?;
+    if yes {
+        return Ok(());
     }
-    let request = api::DeleteFamilyRequest {
-        name,
-        reason,
-        idempotency_key: idempotency_key(),
+    let request = api::GetFamilyRequest {
+        name: name.to_owned(),
+        revision: 0,
     };
-    let answer = client
-        .call(&doing, async || {
-            client.families().delete_family(request.clone()).await
+    let found = client
+        .call(doing, async || {
+            client.families().get_family(request.clone()).await
         })
         .await?;
-    out.show(&answer, applied::applied)
+    let owned = found.family.map_or(0, |family| family.owned);
+    confirm(false, &question(what, name, owned))
 }
 
-fn question(name: &str, owned: u64) -> String {
+fn question(what: &str, name: &str, owned: u64) -> String {
     let name = clean(name);
     match owned {
-        0 => format!("Delete family {name}, which owns no agents?"),
-        1 => format!("Delete family {name}? 1 agent keeps what it runs."),
+        0 => format!("{what} family {name}, which owns no agents?"),
+        1 => format!("{what} family {name}? 1 agent keeps what it runs."),
         owned => format!(
-            "Delete family {name}? {} keep what they run.",
+            "{what} family {name}? {} keep what they run.",
             plural(owned, "agent")
         ),
     }
@@ -203,11 +249,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_deletes_is_told_how_many_agents_run_on() {
+    fn who_deletes_or_deactivates_is_told_how_many_agents_run_on() {
         assert_eq!(
-            question("web", 1_200),
+            question("Delete", "web", 1_200),
             "Delete family web? 1,200 agents keep what they run."
         );
-        assert!(question("web", 0).contains("owns no agents"));
+        assert_eq!(
+            question("Deactivate", "web", 1),
+            "Deactivate family web? 1 agent keeps what it runs."
+        );
+        assert!(question("Delete", "web", 0).contains("owns no agents"));
     }
 }

@@ -16,7 +16,7 @@ pub fn applied(answer: &api::ApplyResponse, look: &Look) -> String {
         };
         let tone = match result.change.as_str() {
             "unchanged" => Tone::Quiet,
-            "pruned" | "deleted" => Tone::Bad,
+            "pruned" | "deleted" | "deactivated" => Tone::Bad,
             _ => Tone::Good,
         };
         let change = look.paint(tone, &clean(&result.change));

@@ -129,7 +129,7 @@ impl fmt::Display for LeftOut {
             ),
             LeftOut::NotToGiveBack(family) => write!(
                 f,
-                "it is owned by family {family}, which has no stable revision to give it back to: complete that family's rollout first"
+                "it is owned by family {family}, which has no stable revision to give it back to: complete a rollout of that family first, or delete it"
             ),
         }
     }
@@ -246,7 +246,7 @@ mod tests {
                 "its collector is stopped by order",
                 "shadowed by family top, which has a higher precedence",
                 "it is owned by family top, which has a higher precedence",
-                "it is owned by family new, which has no stable revision to give it back to: complete that family's rollout first",
+                "it is owned by family new, which has no stable revision to give it back to: complete a rollout of that family first, or delete it",
             ]
         );
         assert!(

@@ -159,6 +159,31 @@ fn losing_its_owner_leaves_the_last_config_running() {
 }
 
 #[test]
+fn a_family_without_a_stable_revision_claims_nobody_and_holds_nobody() {
+    let inactive = || ProgramFamily {
+        stable: None,
+        owner_change: OwnerChange::Auto,
+        ..family("web", 2, "app = web")
+    };
+    let facts = labels("app=web");
+    let new = desired(&subject(&facts, None), &program(vec![inactive()]));
+    assert_eq!((new.reason, new.delivery), (Reason::Unassigned, None));
+    let gone = desired(&subject(&facts, Some("web")), &program(vec![]));
+    let left = desired(&subject(&facts, Some("web")), &program(vec![inactive()]));
+    assert_eq!(left, gone, "as if it were deleted");
+    let other = family("other", 1, "app = web");
+    let claimed = desired(
+        &subject(&facts, Some("web")),
+        &program(vec![inactive(), other]),
+    );
+    assert!(
+        matches!(&claimed.conditions[..], [Condition::OwnerChanging { claimed_by: Some(by) }] if by == "other/agent"),
+        "{claimed:?}"
+    );
+    assert_eq!(claimed.delivery, None, "a person decides");
+}
+
+#[test]
 fn an_agent_that_comes_to_match_two_roles_keeps_what_it_runs() {
     let mut web = family("web", 1, "app = web");
     let roles = web.revisions.get_mut(&RevisionNumber(1)).unwrap();

@@ -25,9 +25,10 @@ const HELD_MAX: usize = 1_000;
 /// Freezes and pins that are kept after their end, for those who ask what held then.
 const PAST_MS: u64 = 90 * 24 * 3_600_000;
 
-/// So many approvals a family asks for by what is stable, or by what was when it was deleted.
+/// So many approvals a family asks for by what is stable, or by what was when it was deactivated or deleted.
 pub fn asked_for(documents: &Documents, family: &str) -> u32 {
-    let stable = documents.families.get(family).map(|f| f.value.stable);
+    let stored = documents.families.get(family);
+    let stable = stored.map(|stored| documents.last_stable(&stored.value));
     let stable = stable.filter(|stable| *stable != 0);
     match stable.and_then(|stable| documents.revision(family, stable)) {
         Some(stable) => stable.value.approvals,
@@ -508,6 +509,12 @@ impl GovernanceService for Api {
             if !stored.uid.is_empty() && !ran {
                 return Err(Status::failed_precondition(format!(
                     "pin {}: revision {revision} of family {} never was active: pin an agent to one that was, or roll it out",
+                    stored.name, stored.family
+                )));
+            }
+            if !stored.uid.is_empty() && family.value.stable == 0 {
+                return Err(Status::failed_precondition(format!(
+                    "pin {}: family {} is deactivated, so nothing is sent to its agents: roll a revision out first",
                     stored.name, stored.family
                 )));
             }

@@ -337,7 +337,7 @@ impl Start {
             // Ids grow with time, so that the newest is the last.
             id: format!("ro-{:011x}-{}", now_ms(), short_id()),
             family: request.family.clone(),
-            from: family.value.stable,
+            from: documents.last_stable(&family.value),
             to: preview.shown.revision,
             plan: Some(plan_to_store(plan_name, plan)),
             state: state.into(),

@@ -86,7 +86,7 @@ pub(super) async fn prepare(
         take_over(node, &mut stored);
     }
     // What it replaces may have been completed while this one waited for its approvals.
-    stored.from = family.value.stable;
+    stored.from = node.control.read().last_stable(&family.value);
     let figures = {
         let (node, replaced) = (node.clone(), stored.supersedes.clone());
         aside(move || last_figures(&node, &replaced)).await

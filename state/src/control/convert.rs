@@ -182,6 +182,15 @@ pub fn settings(stored: Option<&store::FamilySettings>) -> Settings {
     }
 }
 
+/// What a family does by itself now. Without a stable revision, before the first one or once it is deactivated, that is
+/// what families do that say nothing.
+pub fn settings_in_force(family: &store::Family) -> Settings {
+    match family.stable {
+        0 => Settings::default(),
+        _ => settings(family.settings.as_ref()),
+    }
+}
+
 /// What a revision says of it; what its family has, for one from before revisions had settings.
 pub fn revision_settings(family: &store::Family, revision: &store::Revision) -> Settings {
     let own = revision.settings.as_ref();

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use fleet::program::Epoch;
+use fleet::rollout::State;
 use prost::Message;
 use proto::cluster_id::ClusterId;
 use proto::store;
@@ -14,8 +15,8 @@ use proto::store;
 pub use convert::{
     BUDGET_KEY, BUILT_IN_PLANS, Settings, approval, budget_to_store, built_in_plan, config_map,
     digest, freeze, pin, plan_spec, plan_to_store, policy, policy_to_store, revision_settings,
-    role, role_to_store, rollout, rollout_state, scope, settings, settings_to_store,
-    stored_rollout_state,
+    role, role_to_store, rollout, rollout_state, scope, settings, settings_in_force,
+    settings_to_store, stored_rollout_state,
 };
 pub use program::{build as build_program, failures_since};
 
@@ -182,6 +183,23 @@ impl Documents {
         open.map_or(family.stable, |rollout| rollout.to)
     }
 
+    /// The revision that a family has brought its agents to last: the stable one or, once it is deactivated, the one that
+    /// was; 0: none. Its agents run that, so a rollout that follows has it to go back to.
+    pub fn last_stable(&self, family: &store::Family) -> u64 {
+        if family.stable != 0 {
+            return family.stable;
+        }
+        let completed =
+            |r: &&Doc<store::Rollout>| rollout_state(r.value.state()) == State::Completed;
+        let last = self.of_family(&family.name).find(completed);
+        let last = last.map_or(0, |rollout| rollout.value.to);
+        // A family of this name that was deleted has left its rollouts, and no revisions.
+        match self.revisions.contains_key(&(family.name.clone(), last)) {
+            true => last,
+            false => 0,
+        }
+    }
+
     /// The fleet's budget; none: nobody has set one.
     pub fn budget(&self) -> Option<fleet::budget::Budget> {
         let stored = self.budgets.get(BUDGET_KEY);
@@ -265,4 +283,59 @@ pub fn revision_key(family: &str, number: u64) -> Vec<u8> {
     key.push(0);
     key.extend_from_slice(&number.to_be_bytes());
     key
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::store::RolloutState;
+
+    use super::*;
+
+    /// Family web with revisions 4 and 5.
+    fn documents(rollouts: &[(&str, u64, RolloutState)]) -> Documents {
+        let mut documents = Documents::default();
+        let mut put =
+            |table, key: &[u8], value: Vec<u8>| documents.take(table, key, Some((1, value)));
+        for number in [4, 5] {
+            let revision = store::Revision {
+                family: "web".into(),
+                number,
+                ..store::Revision::default()
+            };
+            let key = revision_key("web", number);
+            put(table::REVISION, &key, revision.encode_to_vec());
+        }
+        for (id, to, state) in rollouts {
+            let rollout = store::Rollout {
+                id: (*id).into(),
+                family: "web".into(),
+                to: *to,
+                state: (*state).into(),
+                ..store::Rollout::default()
+            };
+            put(table::ROLLOUT, id.as_bytes(), rollout.encode_to_vec());
+        }
+        documents
+    }
+
+    #[test]
+    fn a_family_without_a_stable_revision_goes_on_from_where_its_last_complete_rollout_brought_it()
+    {
+        let web = |stable| store::Family {
+            name: "web".into(),
+            stable,
+            ..store::Family::default()
+        };
+        use RolloutState::{Completed, RolledBack};
+        let ran = documents(&[
+            ("ro-1", 5, Completed),
+            ("ro-2", 4, Completed),
+            ("ro-3", 5, RolledBack),
+        ]);
+        assert_eq!(ran.last_stable(&web(5)), 5, "one that is stable is");
+        assert_eq!(ran.last_stable(&web(0)), 4);
+        assert_eq!(documents(&[]).last_stable(&web(0)), 0);
+        let before_it_was_deleted = documents(&[("ro-1", 3, Completed)]);
+        assert_eq!(before_it_was_deleted.last_stable(&web(0)), 0);
+    }
 }

@@ -58,7 +58,7 @@ fn family(documents: &Documents, stored: &store::Family) -> ProgramFamily {
         precedence: stored.precedence,
         stable,
         revisions,
-        owner_change: convert::settings(stored.settings.as_ref()).owner_change,
+        owner_change: convert::settings_in_force(stored).owner_change,
         rollout: rollout.map(program_rollout),
     }
 }

@@ -12,7 +12,7 @@ use fleet::selector::Facts;
 use fleet::versions::{self, Spread, Violation};
 use proto::store::{self, Match};
 
-use crate::control::{Documents, settings};
+use crate::control::{Documents, settings_in_force};
 use crate::inventory::{self, Row};
 
 /// Every kind, in the order in which people read them.
@@ -174,7 +174,7 @@ pub fn re_offering(documents: &Documents) -> BTreeSet<String> {
 }
 
 fn policy(family: &store::Family) -> Policy {
-    settings(family.settings.as_ref()).drift
+    settings_in_force(family).drift
 }
 
 // === impl Norms ===
@@ -183,7 +183,7 @@ impl Norms {
     /// By the documents alone: what agents run is added with [`Norms::measure`].
     pub fn of(documents: &Documents) -> Self {
         let norm = |family: &store::Family| {
-            let settings = settings(family.settings.as_ref());
+            let settings = settings_in_force(family);
             Norm {
                 versions: settings.versions,
                 drift: settings.drift,

@@ -17,7 +17,8 @@ use crate::checks;
 use crate::control::BUDGET_KEY;
 use crate::control::{
     Doc, Documents, Settings, budget_to_store, plan_spec, plan_to_store, policy, policy_to_store,
-    revision_key, revision_settings, role, role_to_store, settings, settings_to_store,
+    revision_key, revision_settings, role, role_to_store, settings, settings_in_force,
+    settings_to_store,
 };
 use crate::ledger::{act, now_ms, put, table};
 use crate::manifest::{FamilySpec, Manifest, patch, settings_change, settings_text};
@@ -432,8 +433,8 @@ impl Change {
 
 /// For the audit: what will change once the revision is stable.
 fn settings_words(before: Option<&Doc<store::Family>>, after: &Settings) -> String {
-    let before = settings(before.and_then(|family| family.value.settings.as_ref()));
-    match settings_change(&before, after) {
+    let before = before.map(|family| settings_in_force(&family.value));
+    match settings_change(&before.unwrap_or_default(), after) {
         none if none.is_empty() => none,
         change => format!(", with {change}"),
     }

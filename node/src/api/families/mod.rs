@@ -17,6 +17,7 @@ use tonic::{Request, Response, Status};
 
 use super::start::take_way_back;
 use super::{Actor, Api, broken, not_stored};
+use crate::control::Documents;
 use crate::ledger::{ProposeError, entry, once};
 use crate::manifest::{FamilySpec, Manifest, parse};
 use crate::preview;
@@ -146,6 +147,35 @@ impl Api {
                 Err(error) => return Err(not_stored(&error)),
             }
         }
+    }
+
+    /// Deletes or deactivates (`done`) a family by what `change` makes of the documents, and of how many agents it owns and
+    /// has lent. When this answers, nobody is offered anything of it any more.
+    async fn end_family(
+        &self,
+        name: &str,
+        done: &str,
+        key: &str,
+        change: impl Fn(&Documents, (u64, u64)) -> Result<Change, Status>,
+    ) -> Result<Response<api::ApplyResponse>, Status> {
+        let known = self.node.control_ledger.has_done(key);
+        let results = if known.map_err(|error| broken(&error))? {
+            // The answer was lost, and so is the number of agents.
+            vec![sources::ended(name, done, 0)]
+        } else {
+            let end = || {
+                let owned = self.owned().get(name).copied().unwrap_or(0);
+                let agents = (owned, self.lent(name));
+                let documents = self.node.control.read();
+                let mut change = change(&documents, agents)?;
+                let results = std::mem::take(&mut change.results);
+                Ok((change, results))
+            };
+            self.store(key, end).await?
+        };
+        let fenced = self.node.fence().await;
+        fenced.map_err(|error| not_stored(&error))?;
+        Ok(Response::new(api::ApplyResponse { results }))
     }
 
     /// A preview as the fleet is now, off the runtime's threads: it scans every agent.
@@ -437,25 +467,24 @@ impl FamilyService for Api {
         let actor = self.actor(&request, Act::Edit)?;
         let request = request.into_inner();
         let key = once("family.delete", &request.name, &request.idempotency_key);
-        let done = self.node.control_ledger.has_done(&key);
-        if done.map_err(|error| broken(&error))? {
-            // The answer was lost, and so is the number of agents.
-            let results = vec![sources::deleted(&request.name, 0)];
-            return Ok(Response::new(api::ApplyResponse { results }));
-        }
-        let delete = || {
-            let owned = self.owned().get(&request.name).copied().unwrap_or(0);
-            let agents = (owned, self.lent(&request.name));
-            let documents = self.node.control.read();
-            let mut change = sources::deletion(&documents, &request, &actor, agents)?;
-            let results = std::mem::take(&mut change.results);
-            Ok((change, results))
+        let delete =
+            |documents: &Documents, agents| sources::deletion(documents, &request, &actor, agents);
+        self.end_family(&request.name, "deleted", &key, delete)
+            .await
+    }
+
+    async fn deactivate_family(
+        &self,
+        request: Request<api::DeactivateFamilyRequest>,
+    ) -> Result<Response<api::ApplyResponse>, Status> {
+        let actor = self.actor(&request, Act::Edit)?;
+        let request = request.into_inner();
+        let key = once("family.deactivate", &request.name, &request.idempotency_key);
+        let deactivate = |documents: &Documents, agents| {
+            sources::deactivation(documents, &request, &actor, agents)
         };
-        let results = self.store(&key, delete).await?;
-        // When this answers, nobody is offered anything of it any more.
-        let fenced = self.node.fence().await;
-        fenced.map_err(|error| not_stored(&error))?;
-        Ok(Response::new(api::ApplyResponse { results }))
+        self.end_family(&request.name, "deactivated", &key, deactivate)
+            .await
     }
 }
 

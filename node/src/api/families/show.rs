@@ -11,6 +11,7 @@ use super::super::Api;
 use crate::checks;
 use crate::control::{
     BUILT_IN_PLANS, Documents, built_in_plan, plan_spec, policy, rollout_state, settings,
+    settings_in_force,
 };
 use crate::inventory::List;
 use crate::manifest::{
@@ -21,7 +22,7 @@ use crate::partition::{merged_config, state_of};
 
 impl Api {
     pub(super) fn family_view(&self, stored: &store::Family) -> api::Family {
-        let settings = settings(stored.settings.as_ref());
+        let settings = settings_in_force(stored);
         let mut view = api::Family {
             name: stored.name.clone(),
             owner: stored.owner.clone(),
@@ -284,8 +285,9 @@ pub(super) fn revision_diff(
     } else {
         request.to
     };
+    let last = documents.last_stable(family);
     let from = match request.from {
-        0 if family.stable != to => family.stable,
+        0 if last != to => last,
         0 => before(documents, name, to),
         from => from,
     };

@@ -176,6 +176,11 @@ pub(super) fn remove_family(documents: &Documents, name: &str, actor: &str, chan
     };
     let before = documents.gone.get(name).map_or(0, |gone| gone.version);
     change.writes.push(put(table::GONE, name, before, &gone));
+    end_pins(documents, name, actor, "gone", change);
+}
+
+/// Ends the pins of a family, which would still bring agents somewhere.
+fn end_pins(documents: &Documents, name: &str, actor: &str, done: &str, change: &mut Change) {
     let pins = documents.pins.iter();
     for (pin, held) in pins.filter(|(_, pin)| pin.value.family == name && !pin.value.ended) {
         let ended = store::Pin {
@@ -186,7 +191,7 @@ pub(super) fn remove_family(documents: &Documents, name: &str, actor: &str, chan
         change
             .writes
             .push(put(table::PIN, pin.as_str(), held.version, &ended));
-        let why = format!("family {name} is gone");
+        let why = format!("family {name} is {done}");
         change
             .acts
             .push(act(actor, "pin.remove", format!("pin/{pin}"), why));
@@ -202,54 +207,123 @@ pub(super) fn deletion(
     (owned, lent): (u64, u64),
 ) -> Result<Change, Status> {
     let name = request.name.as_str();
-    let family = documents.families.get(name).ok_or_else(|| {
-        Status::not_found(format!(
-            "there is no family `{name}`: list them with `muster families list`"
-        ))
-    })?;
-    let source = Some(family.value.source.as_str()).filter(|source| !source.is_empty());
-    if let Err(source::Refused::OwnedByGit { owner, .. }) =
-        source::check_edit(&object(FAMILY, name), source)
-    {
+    let family = family_to_end(documents, name, "deleted", lent)?;
+    if let Some(owner) = git_owner(&family.value) {
         // The patch that this refusal ends with elsewhere is here a file that goes.
         return Err(Status::failed_precondition(format!(
             "family {name} is owned by source {owner}: remove it there, or take it back with `muster adopt {name} --to-api`"
         )));
     }
+    let mut change = Change::default();
+    remove_family(documents, name, actor, &mut change);
+    let act = act_of_end(actor, "family.delete", name, owned, &request.reason);
+    change.acts.insert(0, act);
+    change.results.push(ended(name, "deleted", owned));
+    Ok(change)
+}
+
+/// Takes a family's stable revision from it, so that it claims nobody: it is as before its first rollout, and another
+/// rollout activates it again. Agents that it owns keep what they run, as after a deletion.
+pub(super) fn deactivation(
+    documents: &Documents,
+    request: &api::DeactivateFamilyRequest,
+    actor: &str,
+    (owned, lent): (u64, u64),
+) -> Result<Change, Status> {
+    let name = request.name.as_str();
+    let family = family_to_end(documents, name, "deactivated", lent)?;
+    if let Some(owner) = git_owner(&family.value) {
+        return Err(Status::failed_precondition(format!(
+            "family {name} is owned by source {owner}: take it back with `muster adopt {name} --to-api` first"
+        )));
+    }
+    let stable = family.value.stable;
+    if stable == 0 {
+        return Err(Status::failed_precondition(format!(
+            "family {name} is not active: it has no stable revision and claims nobody; `muster rollout start {name}` \
+             activates one"
+        )));
+    }
+    let mut change = Change::default();
+    let next = store::Family {
+        stable: 0,
+        target: 0,
+        // One that was rolled back would still give it to who returns.
+        rollout: String::new(),
+        ..store::Family::clone(&family.value)
+    };
+    let write = put(table::FAMILY, name, family.version, &next);
+    change.writes.push(write);
+    if let Some(revision) = documents.revision(name, stable) {
+        let next = store::Revision {
+            state: store::RevisionState::Superseded.into(),
+            ..store::Revision::clone(&revision.value)
+        };
+        let key = revision_key(name, stable);
+        let write = put(table::REVISION, key, revision.version, &next);
+        change.writes.push(write);
+    }
+    end_pins(documents, name, actor, "deactivated", &mut change);
+    let act = act_of_end(actor, "family.deactivate", name, owned, &request.reason);
+    change.acts.insert(0, act);
+    change.results.push(ended(name, "deactivated", owned));
+    Ok(change)
+}
+
+/// The family that is to be deleted or deactivated (`done`), unless a rollout of it is open, or one of another family may
+/// have to give agents back to it.
+fn family_to_end<'d>(
+    documents: &'d Documents,
+    name: &str,
+    done: &str,
+    lent: u64,
+) -> Result<&'d Doc<store::Family>, Status> {
+    let family = documents.families.get(name).ok_or_else(|| {
+        Status::not_found(format!(
+            "there is no family `{name}`: list them with `muster families list`"
+        ))
+    })?;
     if let Some(open) = open_rollout(documents, name) {
         return Err(Status::failed_precondition(format!(
-            "family {name} is not deleted while {open}: roll it back or let it end first"
+            "family {name} is not {done} while {open}: roll it back or let it end first"
         )));
     }
     if lent > 0 {
         return Err(Status::failed_precondition(format!(
-            "family {name} is not deleted while another family's open rollout takes {lent} of its agents and may have to \
+            "family {name} is not {done} while another family's open rollout takes {lent} of its agents and may have to \
              give them back: let it end first"
         )));
     }
-    let mut change = Change::default();
-    remove_family(documents, name, actor, &mut change);
+    Ok(family)
+}
+
+/// The Git source that owns a family; none: API and console do.
+fn git_owner(family: &store::Family) -> Option<String> {
+    let source = Some(family.source.as_str()).filter(|source| !source.is_empty());
+    match source::check_edit(&object(FAMILY, &family.name), source) {
+        Err(source::Refused::OwnedByGit { owner, .. }) => Some(owner),
+        _ => None,
+    }
+}
+
+/// Who has ended what a family claims, what becomes of its agents, and why.
+fn act_of_end(actor: &str, action: &str, name: &str, owned: u64, reason: &str) -> store::Act {
     let mut detail = match owned {
         1 => "1 agent keeps what it runs".to_owned(),
         agents => format!("{agents} agents keep what they run"),
     };
-    if !request.reason.is_empty() {
-        detail = format!("{detail}: {}", request.reason);
+    if !reason.is_empty() {
+        detail = format!("{detail}: {reason}");
     }
-    let object = format!("family/{name}");
-    change
-        .acts
-        .insert(0, act(actor, "family.delete", object, detail));
-    change.results.push(deleted(name, owned));
-    Ok(change)
+    act(actor, action, format!("family/{name}"), detail)
 }
 
-/// The answer of a deletion.
-pub(super) fn deleted(name: &str, keep: u64) -> api::apply_response::Result {
+/// The answer of a deletion or deactivation.
+pub(super) fn ended(name: &str, change: &str, keep: u64) -> api::apply_response::Result {
     api::apply_response::Result {
         kind: "Family".to_owned(),
         name: name.to_owned(),
-        change: "deleted".to_owned(),
+        change: change.to_owned(),
         keep,
         ..api::apply_response::Result::default()
     }

@@ -4,6 +4,7 @@ mod drafts;
 
 use std::collections::BTreeMap;
 
+use fleet::program::OwnerChange;
 use prost::Message;
 use proto::api;
 use proto::store::{self, RolloutState};
@@ -12,8 +13,8 @@ use tonic::{Code, Status};
 use super::apply::{Change, Order, Seen, change};
 use super::show;
 use super::sources::{self, Due};
-use crate::control::BUDGET_KEY;
-use crate::control::{Control, Documents, revision_key};
+use crate::api::governance::asked_for;
+use crate::control::{BUDGET_KEY, Control, Documents, build_program, revision_key};
 use crate::ledger::{Mirror, table};
 use crate::manifest::{Manifest, parse};
 
@@ -805,6 +806,151 @@ fn a_family_is_not_deleted_under_a_rollout_or_a_source_or_twice() {
         refused.message().contains("muster adopt db --to-api"),
         "{refused}"
     );
+}
+
+fn deactivate(fleet: &mut Fleet, name: &str, lent: u64) -> Result<Change, Status> {
+    let request = api::DeactivateFamilyRequest {
+        name: name.to_owned(),
+        reason: "not needed".to_owned(),
+        ..api::DeactivateFamilyRequest::default()
+    };
+    let owned = fleet.owned.get(name).copied().unwrap_or(0);
+    let change = sources::deactivation(&fleet.control.read(), &request, "ann", (owned, lent))?;
+    fleet.store(&change);
+    Ok(change)
+}
+
+/// A family whose revision is stable, and which asks for approvals and lets its agents go.
+fn active(fleet: &mut Fleet, name: &str) {
+    let yaml = family(name, "a") + "  approvals: 2\n  ownerChange: auto\n";
+    fleet.apply(&[yaml], api_order());
+    fleet.rollout("ro-1", name, 1, RolloutState::Completed);
+    let settings = store::FamilySettings {
+        owner_change_auto: true,
+        ..store::FamilySettings::default()
+    };
+    let stable = store::Family {
+        stable: 1,
+        target: 1,
+        settings: Some(settings),
+        ..fleet.family(name)
+    };
+    fleet.put(table::FAMILY, name, &stable);
+    let revision = {
+        let documents = fleet.control.read();
+        store::Revision {
+            state: store::RevisionState::Active.into(),
+            ..store::Revision::clone(&documents.revision(name, 1).unwrap().value)
+        }
+    };
+    let write = crate::ledger::put_any(table::REVISION, revision_key(name, 1), &revision);
+    fleet.store(&Change {
+        writes: vec![write],
+        ..Change::default()
+    });
+}
+
+#[test]
+fn a_deactivated_family_claims_nobody_and_keeps_the_rest() {
+    let mut fleet = Fleet::default();
+    active(&mut fleet, "web");
+    let pin = store::Pin {
+        name: "legacy".to_owned(),
+        family: "web".to_owned(),
+        revision: 1,
+        uid: vec![7; 16],
+        until_ms: u64::MAX,
+        ..store::Pin::default()
+    };
+    fleet.put(table::PIN, "legacy", &pin);
+    fleet.owned.insert("web".to_owned(), 1);
+    let before = fleet.control.read().epoch();
+    let change = deactivate(&mut fleet, "web", 0).unwrap();
+    assert_eq!(
+        acts(&change),
+        [
+            "family.deactivate family/web 1 agent keeps what it runs: not needed",
+            "pin.remove pin/legacy family web is deactivated",
+        ]
+    );
+    assert_eq!(words(&change), ["Family web deactivated"]);
+    let stored = fleet.family("web");
+    assert_eq!((stored.stable, stored.target, stored.latest), (0, 0, 1));
+    let documents = fleet.control.read();
+    assert!(documents.epoch() > before, "partitions have to hear of it");
+    let revision = &documents.revision("web", 1).unwrap().value;
+    assert_eq!(revision.state(), store::RevisionState::Superseded);
+    assert_eq!(asked_for(&documents, "web"), 2, "approvals are not escaped");
+    assert_eq!(documents.last_stable(&stored), 1, "its agents run that");
+    let program = build_program(&documents);
+    let web = program.family("web").unwrap();
+    assert_eq!((web.stable, web.owner_change), (None, OwnerChange::Ask));
+    assert_eq!(web.precedence, stored.precedence);
+    assert!(program.pins.is_empty());
+    let agent = BTreeMap::from([("role".to_owned(), "any".to_owned())]);
+    assert!(program.claims(&agent).is_empty());
+}
+
+#[test]
+fn a_rolled_back_rollout_of_a_deactivated_family_decides_no_more() {
+    let mut fleet = Fleet::default();
+    active(&mut fleet, "web");
+    fleet.rollout("ro-2", "web", 1, RolloutState::RolledBack);
+    assert_eq!(fleet.family("web").rollout, "ro-2");
+    deactivate(&mut fleet, "web", 0).unwrap();
+    assert_eq!(fleet.family("web").rollout, "");
+    assert_eq!(
+        sources::due(&fleet.control.read(), "web", false),
+        Due::Not(
+            "revision 1 of family web was rolled out before and rollout ro-2 is rolled back: start it again with \
+             `muster rollout start web`, or commit a change"
+                .to_owned()
+        ),
+        "an apply of the same content does not activate it"
+    );
+}
+
+#[test]
+fn a_family_is_not_deactivated_under_a_rollout_or_a_source_or_twice() {
+    let mut fleet = Fleet::default();
+    active(&mut fleet, "web");
+    let lent = deactivate(&mut fleet, "web", 3).err().unwrap();
+    assert!(lent.message().contains("takes 3 of its agents"), "{lent}");
+    fleet.rollout("ro-2", "web", 1, RolloutState::Planned);
+    let open = deactivate(&mut fleet, "web", 0).err().unwrap();
+    assert_eq!(open.code(), Code::FailedPrecondition);
+    assert!(
+        open.message()
+            .contains("not deactivated while rollout ro-2 is planned"),
+        "{open}"
+    );
+    fleet.rollout("ro-2", "web", 1, RolloutState::Aborted);
+    let at_git = store::Family {
+        source: "git".to_owned(),
+        ..fleet.family("web")
+    };
+    fleet.put(table::FAMILY, "web", &at_git);
+    let owned = deactivate(&mut fleet, "web", 0).err().unwrap();
+    assert!(
+        owned
+            .message()
+            .contains("owned by source git: take it back with `muster adopt web --to-api`"),
+        "{owned}"
+    );
+    let back = store::Family {
+        source: String::new(),
+        ..at_git
+    };
+    fleet.put(table::FAMILY, "web", &back);
+    deactivate(&mut fleet, "web", 0).unwrap();
+    let again = deactivate(&mut fleet, "web", 0).err().unwrap();
+    assert_eq!(again.code(), Code::FailedPrecondition);
+    assert!(
+        again.message().contains("not active") && again.message().contains("rollout start web"),
+        "{again}"
+    );
+    let unknown = deactivate(&mut fleet, "nosuch", 0).err().unwrap();
+    assert_eq!(unknown.code(), Code::NotFound);
 }
 
 #[test]
