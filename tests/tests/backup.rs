@@ -9,7 +9,7 @@ use system_tests::cli::Output;
 use system_tests::cluster::Cluster;
 use system_tests::crowd::{Crowd, PATIENCE};
 use system_tests::manifest::{config, family, role};
-use system_tests::scene::Scene;
+use system_tests::scene::{Scene, plans};
 use system_tests::server::{Server, binary};
 use system_tests::wait::{SOON, eventually, holds};
 
@@ -167,6 +167,80 @@ async fn yesterdays_backup_is_restored_and_nobody_is_downgraded() {
             .count(),
         2
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_had_not_begun_comes_back_halted_and_begins_when_a_person_resumes_it() {
+    let roles = vec![("agent".to_owned(), 2), ("gateway".to_owned(), 2)];
+    let mut scene = Scene::with(roles, &[]).await;
+    let asking = |name: &str, precedence: i64, of: &str| {
+        let selector = format!("role = {of}");
+        let config = config(name);
+        family(name, precedence, &[role(of, &selector, &config)]) + "  approvals: 1\n"
+    };
+    let families = [asking("edge", 10, "agent"), asking("other", 20, "gateway")];
+    scene.apply(&[&families[..], &plans()[..]].concat().join("---\n"));
+    let edge = scene.start("quick").await;
+    let other = scene.api.start("other", "quick").await.unwrap().id;
+    scene.state(&edge, "awaiting approval").await;
+    scene.state(&other, "awaiting approval").await;
+    let backup = back_up(&scene.server, "waiting.bak");
+    scene.server.stop();
+    let said = restore(&scene.server, &backup);
+    for id in [&edge, &other] {
+        assert!(said.contains(&format!("rollout {id} is halted")), "{said}");
+    }
+    scene.server.again();
+
+    // An approval alone begins nothing, nor does anything else that is not a person's resumption.
+    scene
+        .cli
+        .as_user("bob")
+        .ok(&["approve", "other", "--plan", "quick"]);
+    scene.nobody_is_offered_anything().await;
+    for id in [&edge, &other] {
+        let halted = scene.api.rollout(id).await;
+        assert_eq!(
+            (halted.state.as_str(), halted.cause.as_str()),
+            ("halted", "restored from a backup")
+        );
+        assert_eq!(halted.waiting, ["a person: resume, or halt to give it up"]);
+    }
+
+    // It still waits for what it waited for.
+    scene.cli.ok(&["rollout", "resume", &edge]);
+    scene.state(&edge, "awaiting approval").await;
+    scene.nobody_is_offered_anything().await;
+    scene
+        .cli
+        .as_user("bob")
+        .ok(&["approve", "edge", "--plan", "quick"]);
+    let done = scene.state(&edge, "completed").await;
+    assert_eq!(done.total.unwrap().converged, 2);
+    scene.cli.ok(&["rollout", "resume", &other]);
+    scene.state(&other, "completed").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_had_not_begun_before_a_restore_can_be_given_up_instead() {
+    let mut scene = Scene::of(2).await;
+    let asking = family("edge", 10, &[role("agent", "role = agent", &config("one"))]);
+    let asking = [asking + "  approvals: 1\n", plans().join("---\n")];
+    scene.apply(&asking.join("---\n"));
+    let id = scene.start("quick").await;
+    scene.state(&id, "awaiting approval").await;
+    let backup = back_up(&scene.server, "waiting.bak");
+    scene.server.stop();
+    restore(&scene.server, &backup);
+    scene.server.again();
+    scene.cli.ok(&["rollout", "rollback", &id]);
+    scene.state(&id, "aborted").await;
+    let again = scene.refused(&["rollout", "resume", &id]);
+    assert!(
+        again.contains("is aborted: it cannot be resumed"),
+        "{again}"
+    );
+    scene.nobody_is_offered_anything().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

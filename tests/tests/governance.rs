@@ -89,6 +89,21 @@ async fn a_rollout_waits_for_the_approval_of_somebody_else_than_the_author() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_resumes_a_rollout_that_waits_for_approvals_does_not_begin_it() {
+    let scene = Scene::of(4).await;
+    scene.apply(&edge("one", "  approvals: 1\n"));
+    let id = scene.start("quick").await;
+    scene.state(&id, "awaiting approval").await;
+    scene.cli.ok(&["rollout", "resume", &id]);
+    scene.nobody_is_offered_anything().await;
+    assert_eq!(scene.api.rollout(&id).await.state, "awaiting approval");
+    let bob = scene.cli.as_user("bob");
+    bob.ok(&["approve", "edge", "--plan", "quick"]);
+    let done = scene.state(&id, "completed").await;
+    assert_eq!(done.total.unwrap().converged, 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn glass_is_broken_with_an_urgent_plan_and_a_reason_and_leaves_a_review_to_somebody_else() {
     let scene = Scene::of(6).await;
     let urgent = plan("now", &["size: 1, soak: 500ms", "size: 100%"], "")

@@ -71,11 +71,6 @@ pub async fn run(args: RestoreArgs) -> anyhow::Result<()> {
             "rollout {id} is halted until a person resumes it or rolls it back"
         ));
     }
-    for id in &restored.aborted {
-        talk(format!(
-            "rollout {id} had not begun and is given up: start it again"
-        ));
-    }
     talk("tokens are as they were then: revoke again what was revoked since");
     Ok(())
 }

@@ -44,10 +44,11 @@ pub enum Refused {
 }
 
 /// May a new rollout of this family begin while `open` is the newest one? `Some` state: the old one has to move there.
+/// `has_begun`: its lists are made.
 pub fn check(
     family: &str,
     rollout: &str,
-    open: State,
+    (open, has_begun): (State, bool),
     how: Option<How>,
 ) -> Result<Option<State>, Refused> {
     let (family, rollout, state) = (family.to_owned(), rollout.to_owned(), open.name());
@@ -62,7 +63,7 @@ pub fn check(
         });
     }
     // Nothing of it has been offered: it ends, and the new one begins from the start either way.
-    if open.can_move_to(State::Aborted) {
+    if !has_begun {
         return Ok(Some(State::Aborted));
     }
     if open.can_move_to(State::Superseded) {
@@ -132,22 +133,33 @@ mod tests {
     #[test]
     fn a_second_rollout_of_a_family_says_what_becomes_of_the_first() {
         assert_eq!(
-            check("web", "ro-1", State::Running, None)
+            check("web", "ro-1", (State::Running, true), None)
                 .unwrap_err()
                 .to_string(),
             "rollout ro-1 of family web is running: finish it, roll it back with `muster rollout rollback ro-1`, or replace it with --supersede restart or --supersede continue"
         );
         assert_eq!(
-            check("web", "ro-1", State::RollingBack, Some(How::Restart))
-                .unwrap_err()
-                .to_string(),
+            check(
+                "web",
+                "ro-1",
+                (State::RollingBack, true),
+                Some(How::Restart)
+            )
+            .unwrap_err()
+            .to_string(),
             "rollout ro-1 of family web is rolling back and cannot be replaced: wait until it is rolled back"
         );
-        let replaced = check("web", "ro-1", State::Halted, Some(How::Continue));
+        let replaced = check("web", "ro-1", (State::Halted, true), Some(How::Continue));
         assert_eq!(replaced, Ok(Some(State::Superseded)));
-        let planned = check("web", "ro-1", State::Planned, Some(How::Restart));
-        assert_eq!(planned, Ok(Some(State::Aborted)));
-        assert_eq!(check("web", "ro-1", State::Completed, None), Ok(None));
+        // Also one that a restore halted before it had begun.
+        for state in [State::Planned, State::AwaitingApproval, State::Halted] {
+            let planned = check("web", "ro-1", (state, false), Some(How::Restart));
+            assert_eq!(planned, Ok(Some(State::Aborted)));
+        }
+        assert_eq!(
+            check("web", "ro-1", (State::Completed, true), None),
+            Ok(None)
+        );
     }
 
     #[test]

@@ -49,27 +49,34 @@ impl State {
             Running, Superseded,
         };
         match self {
-            Planned => matches!(next, AwaitingApproval | Running | Aborted),
-            AwaitingApproval => matches!(next, Running | Aborted),
+            Planned => matches!(next, AwaitingApproval | Running | Halted | Aborted),
+            AwaitingApproval => matches!(next, Running | Halted | Aborted),
             Running => matches!(next, Paused | Halted | RollingBack | Completed | Superseded),
             Paused => matches!(next, Running | Halted | RollingBack | Superseded),
-            Halted => matches!(next, Running | RollingBack | Superseded),
+            // One that a restore halted before it had begun goes back to before its beginning, or is given up.
+            Halted => matches!(
+                next,
+                Running | RollingBack | Superseded | Planned | AwaitingApproval | Aborted
+            ),
             RollingBack => matches!(next, RolledBack | Halted),
             RolledBack | Completed | Aborted | Superseded => false,
         }
     }
 
-    /// Where it comes back after a restore; none: as it was. It stands still until a person has looked. Of one that had
-    /// not begun, nobody has anything: it is given up, as by a halt, rather than begun by approvals from before.
+    /// Where it comes back after a restore; none: as it was. It stands still until a person has looked, also where it had
+    /// not begun: approvals from before must not begin it.
     pub fn restored(self) -> Option<State> {
-        match self {
-            State::Planned | State::AwaitingApproval => Some(State::Aborted),
-            State::Running | State::Paused | State::RollingBack => Some(State::Halted),
-            State::Halted
-            | State::RolledBack
-            | State::Completed
-            | State::Aborted
-            | State::Superseded => None,
+        let moves = self != State::Halted && !self.is_final();
+        moves.then_some(State::Halted)
+    }
+
+    /// Where a person's resumption leads. What had not begun when it was halted, by a restore, is about to begin again: it
+    /// waits for approvals that it still needs, and is held against its preview like any that has waited.
+    pub fn resumed(has_begun: bool, needs_approval: bool) -> State {
+        match (has_begun, needs_approval) {
+            (true, _) => State::Running,
+            (false, true) => State::AwaitingApproval,
+            (false, false) => State::Planned,
         }
     }
 
@@ -116,7 +123,20 @@ mod tests {
             let stands = state.is_final() || state == State::Halted;
             assert_eq!(restored.is_none(), stands, "{state:?}");
             assert!(restored.is_none_or(|to| to == state || state.can_move_to(to)));
-            assert!(restored.is_none_or(|to| to == State::Halted || to == State::Aborted));
+            assert!(restored.is_none_or(|to| to == State::Halted));
+        }
+    }
+
+    #[test]
+    fn what_a_restore_halts_goes_on_from_where_it_was_when_a_person_resumes_it() {
+        for (has_begun, needs_approval, to) in [
+            (true, false, State::Running),
+            (true, true, State::Running),
+            (false, true, State::AwaitingApproval),
+            (false, false, State::Planned),
+        ] {
+            assert_eq!(State::resumed(has_begun, needs_approval), to);
+            assert!(State::Halted.can_move_to(to), "{to:?}");
         }
     }
 

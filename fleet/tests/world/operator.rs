@@ -42,7 +42,7 @@ impl World {
             .map(|id| (id.clone(), self.rollouts[id].kept.state));
         let mut replaced = None;
         if let Some((id, state)) = &open {
-            let next = supersede::check(start.family, id, *state, start.supersede);
+            let next = supersede::check(start.family, id, (*state, true), start.supersede);
             replaced = next
                 .map_err(|refused| refused.to_string())?
                 .map(|to| (id.clone(), to));

@@ -76,6 +76,17 @@ pub fn check_approvals(
     approval_request(documents, revision, plan, at_least).check(&given)
 }
 
+/// What a rollout that has not begun still waits for; none: nothing, e.g. since its revision had its approvals when it was
+/// active, or since somebody broke the glass.
+pub fn still_missing(documents: &Documents, rollout: &store::Rollout) -> Option<approval::Refused> {
+    if rollout.back || rollout.debt.is_some() {
+        return None;
+    }
+    let revision = &documents.revision(&rollout.family, rollout.to)?.value;
+    let plan = control::plan_spec(rollout.plan.as_ref()?);
+    check_approvals(documents, revision, &plan, rollout.approvals).err()
+}
+
 fn unknown_revision(family: &str, revision: u64) -> Status {
     Status::not_found(match revision {
         0 => format!("there is no family `{family}`: list them with `muster families list`"),

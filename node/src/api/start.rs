@@ -242,8 +242,9 @@ fn needs(
         needs.extend(missing.filter(|_| !request.back).map(|m| m.to_string()));
     }
     if let Some(open) = documents.find_rollout(&request.family) {
-        let state = rollout_state(open.value.state());
-        let refused = supersede::check(&request.family, &open.value.id, state, None);
+        let open = &open.value;
+        let state = (rollout_state(open.state()), open.prepared);
+        let refused = supersede::check(&request.family, &open.id, state, None);
         needs.extend(refused.err().map(|refused| refused.to_string()));
     }
     let freeze = documents.freeze(&request.family, rollout, now_ms());
@@ -439,7 +440,7 @@ impl Start {
         let all = documents.rollouts.values().rev();
         let mut replaced = Vec::new();
         for open in all.filter(|r| r.value.family == *family) {
-            let state = rollout_state(open.value.state());
+            let state = (rollout_state(open.value.state()), open.value.prepared);
             let next = supersede::check(family, &open.value.id, state, self.how)
                 .map_err(|error| refused(&error))?;
             replaced.extend(next.map(|next| (open, next)));

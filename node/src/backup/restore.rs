@@ -4,13 +4,12 @@
 //! any other: what the cluster is now, its rollouts halted, its old nodes forgotten. Invariant: a directory in which that
 //! has not happened is never started.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
 
-use fleet::rollout::{State, Transition};
+use fleet::rollout::Transition;
 use proto::api::BackupHeader;
-use proto::store::{self, Act, Entry, Write};
+use proto::store::{self, Entry};
 use raft::{GroupConfig, GroupId, NodeId, Store};
 
 use super::{Error, Key, Summary, each_group, verify};
@@ -34,8 +33,6 @@ pub struct Restored {
     pub identity: store::Identity,
     /// Rollouts that stand still now.
     pub halted: Vec<String>,
-    /// Rollouts that had not begun and were given up.
-    pub aborted: Vec<String>,
     /// Agents in it.
     pub agents: u64,
 }
@@ -75,18 +72,13 @@ pub async fn restore(
     .await?;
     let begun = begin(&store, node, &summary.header, incarnation).await;
     aside(move || store.close()).await;
-    let (identity, rollouts, agents) = begun?;
+    let (identity, halted, agents) = begun?;
     std::fs::remove_file(&unfinished).map_err(wrong)?;
     sync(dir).map_err(wrong)?;
-    let of = |state| {
-        let found = rollouts.iter().filter(move |(_, to)| **to == state);
-        found.map(|(id, _)| id.clone()).collect()
-    };
     Ok(Restored {
         summary,
         identity,
-        halted: of(store::RolloutState::Halted),
-        aborted: of(store::RolloutState::Aborted),
+        halted,
         agents,
     })
 }
@@ -121,8 +113,8 @@ async fn aside<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static) -> T
     done.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
 }
 
-/// What the first entry says: the new cluster, the rollouts by where they are now, and the number of agents.
-type Begun = (store::Identity, BTreeMap<String, store::RolloutState>, u64);
+/// What the first entry says: the new cluster, the rollouts that it halts, and the number of agents.
+type Begun = (store::Identity, Vec<String>, u64);
 
 /// Starts every group alone, verifies its audit log, and stores the first entry of the new cluster.
 async fn begin(
@@ -158,12 +150,12 @@ async fn begin(
             backup_ms: of.at_ms,
             restored_ms: now_ms(),
         };
-        let (first, rollouts) = first_entry(&control.read(), &identity);
+        let (first, halted) = first_entry(&control.read(), &identity);
         ledger.propose(first).await.map_err(Error::Store)?;
         // Whoever joins gets a snapshot. That of the backup would make it a node of the old cluster, which refuses this one.
         let written = ledger.group().snapshot_now().await;
         written.map_err(Error::Snapshot)?;
-        Ok((identity, rollouts, agents))
+        Ok((identity, halted, agents))
     };
     let begun = begun.await;
     ledger.group().shutdown().await;
@@ -180,11 +172,8 @@ async fn check_audit<M: Mirror>(ledger: &Ledger<M>) -> Result<(), Error> {
     }
 }
 
-/// What becomes of the documents: all of it, or the directory is no cluster.
-fn first_entry(
-    documents: &Documents,
-    identity: &store::Identity,
-) -> (Entry, BTreeMap<String, store::RolloutState>) {
+/// What becomes of the documents, all of it, or the directory is no cluster; and the rollouts that it halts.
+fn first_entry(documents: &Documents, identity: &store::Identity) -> (Entry, Vec<String>) {
     let known = documents.identity.get(IDENTITY_KEY);
     let version = known.map_or(0, |known| known.version);
     let mut writes = vec![put(table::IDENTITY, IDENTITY_KEY, version, identity)];
@@ -203,53 +192,20 @@ fn first_entry(
     for (id, known) in &documents.nodes {
         writes.push(delete(table::NODE, id.to_be_bytes(), known.version));
     }
-    let mut rollouts = BTreeMap::new();
+    let mut halted = Vec::new();
     for (id, doc) in &documents.rollouts {
-        if let Some(moved) = documents.domain(&doc.value).restore() {
-            rollouts.insert(id.clone(), stored_rollout_state(moved.to));
-            let (changed, did) = written(documents, &doc.value, doc.version, moved);
-            writes.extend(changed);
-            acts.push(did);
+        if let Some(Transition { to, cause, .. }) = documents.domain(&doc.value).restore() {
+            let rollout = store::Rollout {
+                state: stored_rollout_state(to).into(),
+                cause: cause.clone(),
+                ..store::Rollout::clone(&doc.value)
+            };
+            writes.push(put(table::ROLLOUT, id.as_str(), doc.version, &rollout));
+            acts.push(act(ACTOR, "rollout.halt", format!("rollout/{id}"), cause));
+            halted.push(id.clone());
         }
     }
-    (entry(writes, acts), rollouts)
-}
-
-/// A rollout that was open, and the family of one that had not begun.
-fn written(
-    documents: &Documents,
-    before: &store::Rollout,
-    version: u64,
-    moved: Transition,
-) -> (Vec<Write>, Act) {
-    let object = format!("rollout/{}", before.id);
-    let Transition { to, cause, .. } = moved;
-    let mut rollout = store::Rollout {
-        state: stored_rollout_state(to).into(),
-        cause: cause.clone(),
-        ..before.clone()
-    };
-    let key = before.id.as_str();
-    if to != State::Aborted {
-        let writes = vec![put(table::ROLLOUT, key, version, &rollout)];
-        return (writes, act(ACTOR, "rollout.halt", object, cause));
-    }
-    rollout.ended_ms = now_ms();
-    let mut writes = vec![put(table::ROLLOUT, key, version, &rollout)];
-    if let Some(family) = documents.families.get(&before.family) {
-        let next = store::Family {
-            target: documents.target(&family.value, &before.id),
-            ..store::Family::clone(&family.value)
-        };
-        // A family has one rollout that had not begun, at most, so it is written once.
-        writes.push(put(
-            table::FAMILY,
-            before.family.as_str(),
-            family.version,
-            &next,
-        ));
-    }
-    (writes, act(ACTOR, "rollout.abort", object, cause))
+    (entry(writes, acts), halted)
 }
 
 fn when(ms: u64) -> humantime::Rfc3339Timestamp {
@@ -303,19 +259,17 @@ mod tests {
 
     #[test]
     fn rollouts_that_were_open_come_back_halted_and_those_that_had_ended_as_they_were() {
-        use store::RolloutState::{Aborted, AwaitingApproval, Completed, Halted, Paused, Running};
+        use store::RolloutState::{AwaitingApproval, Completed, Halted, Paused, Planned, Running};
         let control = documents(&[
             ("ro-1", Completed),
             ("ro-2", Running),
             ("ro-3", Paused),
             ("ro-4", AwaitingApproval),
+            ("ro-5", Planned),
+            ("ro-6", Halted),
         ]);
-        let (first, rollouts) = first_entry(&control.read(), &identity());
-        let expected = [("ro-2", Halted), ("ro-3", Halted), ("ro-4", Aborted)];
-        assert_eq!(
-            rollouts,
-            expected.map(|(id, to)| (id.to_owned(), to)).into()
-        );
+        let (first, halted) = first_entry(&control.read(), &identity());
+        assert_eq!(halted, ["ro-2", "ro-3", "ro-4", "ro-5"]);
         let acts: Vec<_> = first
             .acts
             .iter()
@@ -326,12 +280,13 @@ mod tests {
             [
                 ("rollout.halt", "rollout/ro-2"),
                 ("rollout.halt", "rollout/ro-3"),
-                ("rollout.abort", "rollout/ro-4"),
+                ("rollout.halt", "rollout/ro-4"),
+                ("rollout.halt", "rollout/ro-5"),
             ]
         );
         let tables: Vec<_> = first.writes.iter().map(|w| (w.table, w.delete)).collect();
-        let [identity, node, rollout, family] =
-            [table::IDENTITY, table::NODE, table::ROLLOUT, table::FAMILY].map(u32::from);
+        let [identity, node, rollout] =
+            [table::IDENTITY, table::NODE, table::ROLLOUT].map(u32::from);
         assert_eq!(
             tables,
             [
@@ -340,7 +295,7 @@ mod tests {
                 (rollout, false),
                 (rollout, false),
                 (rollout, false),
-                (family, false),
+                (rollout, false),
             ]
         );
     }

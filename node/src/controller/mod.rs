@@ -20,10 +20,9 @@ use tokio_util::sync::CancellationToken;
 
 pub use verbs::{Verb, VerbError};
 
-use crate::api::governance::check_approvals;
+use crate::api::governance::still_missing;
 use crate::control::{
-    Doc, plan_spec, revision_key, revision_settings, rollout_state, settings_to_store,
-    stored_rollout_state,
+    Doc, revision_key, revision_settings, rollout_state, settings_to_store, stored_rollout_state,
 };
 use crate::ledger::{ProposeError, act, entry, now_ms, put, table};
 use crate::local::Node;
@@ -244,28 +243,22 @@ impl Controller {
         version: u64,
         stored: store::Rollout,
     ) -> Result<(), ProposeError> {
-        let missing = {
+        let (rejected, missing) = {
             let documents = self.node.control.read();
             let revision = documents.revision(&stored.family, stored.to);
-            let plan = stored.plan.as_ref().map(plan_spec);
-            revision.zip(plan).map(|(revision, plan)| {
-                let missing = check_approvals(&documents, &revision.value, &plan, stored.approvals);
-                (revision.value.rejected.clone(), missing)
-            })
+            let rejected = revision.is_some_and(|revision| !revision.value.rejected.is_empty());
+            (rejected, still_missing(&documents, &stored))
         };
         match missing {
-            Some((rejected, _)) if !rejected.is_empty() => {
-                let why = format!("revision {} was rejected {rejected}", stored.to);
-                verbs::abort(&self.node, version, stored, "controller", &why, "").await
-            }
-            Some((_, Err(missing))) => {
+            // Of a revision that was rejected nothing is waited for: that ends it.
+            Some(missing) if !rejected => {
                 let what = missing.to_string();
                 self.node
                     .waiting
                     .write(&stored.id, vec![Waiting::Person { what }]);
                 Ok(())
             }
-            Some((_, Ok(()))) | None => prepare::prepare(&self.node, version, stored).await,
+            _ => prepare::prepare(&self.node, version, stored).await,
         }
     }
 

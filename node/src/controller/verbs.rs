@@ -6,7 +6,8 @@ use fleet::rollout::{Observed, State};
 use proto::store::{self, Entry};
 
 use super::{aside, observe, set_state};
-use crate::control::rollout_state;
+use crate::api::governance::still_missing;
+use crate::control::{Documents, rollout_state};
 use crate::ledger::{ProposeError, act, entry, once, put, table};
 use crate::local::Node;
 
@@ -51,10 +52,14 @@ pub enum VerbError {
 }
 
 impl Verb {
-    fn next(self) -> State {
+    /// Where it leads from here.
+    fn next(self, documents: &Documents, stored: &store::Rollout) -> State {
         match self {
             Verb::Pause => State::Paused,
-            Verb::Resume => State::Running,
+            Verb::Resume => {
+                let needs_approval = || still_missing(documents, stored).is_some();
+                State::resumed(stored.prepared, !stored.prepared && needs_approval())
+            }
             Verb::Halt => State::Halted,
             Verb::RollBack => State::RollingBack,
         }
@@ -91,18 +96,16 @@ pub async fn order(
     let mut tries = 0;
     loop {
         tries += 1;
-        let (version, mut stored) = {
+        let (version, mut stored, next) = {
             let documents = node.control.read();
             let found = documents
                 .find_rollout(id)
                 .ok_or_else(|| VerbError::Unknown(id.to_owned()))?;
-            (found.version, store::Rollout::clone(&found.value))
+            let next = verb.next(&documents, &found.value);
+            (found.version, store::Rollout::clone(&found.value), next)
         };
         let state = rollout_state(stored.state());
-        if state == verb.next() {
-            break fence(node, stored.id).await; // said twice, meant once; the first may have failed to fence
-        }
-        let nothing_offered = matches!(state, State::Planned | State::AwaitingApproval);
+        let nothing_offered = !stored.prepared && !state.is_final();
         if nothing_offered && matches!(verb, Verb::Halt | Verb::RollBack) {
             let id = stored.id.clone();
             let aborted = abort(node, version, stored, actor, reason, key).await;
@@ -113,7 +116,12 @@ pub async fn order(
                 Err(source) => Err(VerbError::Store { id, source }),
             };
         }
-        if !state.can_move_to(verb.next()) || (verb == Verb::RollBack && !stored.prepared) {
+        // What is about to begin goes on by itself, as soon as it may.
+        let goes_on = nothing_offered && verb == Verb::Resume && state != State::Halted;
+        if state == next || goes_on {
+            break fence(node, stored.id).await; // said twice, meant once; the first may have failed to fence
+        }
+        if !state.can_move_to(next) || (verb == Verb::RollBack && !stored.prepared) {
             return Err(VerbError::State {
                 id: stored.id,
                 state: state.name(),
@@ -131,7 +139,7 @@ pub async fn order(
             }
             _ => Observed::default(),
         };
-        change(node, &mut stored, verb, &observed, actor, reason);
+        change(node, &mut stored, (verb, next), &observed, actor, reason);
         let detail = if reason.is_empty() {
             stored.cause.clone()
         } else {
@@ -216,7 +224,7 @@ pub(super) async fn abort(
 fn change(
     node: &Node,
     stored: &mut store::Rollout,
-    verb: Verb,
+    (verb, next): (Verb, State),
     observed: &Observed,
     actor: &str,
     reason: &str,
@@ -252,5 +260,5 @@ fn change(
             })
         }
     }
-    set_state(stored, verb.next(), &cause);
+    set_state(stored, next, &cause);
 }

@@ -189,16 +189,24 @@ fn a_rollout_that_continues_opens_the_reached_waves_together_and_judges_them_all
 
 #[test]
 fn a_restored_rollout_is_halted_and_one_that_has_ended_stays_so() {
-    for state in [State::Running, State::Paused, State::RollingBack] {
+    for state in [
+        State::Planned,
+        State::AwaitingApproval,
+        State::Running,
+        State::Paused,
+        State::RollingBack,
+    ] {
         let mut r = rollout(vec![]);
         r.state = state;
         assert!(r.restore().is_some());
         assert_eq!(r.state, State::Halted);
     }
-    let mut r = rollout(vec![]);
-    r.state = State::AwaitingApproval;
-    assert!(r.restore().is_some());
-    assert_eq!(r.state, State::Aborted);
+    // Without lists nothing can be offered: it is made ready as if it had just been started.
+    let mut r = rollout(vec![role("agent", &[], &[], 0)]);
+    r.state = State::Planned;
+    r.restore().unwrap();
+    r.resume(&Observed::default(), "resumed by anna").unwrap();
+    assert_eq!(r.state, State::Planned);
     let mut r = rollout(vec![]);
     r.state = State::Completed;
     assert_eq!(r.restore(), None);
