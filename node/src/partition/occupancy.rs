@@ -35,6 +35,8 @@ pub struct Count(pub u64);
 pub(super) struct Counting {
     /// The newest count that a controller has numbered.
     newest: Count,
+    /// The term of the partition's own group in which that was.
+    numbered_in: Option<u64>,
     /// What the counts before have found.
     counter: Counter,
 }
@@ -53,6 +55,8 @@ pub struct Older {
 #[derive(Debug)]
 pub(super) struct Waiting {
     number: u64,
+    /// Its controller has given it its number.
+    is_numbered: bool,
     /// When it was made, by this partition's clock.
     at_ms: u64,
     /// Whom to ask again when there is room.
@@ -79,17 +83,8 @@ impl Count {
         Count(u64::from(term) << 32 | u64::from(round))
     }
 
-    /// It begins, and `self` was the newest until now.
-    fn begin(&mut self, count: Count) -> Result<(), Older> {
-        if count <= *self {
-            return Err(Older {
-                count,
-                newest: *self,
-            });
-        }
-        *self = count;
-        Ok(())
-    }
+    /// Of a controller of an older version, which gives its counts no numbers.
+    const UNNUMBERED: Count = Count(0);
 
     fn term(self) -> u64 {
         self.0 >> 32
@@ -97,6 +92,38 @@ impl Count {
 
     fn round(self) -> u64 {
         self.0 & u64::from(u32::MAX)
+    }
+}
+
+// === impl Counting ===
+
+impl Counting {
+    /// A count begins, while the partition is led in `term`. One without a number is of an older version's controller,
+    /// and taken until somebody numbers: one that was frozen, and wakes after it was replaced, must not divide anything
+    /// once its successor has counted. Who leads the partition next may be asked by an older version again.
+    fn begin(&mut self, count: Count, term: u64) -> Result<(), Older> {
+        let is_older = match count {
+            Count::UNNUMBERED => self.numbered_in == Some(term),
+            numbered => numbered <= self.newest,
+        };
+        if is_older {
+            let newest = self.newest;
+            return Err(Older { count, newest });
+        }
+        if count != Count::UNNUMBERED {
+            self.newest = count;
+            self.numbered_in = Some(term);
+        }
+        Ok(())
+    }
+}
+
+// === impl Waiting ===
+
+impl Waiting {
+    /// Do quotas that name this count answer this one? Without a number they answer what had none, too.
+    fn is_answered_by(&self, count: u64) -> bool {
+        self.number == count || count == Count::UNNUMBERED.0 && !self.is_numbered
     }
 }
 
@@ -118,18 +145,17 @@ impl Partition {
     }
 
     /// Counts, and grants nothing more in any lane until [`Partition::open_rooms`]. Whom it would name is kept here. One
-    /// count at a time, each newer than the one before; `Count(0)`: from a controller that gives them no numbers.
+    /// count at a time, each newer than the one before; `Count(0)`: from a controller that gives them no numbers, which is
+    /// not taken any more once another one does.
     ///
     /// # Errors
     /// A newer count has begun: nothing is held.
     pub fn hold_rooms(&self, count: Count) -> Result<Counted, Older> {
         let mut counting = self.counting();
+        counting.begin(count, self.leads_in.load(Ordering::SeqCst))?;
         let number = match count {
-            Count(0) => self.counts.fetch_add(1, Ordering::SeqCst),
-            Count(number) => {
-                counting.newest.begin(count)?;
-                number
-            }
+            Count::UNNUMBERED => self.counts.fetch_add(1, Ordering::SeqCst),
+            Count(number) => number,
         };
         let mut occupancy = self.look(&mut counting.counter);
         let wanted = occupancy.waiting.values().map(|(wanted, _)| wanted).sum();
@@ -139,6 +165,7 @@ impl Partition {
             |(lane, (_, uids)): (&Lane, &mut (u64, Vec<Uid>))| (lane.clone(), std::mem::take(uids));
         *self.waiting() = Some(Waiting {
             number,
+            is_numbered: count != Count::UNNUMBERED,
             at_ms: self.monotonic_ms(),
             named: occupancy.waiting.iter_mut().map(named).collect(),
         });
@@ -172,7 +199,7 @@ impl Partition {
     /// flight. Nor are quotas taken that answer an older count: they come late, and what they give may be somebody
     /// else's by now. `count` 0: from a node whose counts have no numbers.
     pub fn open_rooms(&self, count: u64, quotas: &BTreeMap<Lane, u64>) {
-        let answered = |waiting: &mut Waiting| count == 0 || waiting.number == count;
+        let answered = |waiting: &mut Waiting| waiting.is_answered_by(count);
         let mut counted = self.waiting();
         let Some(waiting) = counted.take_if(answered) else {
             return;
@@ -243,13 +270,17 @@ mod tests {
 
     #[test]
     fn counts_of_a_controller_that_was_replaced_are_refused() {
-        let mut newest = Count::default();
+        let mut counting = Counting::default();
         let old = |round| Count::of(4, round);
         let successor = |round| Count::of(5, round);
-        assert_eq!(newest.begin(old(7)), Ok(()));
-        assert_eq!(newest.begin(successor(1)), Ok(()));
-        let refused = newest.begin(old(8)).unwrap_err();
-        assert_eq!((refused.newest, newest), (successor(1), successor(1)));
+        assert_eq!(counting.begin(old(7), 1), Ok(()));
+        assert_eq!(counting.begin(successor(1), 1), Ok(()));
+        // Also by a partition that has been led anew meanwhile.
+        let refused = counting.begin(old(8), 2).unwrap_err();
+        assert_eq!(
+            (refused.newest, counting.newest),
+            (successor(1), successor(1))
+        );
         assert_eq!(
             refused.to_string(),
             "count 4.8 comes after 5.1: it is of an older round, or of a controller that leads no more"
@@ -258,12 +289,43 @@ mod tests {
 
     #[test]
     fn rounds_of_one_controller_do_not_come_back_when_their_message_is_late() {
-        let mut newest = Count::default();
-        assert_eq!(newest.begin(Count::of(4, 2)), Ok(()));
+        let mut counting = Counting::default();
+        assert_eq!(counting.begin(Count::of(4, 2), 1), Ok(()));
         for late in [1, 2] {
-            assert!(newest.begin(Count::of(4, late)).is_err(), "{late}");
+            assert!(counting.begin(Count::of(4, late), 1).is_err(), "{late}");
         }
-        assert_eq!(newest.begin(Count::of(4, 3)), Ok(()));
+        assert_eq!(counting.begin(Count::of(4, 3), 1), Ok(()));
         assert!(Count::of(4, u32::MAX) < Count::of(5, 1));
+    }
+
+    #[test]
+    fn counts_without_numbers_are_taken_until_somebody_numbers_them() {
+        let mut counting = Counting::default();
+        let frozen = Count(0);
+        assert_eq!(counting.begin(frozen, 1), Ok(()));
+        assert_eq!(counting.begin(frozen, 1), Ok(()), "each is the newest");
+        let successor = Count::of(5, 1);
+        assert_eq!(counting.begin(successor, 1), Ok(()));
+        let refused = counting.begin(frozen, 1).unwrap_err();
+        assert_eq!((refused.count, refused.newest), (frozen, successor));
+        // An older version may lead the control group again when somebody leads the partition anew.
+        assert_eq!(counting.begin(frozen, 2), Ok(()));
+        assert_eq!(counting.newest, successor);
+    }
+
+    #[test]
+    fn quotas_without_a_number_answer_no_count_that_has_one() {
+        let waiting = |number, is_numbered| Waiting {
+            number,
+            is_numbered,
+            at_ms: 0,
+            named: BTreeMap::new(),
+        };
+        let numbered = waiting(Count::of(5, 1).0, true);
+        assert!(numbered.is_answered_by(Count::of(5, 1).0));
+        assert!(!numbered.is_answered_by(0) && !numbered.is_answered_by(7));
+        let own = waiting(7, false);
+        assert!(own.is_answered_by(0) && own.is_answered_by(7));
+        assert!(!own.is_answered_by(6));
     }
 }
