@@ -932,6 +932,59 @@ async fn a_person_keeps_an_agent_from_a_wave_that_has_not_begun_and_may_take_tha
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_word_that_is_said_before_the_lists_are_made_goes_before_them() {
+    let scene = Scene::of(5).await;
+    let base = family(
+        "base",
+        1,
+        &[role("agent", "role = agent, !team", &config("base"))],
+    );
+    let special = family(
+        "special",
+        20,
+        &[role(
+            "agent",
+            "role = agent, team = special",
+            &config("special"),
+        )],
+    ) + "  approvals: 1\n";
+    // Who is kept is never alone in its wave.
+    let pairs = plan("pairs", &["size: 2, soak: 500ms", "size: 100%"], "");
+    scene.store("unused").await;
+    scene.apply(&[base, special, pairs].join("---\n"));
+    scene.complete("base").await;
+    let hash = scene.api.delivery_hash("special", "agent").await;
+    let uid = |agent: usize| scene.fleet.agent(agent).uid().to_string();
+    for agent in 0..4 {
+        scene
+            .cli
+            .ok(&["agents", "label", &uid(agent), "team=special"]);
+    }
+    let id = scene.api.start("special", "pairs").await.unwrap().id;
+    scene.state(&id, "awaiting approval").await;
+
+    let said = scene.cli.ok(&["agents", "owner", &uid(0), "--keep"]);
+    assert!(said.contains("stays with base/agent"), "{said}");
+    // Something else changes before the lists are made.
+    scene.apply(&family(
+        "other",
+        30,
+        &[role("other", "role = other", &config("other"))],
+    ));
+    scene
+        .cli
+        .as_user("bob")
+        .ok(&["approve", "special", "--plan", "pairs"]);
+    let done = scene.state(&id, "completed").await;
+    let total = done.total.unwrap();
+    assert_eq!((total.converged, total.excluded), (3, 1), "{total:?}");
+    let mut offered = scene.offered(&hash);
+    offered.sort_unstable();
+    assert_eq!(offered, [1, 2, 3]);
+    assert_eq!(scene.api.agent(&uid(0)).await.agent.unwrap().family, "base");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_word_that_keeps_an_agent_from_a_rollback_can_be_taken_back() {
     let scene = Scene::of(4).await;
     scene.store("unused").await;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use fleet::components;
 use fleet::family::order;
 use fleet::governance::supersede::{self, How};
+use fleet::program::Epoch;
 use fleet::rollout::{Direction, OutOfStep, PlanSpec, Role, Rollout, State, Waiting, WaveSpec};
 use fleet::selector::Facts;
 use fleet::waves::{self, Assigned};
@@ -19,6 +20,7 @@ use crate::api::start::supersede_with;
 use crate::control::{
     Doc, Documents, failures_since, plan_spec, revision_key, revision_settings, role, rollout_state,
 };
+use crate::inventory::Columns;
 use crate::ledger::{ProposeError, act, entry, now_ms, put, table};
 use crate::local::Node;
 use crate::partition::Candidate;
@@ -52,15 +54,13 @@ pub(super) async fn prepare(
     if is_going_back(node, &stored) {
         return Ok(()); // what it replaces is rolling back: afterwards
     }
-    let unreadable = node.look().await;
-    if !unreadable.is_empty() {
-        let what = format!("{} cannot be read at the moment", unreadable.join(", "));
-        node.waiting
-            .write(&stored.id, vec![Waiting::Evidence { why: what }]);
+    if !can_read_all(node, &stored.id).await {
         return Ok(()); // its members would be missing from the list
     }
-    // Before anybody is listed: what a person says from now on of whose an agent is, is younger than the list.
-    let opening = node.control.read().epoch();
+    // Whatever a person has said of whose an agent is since the rollout was started is younger than its lists, however
+    // long they take, or approvals: nobody can tell when exactly they are made.
+    let opening = Epoch::new(node.control.read().incarnation(), version);
+    let words = words(node);
     let drawn = aside({
         let (node, stored) = (node.clone(), stored.clone());
         let (family, revision) = (family.value.clone(), revision.clone());
@@ -80,6 +80,10 @@ pub(super) async fn prepare(
     for (partition, members) in node.partitions.iter().zip(drawn.lists) {
         partition.drop_list(&stored.id).await?;
         partition.store_list(&stored.id, members).await?;
+    }
+    // Once more, now that they are complete: who owes an agent a way back was told by what a person had said of it.
+    if !can_read_all(node, &stored.id).await || any_taken_back(node, &words) {
+        return Ok(()); // they are drawn again
     }
     enter(&mut stored, &revision, &drawn.roles);
     if stored.continues {
@@ -143,6 +147,37 @@ pub(super) async fn prepare(
         node.fence().await?;
     }
     drop_old_lists(node, &stored).await
+}
+
+/// Are all partitions here as their leaders have them? If not, that is what the rollout waits for.
+async fn can_read_all(node: &Node, rollout: &str) -> bool {
+    let unreadable = node.look().await;
+    if !unreadable.is_empty() {
+        let why = format!("{} cannot be read at the moment", unreadable.join(", "));
+        node.waiting.write(rollout, vec![Waiting::Evidence { why }]);
+    }
+    unreadable.is_empty()
+}
+
+/// Agents of which a person has said whose they are, and has not taken it back; by partition.
+fn words(node: &Node) -> Vec<BTreeSet<Uid>> {
+    let partitions = node.partitions.iter();
+    partitions.map(|p| spoken_of(&p.index().read())).collect()
+}
+
+fn spoken_of(columns: &Columns) -> BTreeSet<Uid> {
+    let spoken_of = columns.rows.values().filter(|row| row.resolved != 0);
+    spoken_of.map(|row| row.uid).collect()
+}
+
+/// Has anything been taken back of what had been said? A list that was drawn before that lacks the way back that the agent
+/// is owed again. What is said anew needs no other list: it goes before any.
+fn any_taken_back(node: &Node, before: &[BTreeSet<Uid>]) -> bool {
+    let now = words(node);
+    before
+        .iter()
+        .zip(&now)
+        .any(|(then, now)| !then.is_subset(now))
 }
 
 /// A rollout's lists, before they are stored.
@@ -533,8 +568,11 @@ fn member(candidate: &Candidate, assignment: &Assignment) -> Option<Member> {
 #[cfg(test)]
 mod tests {
     use fleet::waves::Size;
+    use prost::Message;
 
     use super::*;
+    use crate::inventory::Index;
+    use crate::ledger::Mirror;
 
     fn candidate(role: u32, number: u8) -> Candidate {
         Candidate {
@@ -555,6 +593,28 @@ mod tests {
             pinned: false,
             taken_from: None,
         }
+    }
+
+    #[test]
+    fn lists_are_drawn_again_when_a_word_was_taken_back_meanwhile_and_not_when_one_was_said() {
+        let said = |agents: &[(u8, u64)]| {
+            let index = Index::default();
+            let mut mirror = index.mirror();
+            for (number, resolved_epoch) in agents {
+                let agent = store::Agent {
+                    resolved_epoch: *resolved_epoch,
+                    ..store::Agent::default()
+                };
+                mirror.put(table::AGENT, &[*number; 16], 1, &agent.encode_to_vec());
+            }
+            mirror.publish(0);
+            spoken_of(&index.read())
+        };
+        let before = said(&[(1, 7), (2, 0), (3, 9)]);
+        let more = said(&[(1, 7), (2, 11), (3, 12)]);
+        assert!(before.is_subset(&more), "two words more");
+        let taken_back = said(&[(1, 0), (2, 11), (3, 9)]);
+        assert!(!before.is_subset(&taken_back));
     }
 
     /// Agents of the odd numbers are in zone a, the others in b; role "agent" goes after "gateway".
