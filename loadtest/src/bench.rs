@@ -15,7 +15,7 @@ pub use change::change;
 pub use idle::idle;
 pub use register::register;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
@@ -94,6 +94,29 @@ struct Tally {
     latency: Histogram<u64>,
     non_200: u64,
     full_state_requests: u64,
+}
+
+/// The measured part: one task a connection, of what that has to do and when it has to end.
+async fn measure<L, F>(
+    plan: &Plan,
+    lanes: impl IntoIterator<Item = L>,
+    run: impl Fn(L, Instant) -> F,
+) -> Result<Outcome, Error>
+where
+    F: Future<Output = Result<Tally, Error>> + Send + 'static,
+{
+    let clocks = cpu::Clocks::start(plan.cpu_of);
+    let start = Instant::now();
+    let end = start + plan.duration;
+    let lanes = lanes.into_iter().map(|lane| tokio::spawn(run(lane, end)));
+    let lanes: Vec<_> = lanes.collect();
+    let limit = plan.duration + GRACE;
+    let mut total = Tally::new();
+    for lane in lanes {
+        let done = tokio::time::timeout(limit, lane).await;
+        total.add(&done.map_err(|_| Error::Hung(limit))???);
+    }
+    Ok(total.outcome(plan, start.elapsed().as_secs_f64(), &clocks))
 }
 
 // === impl Tally ===

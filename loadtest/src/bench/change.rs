@@ -18,10 +18,10 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{self, Message, http::HeaderValue};
 
-use super::idle::{Poller, prepare};
+use super::idle::{Poller, registered};
 use super::register::SHED_PAUSE;
 use super::wire::Connection;
-use super::{Error, GRACE, Outcome, Plan, Tally, cpu};
+use super::{Error, Outcome, Plan, Tally, measure};
 use crate::agent::capability;
 
 /// Changes of one agent. A server writes down 30 in a row, then one every 2 s; registering takes some of them.
@@ -34,38 +34,15 @@ const CHANGES_EACH: usize = 20;
 /// See [`Error`]; a broken connection ends the bench.
 pub async fn change(plan: Plan) -> Result<Outcome, Error> {
     let plan = Arc::new(plan);
-    let registering: Vec<_> = (0..plan.connections)
-        .map(|lane| tokio::spawn(prepare(plan.clone(), lane)))
-        .collect();
-    let mut ready = Vec::new();
-    for lane in registering {
-        ready.push(lane.await??);
-    }
     let mut lines = Vec::new();
-    for (connection, pollers) in ready {
+    for (connection, pollers) in registered(&plan).await? {
         let agents: VecDeque<_> = pollers.into_iter().map(Agent::of).collect();
         lines.push(match plan.under_way {
             0 | 1 => Line::Http(connection, agents),
             _ => Line::WebSocket(Box::new(dial(&plan).await?), agents),
         });
     }
-    let clocks = cpu::Clocks::start(plan.cpu_of);
-    let start = Instant::now();
-    let end = start + plan.duration;
-    let lanes: Vec<_> = lines
-        .into_iter()
-        .map(|line| tokio::spawn(run(line, plan.under_way, end)))
-        .collect();
-    let mut total = Tally::new();
-    for lane in lanes {
-        let limit = plan.duration + GRACE;
-        total.add(
-            &tokio::time::timeout(limit, lane)
-                .await
-                .map_err(|_| Error::Hung(limit))???,
-        );
-    }
-    Ok(total.outcome(&plan, start.elapsed().as_secs_f64(), &clocks))
+    measure(&plan, lines, |line, end| run(line, plan.under_way, end)).await
 }
 
 type Socket = WebSocketStream<TcpStream>;

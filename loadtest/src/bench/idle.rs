@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::wire::{self, Connection};
-use super::{Error, GRACE, Outcome, Plan, Tally, cpu, register::Newcomers};
+use super::{Error, Outcome, Plan, Tally, measure, register::Newcomers};
 use crate::agent::capability;
 
 /// An agent reduced to what a poll needs.
@@ -23,37 +23,27 @@ pub(super) struct Poller {
 /// See [`Error`]; a broken connection ends the bench.
 pub async fn idle(plan: Plan) -> Result<Outcome, Error> {
     let plan = Arc::new(plan);
+    let ready = registered(&plan).await?.into_iter();
+    let lanes = ready.filter(|(_, pollers)| !pollers.is_empty());
+    measure(&plan, lanes, |(connection, pollers), end| {
+        hammer(plan.clone(), connection, pollers, end)
+    })
+    .await
+}
+
+/// Every connection, with its share of the agents, which have registered.
+pub(super) async fn registered(plan: &Arc<Plan>) -> Result<Vec<(Connection, Vec<Poller>)>, Error> {
+    let lanes = (0..plan.connections).map(|lane| tokio::spawn(prepare(plan.clone(), lane)));
+    let lanes: Vec<_> = lanes.collect();
     let mut ready = Vec::new();
-    let registering: Vec<_> = (0..plan.connections)
-        .map(|lane| tokio::spawn(prepare(plan.clone(), lane)))
-        .collect();
-    for lane in registering {
+    for lane in lanes {
         ready.push(lane.await??);
     }
-    let clocks = cpu::Clocks::start(plan.cpu_of);
-    let start = Instant::now();
-    let end = start + plan.duration;
-    let lanes = ready.into_iter().filter(|(_, pollers)| !pollers.is_empty());
-    let lanes: Vec<_> = lanes
-        .map(|(connection, pollers)| tokio::spawn(hammer(plan.clone(), connection, pollers, end)))
-        .collect();
-    let mut total = Tally::new();
-    for lane in lanes {
-        let limit = plan.duration + GRACE;
-        total.add(
-            &tokio::time::timeout(limit, lane)
-                .await
-                .map_err(|_| Error::Hung(limit))???,
-        );
-    }
-    Ok(total.outcome(&plan, start.elapsed().as_secs_f64(), &clocks))
+    Ok(ready)
 }
 
 /// Opens a connection and registers its share of the agents.
-pub(super) async fn prepare(
-    plan: Arc<Plan>,
-    lane: usize,
-) -> Result<(Connection, Vec<Poller>), Error> {
+async fn prepare(plan: Arc<Plan>, lane: usize) -> Result<(Connection, Vec<Poller>), Error> {
     let mut connection = Connection::open(&plan).await?;
     let mut newcomers = Newcomers::new(&plan, lane);
     let mut pollers = Vec::new();

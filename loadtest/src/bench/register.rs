@@ -9,7 +9,7 @@ use proto::opamp::ServerToAgent;
 
 use super::idle::Poller;
 use super::wire::Connection;
-use super::{Error, GRACE, Outcome, Plan, Tally, cpu};
+use super::{Error, Outcome, Plan, Tally, measure};
 use crate::agent::{Disk, Effect, Event, Options, SimAgent, Timer, Wire};
 use crate::collector::{Composer, config_map};
 use crate::identity::Identity;
@@ -45,21 +45,8 @@ pub(super) struct Newcomer {
 /// See [`Error`]; a broken connection ends the bench.
 pub async fn register(plan: Plan) -> Result<Outcome, Error> {
     let plan = Arc::new(plan);
-    let clocks = cpu::Clocks::start(plan.cpu_of);
-    let start = Instant::now();
-    let lanes: Vec<_> = (0..plan.connections)
-        .map(|lane| tokio::spawn(announce(plan.clone(), lane, start + plan.duration)))
-        .collect();
-    let mut total = Tally::new();
-    for lane in lanes {
-        let limit = plan.duration + GRACE;
-        total.add(
-            &tokio::time::timeout(limit, lane)
-                .await
-                .map_err(|_| Error::Hung(limit))???,
-        );
-    }
-    Ok(total.outcome(&plan, start.elapsed().as_secs_f64(), &clocks))
+    let lanes = 0..plan.connections;
+    measure(&plan, lanes, |lane, end| announce(plan.clone(), lane, end)).await
 }
 
 async fn announce(plan: Arc<Plan>, lane: usize, end: Instant) -> Result<Tally, Error> {
