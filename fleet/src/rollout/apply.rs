@@ -101,10 +101,10 @@ impl Rollout {
         Some(transition)
     }
 
-    /// Goes on after a pause or a halt. The failures seen so far are accepted: they count neither way from now on.
+    /// Goes on after a pause or a halt. The failures seen so far are accepted: they count neither way from now on. Of one
+    /// that has begun: see [`State::resumed`].
     pub fn resume(&mut self, observed: &Observed, cause: &str) -> Option<Transition> {
-        let to = State::resumed(self.has_begun(), false);
-        let transition = self.set(to, cause)?;
+        let transition = self.set(State::Running, cause)?;
         for role in &mut self.roles {
             let waves = observed.waves(&role.name).iter();
             role.forgiven = waves.map(Counts::failures).collect();
@@ -119,11 +119,6 @@ impl Rollout {
     /// Comes back from a backup: it stands still until a person has looked, since the fleet has gone on without it.
     pub fn restore(&mut self) -> Option<Transition> {
         self.set(self.state.restored()?, RESTORED)
-    }
-
-    /// Are its lists made? Something of it may have been offered then.
-    pub fn has_begun(&self) -> bool {
-        self.roles.iter().any(|role| !role.wave_ends.is_empty())
     }
 
     /// Moves it, if its life cycle has that move.

@@ -74,18 +74,17 @@ pub fn plan(rollout: &Rollout, observed: &Observed, elapsed_ms: u64) -> Plan {
     match rollout.state {
         State::Running => advance(rollout, observed, elapsed_ms),
         State::RollingBack => go_back(rollout, observed),
-        _ => Plan {
-            waiting: standing(rollout),
+        state => Plan {
+            waiting: standing(state),
             inconclusive_ms: rollout.inconclusive_ms,
             ..Plan::default()
         },
     }
 }
 
-fn standing(rollout: &Rollout) -> Vec<Waiting> {
-    let what = match rollout.state {
+fn standing(state: State) -> Vec<Waiting> {
+    let what = match state {
         State::Paused => "resume, halt or roll back",
-        State::Halted if !rollout.has_begun() => "resume, or halt to give it up",
         State::Halted => "resume or roll back",
         State::AwaitingApproval => "approve",
         _ => return vec![],

@@ -178,6 +178,12 @@ impl Controller {
         match stored.state() {
             RolloutState::Planned => return prepare::prepare(&self.node, version, stored).await,
             RolloutState::AwaitingApproval => return self.await_approval(version, stored).await,
+            // As a restore leaves it. There are no lists to be looked at.
+            RolloutState::Halted if !stored.prepared => {
+                let what = "resume, or halt to give it up".to_owned();
+                self.node.waiting.write(id, vec![Waiting::Person { what }]);
+                return Ok(());
+            }
             _ => {}
         }
         let now = Instant::now();

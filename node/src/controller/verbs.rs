@@ -262,3 +262,54 @@ fn change(
     }
     set_state(stored, next, &cause);
 }
+
+#[cfg(test)]
+mod tests {
+    use prost::Message;
+
+    use super::*;
+    use crate::control::{Control, plan_to_store, revision_key};
+    use crate::ledger::Mirror;
+
+    #[test]
+    fn what_has_not_begun_is_resumed_to_where_it_waits_for_what_it_still_needs() {
+        let control = Control::default();
+        let mut mirror = control.mirror();
+        let revision = |number, approvals| store::Revision {
+            family: "web".into(),
+            number,
+            approvals,
+            ..store::Revision::default()
+        };
+        for revision in [revision(1, 0), revision(2, 1)] {
+            let key = revision_key("web", revision.number);
+            mirror.put(table::REVISION, &key, 1, &revision.encode_to_vec());
+        }
+        mirror.publish(0);
+        let halted = |to| store::Rollout {
+            family: "web".into(),
+            to,
+            plan: Some(plan_to_store("default", &fleet::rollout::default_plan())),
+            state: store::RolloutState::Halted.into(),
+            ..store::Rollout::default()
+        };
+        let next = |stored: &store::Rollout| Verb::Resume.next(&control.read(), stored);
+        assert_eq!(next(&halted(1)), State::Planned);
+        assert_eq!(next(&halted(2)), State::AwaitingApproval);
+        let glass_broken = store::Rollout {
+            debt: Some(store::Debt::default()),
+            ..halted(2)
+        };
+        assert_eq!(next(&glass_broken), State::Planned);
+        let back = store::Rollout {
+            back: true,
+            ..halted(2)
+        };
+        assert_eq!(next(&back), State::Planned);
+        let begun = store::Rollout {
+            prepared: true,
+            ..halted(2)
+        };
+        assert_eq!(next(&begun), State::Running);
+    }
+}

@@ -201,12 +201,6 @@ fn a_restored_rollout_is_halted_and_one_that_has_ended_stays_so() {
         assert!(r.restore().is_some());
         assert_eq!(r.state, State::Halted);
     }
-    // Without lists nothing can be offered: it is made ready as if it had just been started.
-    let mut r = rollout(vec![role("agent", &[], &[], 0)]);
-    r.state = State::Planned;
-    r.restore().unwrap();
-    r.resume(&Observed::default(), "resumed by anna").unwrap();
-    assert_eq!(r.state, State::Planned);
     let mut r = rollout(vec![]);
     r.state = State::Completed;
     assert_eq!(r.restore(), None);

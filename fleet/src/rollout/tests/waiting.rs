@@ -100,13 +100,6 @@ fn a_rollout_that_stands_still_waits_for_a_person() {
     assert_eq!(said(State::Halted), "a person: resume or roll back");
     assert_eq!(said(State::AwaitingApproval), "a person: approve");
     assert_eq!(said(State::Completed), "");
-    let mut planned = rollout(vec![role("agent", &[], &[], 0)]);
-    planned.state = State::Planned;
-    planned.restore().unwrap();
-    assert_eq!(
-        plan(&planned, &Observed::default(), 0).waiting[0].to_string(),
-        "a person: resume, or halt to give it up"
-    );
 }
 
 #[test]
