@@ -127,7 +127,8 @@ impl Table {
             return Decision::Report(Some(session.known()));
         }
         if heard.number == session.number && heard.digest == session.digest {
-            session.seen = now;
+            // It is there, and nobody else is told.
+            session.spoken(heard.uid, now, &mut self.spoken);
             return match &session.last {
                 Last::Plain => Decision::Plain,
                 Last::Stored(replies) => Decision::Repeat(replies.clone()),
@@ -143,10 +144,7 @@ impl Table {
         session.digest = heard.digest;
         session.connection = heard.connection;
         session.last = Last::Plain;
-        session.seen = now;
-        if !std::mem::replace(&mut session.spoke, true) {
-            self.spoken.push(heard.uid);
-        }
+        session.spoken(heard.uid, now, &mut self.spoken);
         Decision::Plain
     }
 
@@ -287,6 +285,14 @@ impl Table {
 // === impl Session ===
 
 impl Session {
+    /// It has just been heard, and is in the next presence batch.
+    fn spoken(&mut self, uid: Uid, now: Millis, spoken: &mut Vec<Uid>) {
+        self.seen = now;
+        if !std::mem::replace(&mut self.spoke, true) {
+            spoken.push(uid);
+        }
+    }
+
     fn presence(&self, uid: &Uid, now: Millis) -> edge::Presence {
         edge::Presence {
             instance_uid: uid.as_bytes().to_vec().into(),

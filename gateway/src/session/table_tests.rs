@@ -247,6 +247,21 @@ fn presence_names_each_agent_that_spoke_once() {
 }
 
 #[test]
+fn who_repeats_a_message_has_spoken() {
+    let mut table = known();
+    table.presence(5, &mut Vec::new());
+    assert_eq!(table.hear(&heard(1, 7), 10), Decision::Plain);
+    let mut batch = Vec::new();
+    table.presence(50, &mut batch);
+    assert_eq!(
+        batch.len(),
+        1,
+        "its leader may have heard nothing of it for long"
+    );
+    assert_eq!((batch[0].number, batch[0].age_ms), (7, 40));
+}
+
+#[test]
 fn unused_sessions_are_swept_and_a_full_table_gives_up_the_longest_unused() {
     let mut table = Table::new(3);
     for agent in 1..=4 {
