@@ -124,6 +124,8 @@ pub fn evaluate(
     match message {
         // After a restore the message that this seems to repeat is one of yesterday.
         Some(message) if verdict == Some(Verdict::Retry) && turn.doubt() != Doubt::Unheard => {
+            // Where it is still asked, this message was no answer to that.
+            turn.full = !turn.agent.full_asked && turn.says_all(message);
             return turn.again(|offer| offer.number == message.sequence_num);
         }
         Some(message) => turn.hear(message, verdict.unwrap_or(Verdict::Next)),
@@ -147,10 +149,13 @@ fn verdict(
     let recorded = stored
         .and_then(|(_, agent)| Some((agent.number, agent.digest.as_slice().try_into().ok()?)));
     let last = session.or(ctx.heard).or(recorded);
-    // The answer to a stored message may have been lost before the gateway's session learned of it.
-    let last = recorded
-        .filter(|r| *r == (message.sequence_num, digest))
-        .or(last);
+    // The answer to a message that was handled may have been lost before the gateway's session learned of it. Not all of
+    // them are in the record: it is not written for one that changes nothing.
+    let handled = recorded.into_iter().chain(ctx.heard);
+    let repeated = handled
+        .into_iter()
+        .find(|one| *one == (message.sequence_num, digest));
+    let last = repeated.or(last);
     judge(
         last.as_ref().map(|(number, digest)| (*number, digest)),
         message.sequence_num,
@@ -230,6 +235,7 @@ impl<'a> Turn<'a> {
     fn again(mut self, is_answer: impl Fn(&store::Delivery) -> bool) -> Evaluation {
         // Also by the leader before: its answer may have been lost with it.
         self.asks_full = self.agent.full_asked;
+        self.asks_full_later = self.ctx.has_lost && !self.full;
         if !self.agent.alias_of.is_empty() {
             self.new_uid = Uid::from_wire(&self.agent.alias_of).ok();
         }
@@ -249,7 +255,8 @@ impl<'a> Turn<'a> {
         let outstanding = self.agent.delivery.as_ref().map(store::Delivery::state);
         let outstanding = offered && outstanding == Some(DeliveryState::Offered);
         let mut evaluation = self.finish();
-        evaluation.pending |= offered && !evaluation.offers;
+        // What else waits was not looked at: its next message has to come here.
+        evaluation.pending |= !evaluation.offers;
         evaluation.unsure = outstanding && !evaluation.offers;
         evaluation
     }
@@ -279,13 +286,13 @@ impl<'a> Turn<'a> {
         let lost = verdict == Verdict::Lost || !known || ctx.has_lost;
         let unheard = self.doubt() == Doubt::Unheard && !self.full;
         let asked_ms_ago = ctx.full_asked_ms_ago;
-        let needed = (lost && !self.full || unheard)
-            && asked_ms_ago.is_none_or(|ago| ago >= FULL_STATE_PAUSE_MS);
+        let needed = lost && !self.full || unheard;
+        let rested = asked_ms_ago.is_none_or(|ago| ago >= FULL_STATE_PAUSE_MS);
         // Whose next message may be days away is asked now.
         let heartbeats = AgentCapabilities::ReportsHeartbeat as u64;
         let quiet = self.report.transport() == Transport::Websocket
             && self.agent.capabilities & heartbeats == 0;
-        self.asks_full = needed && (quiet || (ctx.may_ask_full)());
+        self.asks_full = needed && rested && (quiet || (ctx.may_ask_full)());
         self.asks_full_later = needed && !self.asks_full;
         if self.full {
             self.agent.full_asked = false;

@@ -53,6 +53,8 @@ struct World {
     incarnation: u16,
     /// By the answer before.
     full_asked: bool,
+    /// If it was asked.
+    asked_ms_ago: u64,
     has_lost: bool,
     may_ask_full: bool,
     stored: Option<(u64, store::Agent)>,
@@ -80,6 +82,7 @@ impl World {
             number: 0,
             incarnation: 0,
             full_asked: false,
+            asked_ms_ago: 60_000,
             has_lost: false,
             may_ask_full: true,
             stored: None,
@@ -126,7 +129,7 @@ impl World {
             token_labels: &BTreeMap::new(),
             heard: number.checked_sub(1).map(said).filter(|_| number > 1),
             skipped: None,
-            full_asked_ms_ago: self.full_asked.then_some(60_000),
+            full_asked_ms_ago: self.full_asked.then_some(self.asked_ms_ago),
             has_lost: self.has_lost,
             may_ask_full: &|| self.may_ask_full,
             config: &|_| Some(config()),
@@ -511,6 +514,78 @@ fn what_the_leader_before_has_asked_for_is_asked_for_again_where_its_answer_was_
     // Another leader, who has asked nobody, is sent the same message.
     (world.full_asked, world.number) = (false, world.number - 1);
     assert!(world.says(AgentToServer::default()).asks_full);
+}
+
+/// Its answer was lost on its way to the gateway, whose session stands where it stood. That the agent had been asked
+/// before, and had not told, leaves nothing to be written down for this message.
+#[test]
+fn a_message_that_changed_nothing_and_comes_again_is_answered_the_same() {
+    let mut world = World::offered(false);
+    world.says(applied());
+    world.has_lost = true;
+    assert!(world.says(AgentToServer::default()).asks_full);
+    (world.full_asked, world.has_lost) = (false, true);
+    let asked = world.says(AgentToServer::default());
+    assert!(asked.asks_full && asked.entry.is_none());
+    let (number, digest) = said(world.number);
+    let report = Report {
+        message: Some(AgentToServer {
+            sequence_num: number,
+            ..AgentToServer::default()
+        }),
+        digest: digest.to_vec().into(),
+        session: Some(proto::edge::Session {
+            number: number - 2,
+            digest: said(number - 2).1.to_vec().into(),
+            ..Default::default()
+        }),
+        ..Report::default()
+    };
+    world.number += 1;
+    let again = world.hears(&report);
+    assert!(
+        again.asks_full,
+        "the agent does not know yet that it is asked"
+    );
+    assert!(again.pending, "what else waits was not looked at");
+}
+
+/// It was stored, and its leader did not know.
+#[test]
+fn who_has_told_all_has_told_all_also_where_the_message_comes_again() {
+    let all = || full_running(Digest::of("test", &[b"any"]));
+    let mut world = World::offered(false);
+    assert!(world.says(all()).told_all);
+    world.number -= 1;
+    (world.full_asked, world.has_lost) = (true, true);
+    let again = world.says(all());
+    assert!(again.entry.is_none() && again.told_all);
+    assert_eq!((again.asks_full, again.asks_full_later), (false, false));
+}
+
+#[test]
+fn a_description_in_whose_answer_full_state_is_asked_for_is_no_answer_to_that() {
+    let mut world = World::offered(false);
+    world.says(applied());
+    world.has_lost = true;
+    assert!(world.says(full()).asks_full);
+    world.number -= 1;
+    let again = world.says(full());
+    assert!(again.asks_full && !again.told_all);
+}
+
+#[test]
+fn who_loses_another_message_soon_after_it_was_asked_is_asked_when_it_has_rested() {
+    let mut world = World::offered(false);
+    world.says(applied());
+    world.has_lost = true;
+    assert!(world.says(AgentToServer::default()).asks_full);
+    (world.has_lost, world.asked_ms_ago) = (true, 5_000);
+    let answer = world.says(AgentToServer::default());
+    assert_eq!((answer.asks_full, answer.asks_full_later), (false, true));
+    (world.full_asked, world.asked_ms_ago) = (true, 40_000);
+    let answer = world.says(AgentToServer::default());
+    assert_eq!((answer.asks_full, answer.asks_full_later), (true, false));
 }
 
 // === after a restore ===
