@@ -535,6 +535,9 @@ impl Partition {
             if stored.is_ok() {
                 self.bodies.stored(bodies, &evaluation.learned);
                 taken.stored();
+                if evaluation.can_wait {
+                    self.core().wrote(uid);
+                }
             } else {
                 drop(taken);
             }

@@ -35,12 +35,16 @@ impl Budgets {
             skipped: 0,
         });
         budget.refill(now_ms);
-        if budget.left == 0 {
-            budget.skipped += 1;
-            return false;
+        let may = budget.left > 0;
+        budget.skipped += u64::from(!may);
+        may
+    }
+
+    /// It was written. What was tried and not stored uses up nothing.
+    pub(super) fn wrote(&mut self, uid: Uid) {
+        if let Some(budget) = self.0.get_mut(&uid) {
+            budget.left = budget.left.saturating_sub(1);
         }
-        budget.left -= 1;
-        true
     }
 
     /// How many changes were skipped of an agent that may write again: once.

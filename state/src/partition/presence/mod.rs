@@ -124,7 +124,7 @@ impl Core {
 
     /// Agents spoke without saying anything new. Answers of whom nothing later is known, and whether the connection has
     /// ended since, if it was a WebSocket: what was said before a goodbye
-    /// may arrive after it. `leads`: this node does, and has handled itself whatever was new.
+    /// may arrive after it. `leads`: this node does, and has handled itself whatever was new since.
     pub fn heard(
         &mut self,
         gateway: &str,
@@ -133,6 +133,7 @@ impl Core {
         now_ms: u64,
     ) -> Vec<(Uid, bool)> {
         let gateway = self.grace.gateway(gateway);
+        let led_from_ms = self.led_from_ms;
         let mut uids = Vec::with_capacity(batch.len());
         for presence in batch {
             let Ok(uid) = Uid::from_wire(&presence.instance_uid) else {
@@ -145,7 +146,8 @@ impl Core {
             let elsewhere = |live: &&Live| {
                 live.gateway != gateway
                     && live.number >= presence.number
-                    && (leads || seen_ms < live.seen_ms + UNDER_WAY_MS)
+                    && (leads && live.seen_ms >= led_from_ms
+                        || seen_ms < live.seen_ms + UNDER_WAY_MS)
             };
             if let Some(live) = self.live.get(&uid).filter(elsewhere).copied() {
                 // The same message, repeated elsewhere: whoever serves the agent, it was there.
@@ -325,6 +327,11 @@ impl Core {
     /// May a change that can wait be written? It can if the agent's state is asked for in full later.
     pub fn may_write(&mut self, uid: Uid, now_ms: u64) -> bool {
         self.budgets.may_write(uid, now_ms)
+    }
+
+    /// Such a change was written, and not only tried.
+    pub fn wrote(&mut self, uid: Uid) {
+        self.budgets.wrote(uid);
     }
 
     /// How many changes were skipped of an agent that may write again: once, for they are told and asked for now.

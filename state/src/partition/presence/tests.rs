@@ -16,7 +16,14 @@ fn uid(n: u8) -> Uid {
 #[test]
 fn an_agent_that_never_rests_writes_no_more_than_its_budget_and_owes_the_rest() {
     let mut core = Core::new(TIMING, 0);
-    let written = (0..600).filter(|i| core.may_write(uid(1), i * 100)).count();
+    let mut writes = |now_ms| {
+        let may = core.may_write(uid(1), now_ms);
+        if may {
+            core.wrote(uid(1));
+        }
+        may
+    };
+    let written = (0..600).filter(|i| writes(i * 100)).count();
     assert_eq!(written as u64, u64::from(WRITES) + 59_900 / WRITE_EVERY_MS);
     assert!(core.may_write(uid(2), 60_000), "others are not disturbed");
     assert_eq!(core.owed(uid(1), 60_000), None, "it has not rested");
@@ -25,6 +32,14 @@ fn an_agent_that_never_rests_writes_no_more_than_its_budget_and_owes_the_rest() 
     assert_eq!(core.owed(uid(1), rested), None, "it is told once");
     core.rest(rested);
     assert!(core.budgets.is_empty(), "nothing is kept of those who rest");
+}
+
+#[test]
+fn what_is_tried_again_and_again_and_not_stored_uses_up_no_budget() {
+    let mut core = Core::new(TIMING, 0);
+    assert!((0..100).all(|i| core.may_write(uid(1), i)));
+    core.wrote(uid(1));
+    assert!(!core.is_owed(uid(1)));
 }
 
 #[test]
@@ -157,6 +172,28 @@ fn a_client_that_began_anew_at_another_gateway_is_heard_by_replicas_that_do_not_
     core.heard("b", &[said(2)], false, 1_000 + UNDER_WAY_MS);
     assert_eq!(core.last(uid(1)).map(|(number, _)| number), Some(2));
     assert_eq!(core.age_ms(uid(1), 7_000), 1_000);
+}
+
+#[test]
+fn and_by_who_leads_only_since_then() {
+    let mut core = Core::new(TIMING, 0);
+    let said = |number, age_ms| Presence {
+        instance_uid: vec![1; 16].into(),
+        number,
+        digest: vec![1; 16].into(),
+        age_ms,
+        connection: 1,
+        closed: false,
+    };
+    core.heard("a", &[said(400, 0)], false, 1_000);
+    // The leader before has handled its first message.
+    core.begin(3_000);
+    core.heard("b", &[said(2, 0)], true, 1_000 + UNDER_WAY_MS);
+    assert_eq!(core.last(uid(1)).map(|(number, _)| number), Some(2));
+    // What is handled here is known here.
+    core.handled(uid(1), 3, [3; 16], ("a", 2), false, 10_000);
+    core.heard("b", &[said(2, 0)], true, 10_000 + UNDER_WAY_MS);
+    assert_eq!(core.holder(uid(1), "b").as_deref(), Some("a"));
 }
 
 #[test]
