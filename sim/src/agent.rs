@@ -205,9 +205,11 @@ impl Agent {
                 if sticky { id } else { other }
             };
             let gateway = Arc::clone(&self.gateways[at % self.gateways.len()]);
-            let place = Place::Gateway(gateway.id);
+            let gateway_id = gateway.id;
+            let place = Place::Gateway(gateway_id);
             let network = gateway.network().clone();
             let connection = Connection::open(&self.watch);
+            let asked_ms = now_ms();
             let work = gateway.check_in(message.clone(), connection.clone());
             let answer = network
                 .call_within(PATIENCE_MS, Place::Outside, place, work)
@@ -216,6 +218,8 @@ impl Agent {
             if let Some(answer) = answer {
                 self.watch.note(Fact::Answered {
                     agent: self.id,
+                    gateway: gateway_id,
+                    asked_ms,
                     full: self.full,
                     status: self.said().filter(|_| tells),
                 });

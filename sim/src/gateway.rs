@@ -181,6 +181,9 @@ impl Gateway {
     pub fn restart(&self) {
         let mut memory = self.memory();
         *memory = Memory::new(memory.life + 1);
+        drop(memory);
+        let gateway = self.id;
+        self.cluster.watch.note(Fact::Forgot { gateway });
     }
 
     /// Answers an agent. None: 503, or no answer at all.

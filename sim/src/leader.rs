@@ -410,6 +410,9 @@ impl Process {
             settle(matches!(stored, Ok(Outcome::Stored(_))));
             match stored {
                 Ok(Outcome::Stored(version)) => {
+                    if evaluation.can_wait {
+                        self.leaders.core(group, |core| core.wrote(uid));
+                    }
                     let remembered = self.leaders.seat(group, |seat| Arc::clone(&seat.bodies));
                     remembered.stored(bodies, &evaluation.learned);
                     self.watch.note(Fact::Heard {
@@ -560,19 +563,19 @@ impl Process {
 
     async fn link(&self, group: GroupId, uid: Uid, link: Link, detail: &str) {
         let is_lost = || self.leaders.core(group, |core| core.is_lost(uid, now_ms()));
-        self.change(group, uid, vec![], |agent| {
+        let decided_ms = now_ms();
+        let changed = self.change(group, uid, vec![], |agent| {
             if link == Link::Lost && !is_lost() {
                 return None;
             }
-            let changed = liveness::link(agent, link, detail, wall_ms());
-            if changed.is_some() && link == Link::Lost {
-                // Until that is stored, the agent may be back.
-                let agent = number(uid);
-                self.watch.note(Fact::Declared { group, agent });
-            }
-            changed
-        })
-        .await;
+            liveness::link(agent, link, detail, wall_ms())
+        });
+        if changed.await && link == Link::Lost {
+            self.watch.note(Fact::Declared {
+                agent: number(uid),
+                decided_ms,
+            });
+        }
     }
 
     async fn look(&self, group: GroupId) {

@@ -52,7 +52,7 @@ impl Message {
             capabilities: CAPABILITIES,
             agent_description: described.then(|| facts.description()),
             health: felt.then(|| facts.health()),
-            remote_config_status: facts.status().filter(|_| status),
+            remote_config_status: status.then(|| facts.status()),
             ..AgentToServer::default()
         };
         Message {
@@ -97,18 +97,21 @@ impl Facts {
         }
     }
 
-    fn status(&self) -> Option<RemoteConfigStatus> {
-        let (hash, reported, error) = self.status.as_ref()?;
+    /// Who was never sent anything says so, as supervisors do.
+    fn status(&self) -> RemoteConfigStatus {
+        let Some((hash, reported, error)) = &self.status else {
+            return RemoteConfigStatus::default();
+        };
         let status = match reported {
             Reported::Unset => RemoteConfigStatuses::Unset,
             Reported::Applied => RemoteConfigStatuses::Applied,
             Reported::Applying => RemoteConfigStatuses::Applying,
             Reported::Failed => RemoteConfigStatuses::Failed,
         };
-        Some(RemoteConfigStatus {
+        RemoteConfigStatus {
             last_remote_config_hash: hash.as_bytes().to_vec(),
             status: status.into(),
             error_message: error.clone(),
-        })
+        }
     }
 }

@@ -81,20 +81,25 @@ fn agents(process: &Process) -> Option<String> {
     None
 }
 
-/// Whatever still runs has members that failed: only those keep a rollout from its end, until it is paused for them.
+/// Whatever still runs has members that failed, or have just got their config: only those keep a rollout from its end.
 fn rollouts(process: &Process) -> Option<String> {
     let control = process.control();
     let mut running = control
         .rollouts()
         .filter(|(_, _, doc)| doc.moves.state == State::Running);
     running.find_map(|(id, _, doc)| {
-        let failed = doc.members.keys().any(|agent| {
+        let goes_on = doc.members.keys().any(|agent| {
             let group = process.group(crate::gateway::partition_of(*agent));
             let columns = group.index.read();
             let row = columns.rows.get(&crate::program::uid(*agent));
             let last = row.and_then(|row| row.delivery.as_ref());
-            last.is_none_or(|last| !matches!(last.state, Offer::Applied))
+            // One that has its config since just now still soaks.
+            last.is_none_or(|last| {
+                !matches!(last.state, Offer::Applied)
+                    || wall_ms() < last.offered_ms + ANSWERED_WITHIN_MS
+            })
         });
-        (!failed).then(|| format!("{id} runs for ever, though every member has applied its config"))
+        (!goes_on)
+            .then(|| format!("{id} runs for ever, though every member has applied its config"))
     })
 }

@@ -154,6 +154,7 @@ impl Theme {
 
 fn mend(cluster: &Cluster) {
     cluster.network.heal();
+    cluster.watch.note(Fact::Mended);
     for node in cluster.node_ids() {
         cluster.disk(node).set_slowness(1);
     }
@@ -173,6 +174,10 @@ fn happen(cluster: &Arc<Cluster>, gateways: &[Arc<Gateway>], kind: Trouble) {
         network.cut(b, a);
     };
     let everybody = || nodes.iter().map(|node| Place::Node(*node));
+    let unheard = |gateway: &Gateway| {
+        let gateway = gateway.id;
+        cluster.watch.note(Fact::Unheard { gateway });
+    };
     match kind {
         Kill => fall(cluster, one, End::Kill),
         PowerCut => fall(cluster, one, End::PowerCut),
@@ -190,7 +195,10 @@ fn happen(cluster: &Arc<Cluster>, gateways: &[Arc<Gateway>], kind: Trouble) {
             let rests = members::rest(Arc::clone(cluster), group, one, still(cluster));
             let _beside = spawn(rests);
         }
-        GatewayFreezes => network.freeze(Place::Gateway(gateway.id), still(cluster)),
+        GatewayFreezes => {
+            network.freeze(Place::Gateway(gateway.id), still(cluster));
+            unheard(gateway);
+        }
         SlowDisk => cluster.disk(one).set_slowness(SLOWNESS),
         Mute => everybody().for_each(|node| network.cut(here, node)),
         Deaf => everybody().for_each(|node| network.cut(node, here)),
@@ -205,7 +213,10 @@ fn happen(cluster: &Arc<Cluster>, gateways: &[Arc<Gateway>], kind: Trouble) {
         Alone => everybody().for_each(|node| apart(here, node)),
         Loss => network.weather(10, 100),
         Delay => network.weather(50, 400),
-        NoGateway => apart(here, Place::Gateway(gateway.id)),
+        NoGateway => {
+            apart(here, Place::Gateway(gateway.id));
+            unheard(gateway);
+        }
         GatewayRestarts => gateway.restart(),
         GatewaysRestart => gateways.iter().for_each(|gateway| gateway.restart()),
     }

@@ -5,47 +5,64 @@ use std::collections::BTreeMap;
 use super::{Fact, Invariant, Verdict, hold};
 use crate::leader::TIMING;
 
-/// After a change of lead everybody may be asked once: whose presence has not reached the leader then, and sleeps.
-const EXCUSED_MS: u64 = 35_000;
-
-/// What a gateway has answered reaches the agent, and the leader, so much later at most.
-const UNDER_WAY_MS: u64 = 2_500;
+/// What a gateway has answered from memory the nodes know so much later, also where a line to them has to be made anew.
+const UNTOLD_MS: u64 = 2_500;
 
 #[derive(Debug, Default)]
 pub struct Conversations {
-    /// The last answers that each agent got.
-    answered_ms: BTreeMap<u32, Vec<u64>>,
+    /// By agent and gateway, when those messages were sent that were answered last.
+    answered_ms: BTreeMap<u32, Vec<(u32, u64)>>,
     /// Since when a loss was not asked for.
     lost_ms: BTreeMap<u32, u64>,
-    /// The cluster has opened, lost or led something last.
-    moved_ms: u64,
-    /// Something was done to the cluster. What is asked and declared then is only counted: three worlds of some hundreds are
-    /// not understood yet, docs/testing.md names them.
-    is_troubled: bool,
+    /// Until when an agent may be asked that has lost nothing, since the leader may not know where its conversation stands.
+    unsure_ms: BTreeMap<u32, u64>,
+    /// When each gateway began anew last.
+    forgot_ms: BTreeMap<u32, u64>,
+    /// Gateways that not every node hears: until when they were not heard.
+    unheard_ms: BTreeMap<u32, u64>,
 }
 
 impl Conversations {
     /// Agents that have lost a message so long ago and were not asked.
     pub fn unasked(&self, now_ms: u64, ms: u64) -> Vec<u32> {
         let lost = self.lost_ms.iter().filter(|(_, at)| now_ms - **at > ms);
-        let held = lost.filter(|_| !self.is_troubled);
-        held.map(|(agent, _)| *agent).collect()
+        lost.map(|(agent, _)| *agent).collect()
     }
 
     pub fn check(&mut self, now_ms: u64, fact: &Fact) -> Verdict {
         match fact {
-            Fact::Trouble { .. } => {
-                self.is_troubled = true;
-                Ok(())
-            }
             Fact::Ended { .. } | Fact::Opened { .. } | Fact::Leads { .. } => {
-                self.moved_ms = now_ms;
+                let everybody = self.answered_ms.keys();
+                self.unsure_ms = everybody.map(|agent| (*agent, u64::MAX)).collect();
                 Ok(())
             }
-            Fact::Answered { agent, full, .. } => {
-                let answered = self.answered_ms.entry(*agent).or_default();
-                answered.retain(|at| now_ms - at < TIMING.lost_after_ms);
-                answered.push(now_ms);
+            Fact::Forgot { gateway } => {
+                self.forgot_ms.insert(*gateway, now_ms);
+                self.is_untold(*gateway, now_ms);
+                for answered in self.answered_ms.values_mut() {
+                    answered.retain(|(by, at)| by != gateway || now_ms - at > UNTOLD_MS);
+                }
+                Ok(())
+            }
+            Fact::Unheard { gateway } => {
+                self.unheard_ms.insert(*gateway, u64::MAX);
+                self.is_untold(*gateway, now_ms);
+                Ok(())
+            }
+            Fact::Mended => {
+                for until_ms in self.unheard_ms.values_mut() {
+                    *until_ms = now_ms.min(*until_ms);
+                }
+                Ok(())
+            }
+            Fact::Answered {
+                agent,
+                gateway,
+                asked_ms,
+                full,
+                ..
+            } => {
+                self.answered(*agent, *gateway, *asked_ms, now_ms);
                 if *full {
                     self.lost_ms.remove(agent);
                 }
@@ -57,25 +74,54 @@ impl Conversations {
             }
             Fact::Asked { agent } => {
                 let has_lost = self.lost_ms.remove(agent).is_some();
-                let excused = self.is_troubled || now_ms - self.moved_ms < EXCUSED_MS;
+                let unsure = self.unsure_ms.get(agent);
+                let excused = unsure.is_some_and(|until_ms| now_ms <= *until_ms);
                 hold(has_lost || excused, Invariant::Asked, || {
                     format!("agent {agent} is asked for full state, and has lost nothing")
                 })
             }
-            Fact::Declared { agent, .. } => {
+            Fact::Declared { agent, decided_ms } => {
                 let answered = self.answered_ms.get(agent).into_iter().flatten();
-                // Of what has just been, nobody can know; and what a line has lost comes later, with its next beginning.
-                let silent = answered
-                    .map(|at| now_ms - at)
-                    .filter(|ms| *ms > UNDER_WAY_MS);
-                let silent = silent.min().unwrap_or(now_ms);
+                // Of what had just been, nobody could know.
+                let silent = answered.filter_map(|(_, at)| decided_ms.checked_sub(*at));
+                let silent = silent.filter(|ms| *ms > UNTOLD_MS).min();
+                let silent = silent.unwrap_or(u64::MAX);
                 hold(
-                    self.is_troubled || silent >= TIMING.lost_after_ms,
+                    silent >= TIMING.lost_after_ms,
                     Invariant::NobodyLost,
-                    || format!("agent {agent} is declared lost, and was answered {silent} ms ago"),
+                    || format!("agent {agent} is declared lost, and was heard {silent} ms before"),
                 )
             }
             _ => Ok(()),
+        }
+    }
+
+    fn answered(&mut self, agent: u32, gateway: u32, asked_ms: u64, now_ms: u64) {
+        let forgot_ms = self.forgot_ms.get(&gateway);
+        let forgot = forgot_ms.is_some_and(|at| *at >= asked_ms);
+        let unheard_ms = self.unheard_ms.get(&gateway);
+        let unheard =
+            unheard_ms.is_some_and(|until_ms| asked_ms < until_ms.saturating_add(UNTOLD_MS));
+        let until_ms = self.unsure_ms.entry(agent).or_default();
+        *until_ms = match forgot || unheard {
+            true => u64::MAX,
+            // It may be asked in this very answer.
+            false => now_ms.min(*until_ms),
+        };
+        let answered = self.answered_ms.entry(agent).or_default();
+        answered.retain(|(_, at)| now_ms - at < 2 * TIMING.lost_after_ms);
+        if !forgot {
+            answered.push((gateway, asked_ms));
+        }
+    }
+
+    /// What this gateway has answered from memory just now no node knows of.
+    fn is_untold(&mut self, gateway: u32, now_ms: u64) {
+        for (agent, answered) in &self.answered_ms {
+            let mut untold = answered.iter();
+            if untold.any(|(by, at)| *by == gateway && now_ms - at <= UNTOLD_MS) {
+                self.unsure_ms.insert(*agent, u64::MAX);
+            }
         }
     }
 }

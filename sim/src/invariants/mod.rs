@@ -104,6 +104,18 @@ pub enum Fact {
         votes: bool,
     },
 
+    /// A gateway has begun anew, and remembers nothing.
+    Forgot {
+        gateway: u32,
+    },
+
+    /// Not every node hears this gateway from now on.
+    Unheard {
+        gateway: u32,
+    },
+    /// Everybody hears everybody.
+    Mended,
+
     /// Something was broken, or mended.
     Trouble {
         what: String,
@@ -117,10 +129,10 @@ pub enum Fact {
         version: u64,
         reported: Said,
     },
-    /// An agent was declared lost.
+    /// An agent was declared lost: it is stored, and was decided then.
     Declared {
-        group: GroupId,
         agent: u32,
+        decided_ms: u64,
     },
     /// A gateway wrote an offer.
     Written {
@@ -138,6 +150,9 @@ pub enum Fact {
     /// An agent knows that it was heard, and what it had said.
     Answered {
         agent: u32,
+        /// By this gateway, which heard it after that.
+        gateway: u32,
+        asked_ms: u64,
         /// It had said everything.
         full: bool,
         status: Said,

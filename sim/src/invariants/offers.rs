@@ -78,6 +78,7 @@ impl Offers {
                 agent,
                 full,
                 status,
+                ..
             } => {
                 self.answered_ms.insert(*agent, now_ms);
                 if *full {
