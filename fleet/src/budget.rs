@@ -4,7 +4,8 @@
 //! A failure domain is all agents with the same value of one label (a zone, a cluster); agents without it are one domain
 //! of their own. What is free in a domain is the budget less the agents that are unhealthy already, whoever broke
 //! them, and less those that any rollout has in flight. A rollback needs no room: agents that are broken by what it takes
-//! back would otherwise keep it from taking it back.
+//! back would otherwise keep it from taking it back. It uses room all the same: what it has in flight is not free for
+//! others. So it is with a whole rollout back to an earlier revision.
 
 use std::collections::BTreeMap;
 
@@ -36,7 +37,8 @@ pub struct Domain {
 /// A partition's number.
 pub type Partition = u32;
 
-/// May only be sent when there is room? A rollback, a pin and the stop that a person ordered need none.
+/// May only be sent when there is room? A rollback, a pin and the stop that a person ordered need none; what they have in
+/// flight counts.
 pub fn needs_room<S>(reason: &Reason<S>) -> bool {
     matches!(reason, Reason::Wave { .. } | Reason::Stable)
 }

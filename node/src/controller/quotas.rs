@@ -2,7 +2,7 @@
 //!
 //! The limits are [`fleet::budget`]'s; a partition keeps to its part by [`crate::partition::room`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,7 +21,9 @@ type WaveLimits = BTreeMap<(String, String), u64>;
 struct Rules {
     budget: Option<Budget>,
     waves: WaveLimits,
-    urgent: std::collections::BTreeSet<String>,
+    urgent: BTreeSet<String>,
+    /// Rollouts back to an earlier revision: they wait for no room in a domain, and use it.
+    back: BTreeSet<String>,
 }
 
 /// What this controller has given, for partitions that cannot be asked.
@@ -180,10 +182,12 @@ fn rules(node: &Node) -> Rules {
         budget: documents.budget(),
         waves: open().flat_map(limit).collect(),
         urgent: open().filter(is_urgent).map(|r| r.id.clone()).collect(),
+        back: open().filter(|r| r.back).map(|r| r.id.clone()).collect(),
     }
 }
 
-/// The quotas of each partition, by lane. What rollouts before have taken is not given twice.
+/// The quotas of each partition, by lane. What rollouts before have taken is not given twice. Ways back come first: they
+/// take what they want, and the others get what that leaves.
 fn quotas(
     rules: &Rules,
     occupied: &[Occupancy],
@@ -208,13 +212,16 @@ fn quotas(
         *in_waves.entry((&lane.rollout, &lane.role)).or_default() += own;
     }
     let mut quotas = vec![BTreeMap::new(); occupied.len()];
-    for (lane, own) in &lanes {
+    let goes_back = |lane: &Lane| rules.back.contains(&lane.rollout);
+    let (back, forward): (Vec<_>, Vec<_>) = lanes.iter().partition(|(lane, _)| goes_back(lane));
+    for (lane, own) in back.into_iter().chain(forward) {
         let wave = in_waves.entry((&lane.rollout, &lane.role)).or_default();
         let key = (lane.rollout.clone(), lane.role.clone());
         let in_wave = rules.waves.get(&key).map(|max| max.saturating_sub(*wave));
         let domain = domains.entry(&lane.domain).or_default();
         let urgent = rules.urgent.contains(&lane.rollout);
-        let in_domain = rules.budget.as_ref().map(|b| b.room(domain, urgent));
+        let budget = rules.budget.as_ref().filter(|_| !goes_back(lane));
+        let in_domain = budget.map(|b| b.room(domain, urgent));
         let wanted: u64 = occupied.iter().map(|o| o.wanted(lane)).sum();
         let room = in_wave
             .into_iter()
@@ -242,8 +249,6 @@ fn quotas(
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use fleet::waves::Size;
 
     use super::*;
@@ -277,6 +282,7 @@ mod tests {
             }),
             waves: BTreeMap::new(),
             urgent: BTreeSet::new(),
+            back: BTreeSet::new(),
         }
     }
 
@@ -303,6 +309,31 @@ mod tests {
         let bounds = [BTreeMap::from([(lane("ro-1", "a"), 5)])];
         let quotas = quotas(&rules(Size::Count(2)), &occupied, &bounds);
         assert_eq!(total(&quotas), 0);
+    }
+
+    #[test]
+    fn what_a_way_back_has_in_flight_is_not_free_for_others() {
+        let mut rules = rules(Size::Count(3));
+        rules.back.insert("ro-2".into());
+        let occupied = [seen("a", 20, 0, &[("ro-1", 5)])];
+        let flying = |agents| [BTreeMap::from([(lane("ro-2", "a"), agents)])];
+        let given = |agents| total(&quotas(&rules, &occupied, &flying(agents)));
+        assert_eq!((given(0), given(2), given(3)), (3, 1, 0));
+    }
+
+    #[test]
+    fn a_way_back_waits_for_its_own_wave_only_and_goes_before_the_others() {
+        let mut rules = rules(Size::Count(3));
+        rules.back.insert("ro-2".into());
+        rules.waves.insert(("ro-2".into(), "agent".into()), 2);
+        // The domain is broken already, and everybody waits.
+        let occupied = [seen("a", 20, 9, &[("ro-1", 5), ("ro-2", 5)])];
+        let given = quotas(&rules, &occupied, &[BTreeMap::new()]);
+        assert_eq!(given[0].get(&lane("ro-2", "a")), Some(&2));
+        assert_eq!(total(&given), 2);
+        let sound = [seen("a", 20, 0, &[("ro-1", 5), ("ro-2", 5)])];
+        let given = quotas(&rules, &sound, &[BTreeMap::new()]);
+        assert_eq!(given[0].get(&lane("ro-1", "a")), Some(&1), "what is left");
     }
 
     #[test]

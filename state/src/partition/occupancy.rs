@@ -43,7 +43,7 @@ enum Standing<N> {
     Idle,
     /// It is unhealthy, without anything in flight, and connected.
     Sick,
-    /// Something is in flight; none: that is not limited.
+    /// Something is in flight, whether it waited for room or not; none: nothing is limited there.
     InFlight(Option<(N, N, N)>),
     /// Something is due for it, and it may be unhealthy.
     Waiting { lane: (N, N, N), sick: bool },
@@ -140,7 +140,7 @@ impl<'a> Asked<'a> {
             _ => "",
         };
         let (_, role) = desired.owner?;
-        Some((rollout, role, self.limits.domain_in(rollout, row)?))
+        Some((rollout, role, self.limits.domain_waited_for(rollout, row)?))
     }
 }
 

@@ -58,7 +58,8 @@ pub struct Limits {
     pub label: Option<String>,
     /// Open rollouts with a wave that limits what is in flight; by role, how many of their waves are open.
     pub limited: BTreeMap<String, BTreeMap<String, u32>>,
-    /// Open rollouts back to an earlier revision. What they take back may be what uses the budget up.
+    /// Open rollouts back to an earlier revision. They wait for no room in a domain, since what they take back may be what
+    /// uses the budget up; what they have in flight leaves the others less.
     pub back: BTreeSet<String>,
 }
 
@@ -127,20 +128,34 @@ impl Limits {
             _ => "",
         };
         let (_, role) = desired.owner.as_ref()?;
-        let domain = self.domain_in(rollout, facts)?;
+        let domain = self.domain_waited_for(rollout, facts)?;
         Some(Lane::of((rollout, role, domain)))
     }
 
-    /// The domain of what this rollout has in flight at an agent; none: it is not limited.
+    /// The domain in which an offer of this rollout to an agent waits for room; none: it waits for none. A way back has its
+    /// own waves to keep to, if they are limited, and nothing else.
+    pub fn domain_waited_for<'f>(
+        &self,
+        rollout: &str,
+        facts: &'f (impl Facts + ?Sized),
+    ) -> Option<&'f str> {
+        if self.back.contains(rollout) && !self.limited.contains_key(rollout) {
+            return None;
+        }
+        self.domain_in(rollout, facts)
+    }
+
+    /// The domain in which what this rollout has in flight at an agent uses room, whether it waited for that or not; none:
+    /// nothing is limited there.
     pub fn domain_in<'f>(
         &self,
         rollout: &str,
         facts: &'f (impl Facts + ?Sized),
     ) -> Option<&'f str> {
-        let label = self.label.as_ref().filter(|_| !self.back.contains(rollout));
-        if label.is_none() && !self.limited.contains_key(rollout) {
+        if self.label.is_none() && !self.limited.contains_key(rollout) {
             return None;
         }
+        let label = self.label.as_ref();
         Some(label.and_then(|label| facts.get(label)).unwrap_or(""))
     }
 }
@@ -358,6 +373,21 @@ mod tests {
             ..Limits::default()
         });
         assert_eq!(rooms.take(&desired(), &zone("a")), Taken::Unlimited);
+    }
+
+    #[test]
+    fn what_goes_back_waits_for_no_room_and_uses_it() {
+        let back = |limited| Limits {
+            label: Some("zone".into()),
+            limited,
+            back: BTreeSet::from(["ro-1".to_owned()]),
+        };
+        let free = back(BTreeMap::new());
+        assert_eq!(free.lane(&desired(), &zone("a")), None);
+        assert_eq!(free.domain_in("ro-1", &zone("a")), Some("a"));
+        // Its own wave may limit it: then in the domain that it is in, like any.
+        let limited = back(BTreeMap::from([("ro-1".to_owned(), BTreeMap::new())]));
+        assert_eq!(limited.lane(&desired(), &zone("a")), Some(lane("a")));
     }
 
     #[test]
