@@ -120,8 +120,8 @@ impl Controller {
         cluster.watch.note(Fact::Looked {
             rollout: id.to_owned(),
             listed: doc.members.len() as u64,
-            // A replica that has not been read may not have the list yet.
-            counted: observed.evidence_age_ms.map(|_| counted),
+            counted,
+            evidence_age_ms: observed.evidence_age_ms,
             moves: next.steps.iter().map(Move::of).collect(),
         });
         let moved = memory.moves.apply(&next);

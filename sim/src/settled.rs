@@ -47,10 +47,11 @@ pub fn unsettled(cluster: &Arc<Cluster>) -> Option<String> {
 fn agents(process: &Process) -> Option<String> {
     let control = process.control();
     let program = program(&control);
-    // While rollouts go on, something is always on its way.
-    let moving = control
+    // While rollouts go on, something is always on its way, and some time after that.
+    let open = control
         .rollouts()
         .any(|(_, _, doc)| matches!(doc.moves.state, State::Running | State::RollingBack));
+    let moving = open || process.watch.moved_within(ANSWERED_WITHIN_MS);
     for group in Cluster::partitions() {
         let columns = process.group(group).index.read();
         for row in columns.rows.values() {

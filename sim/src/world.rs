@@ -165,6 +165,11 @@ impl Watch {
         self.book().checker.unanswered(now_ms(), ms)
     }
 
+    /// Has a rollout gone on within so long?
+    pub fn moved_within(&self, ms: u64) -> bool {
+        self.book().checker.moved_within(now_ms(), ms)
+    }
+
     pub fn is_broken(&self) -> bool {
         self.book().broken.is_some()
     }

@@ -8,10 +8,17 @@ use crate::leader::TIMING;
 /// What a gateway has answered from memory the nodes know so much later, also where a line to them has to be made anew.
 const UNTOLD_MS: u64 = 2_500;
 
+#[derive(Debug)]
+struct Answered {
+    by: u32,
+    asked_ms: u64,
+    at_ms: u64,
+}
+
 #[derive(Debug, Default)]
 pub struct Conversations {
-    /// By agent and gateway, when those messages were sent that were answered last.
-    answered_ms: BTreeMap<u32, Vec<(u32, u64)>>,
+    /// The messages of each agent that were answered last.
+    answered: BTreeMap<u32, Vec<Answered>>,
     /// Since when a loss was not asked for.
     lost_ms: BTreeMap<u32, u64>,
     /// Until when an agent may be asked that has lost nothing, since the leader may not know where its conversation stands.
@@ -32,15 +39,15 @@ impl Conversations {
     pub fn check(&mut self, now_ms: u64, fact: &Fact) -> Verdict {
         match fact {
             Fact::Ended { .. } | Fact::Opened { .. } | Fact::Leads { .. } => {
-                let everybody = self.answered_ms.keys();
+                let everybody = self.answered.keys();
                 self.unsure_ms = everybody.map(|agent| (*agent, u64::MAX)).collect();
                 Ok(())
             }
             Fact::Forgot { gateway } => {
                 self.forgot_ms.insert(*gateway, now_ms);
                 self.is_untold(*gateway, now_ms);
-                for answered in self.answered_ms.values_mut() {
-                    answered.retain(|(by, at)| by != gateway || now_ms - at > UNTOLD_MS);
+                for answered in self.answered.values_mut() {
+                    answered.retain(|one| one.by != *gateway || now_ms - one.asked_ms > UNTOLD_MS);
                 }
                 Ok(())
             }
@@ -81,9 +88,10 @@ impl Conversations {
                 })
             }
             Fact::Declared { agent, decided_ms } => {
-                let answered = self.answered_ms.get(agent).into_iter().flatten();
-                // Of what had just been, nobody could know.
-                let silent = answered.filter_map(|(_, at)| decided_ms.checked_sub(*at));
+                let answered = self.answered.get(agent).into_iter().flatten();
+                // Who was not answered by then may have waited for a leader, and of what had just been nobody could know.
+                let answered = answered.filter(|one| one.at_ms <= *decided_ms);
+                let silent = answered.map(|one| decided_ms - one.asked_ms);
                 let silent = silent.filter(|ms| *ms > UNTOLD_MS).min();
                 let silent = silent.unwrap_or(u64::MAX);
                 hold(
@@ -108,18 +116,22 @@ impl Conversations {
             // It may be asked in this very answer.
             false => now_ms.min(*until_ms),
         };
-        let answered = self.answered_ms.entry(agent).or_default();
-        answered.retain(|(_, at)| now_ms - at < 2 * TIMING.lost_after_ms);
+        let answered = self.answered.entry(agent).or_default();
+        answered.retain(|one| now_ms - one.at_ms < 2 * TIMING.lost_after_ms);
         if !forgot {
-            answered.push((gateway, asked_ms));
+            answered.push(Answered {
+                by: gateway,
+                asked_ms,
+                at_ms: now_ms,
+            });
         }
     }
 
     /// What this gateway has answered from memory just now no node knows of.
     fn is_untold(&mut self, gateway: u32, now_ms: u64) {
-        for (agent, answered) in &self.answered_ms {
+        for (agent, answered) in &self.answered {
             let mut untold = answered.iter();
-            if untold.any(|(by, at)| *by == gateway && now_ms - at <= UNTOLD_MS) {
+            if untold.any(|one| one.by == gateway && now_ms - one.asked_ms <= UNTOLD_MS) {
                 self.unsure_ms.insert(*agent, u64::MAX);
             }
         }

@@ -184,8 +184,9 @@ pub enum Fact {
     Looked {
         rollout: String,
         listed: u64,
-        /// As far as all partitions have been read.
-        counted: Option<u64>,
+        counted: u64,
+        /// Since the read of the partition that was read longest ago; none: one of them never was.
+        evidence_age_ms: Option<u64>,
         moves: Vec<Move>,
     },
     /// After everything was mended and so much time, something is not as it should be.
@@ -310,6 +311,11 @@ impl Checker {
     /// Agents that have lost a message so long ago and were not asked for it.
     pub fn unasked(&self, now_ms: u64, ms: u64) -> Vec<u32> {
         self.conversations.unasked(now_ms, ms)
+    }
+
+    /// Has a rollout gone on within so long?
+    pub fn moved_within(&self, now_ms: u64, ms: u64) -> bool {
+        self.rollouts.moved_within(now_ms, ms)
     }
 
     /// Agents that nobody has answered for so long.

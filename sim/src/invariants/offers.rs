@@ -92,6 +92,11 @@ impl Offers {
                 }
                 Ok(())
             }
+            // It has said nothing since, and may sleep again.
+            Fact::Lost { agent } => {
+                self.answered_ms.insert(*agent, now_ms);
+                Ok(())
+            }
             Fact::Stands { hash, .. } => {
                 self.standing.insert(*hash);
                 Ok(())
