@@ -21,7 +21,7 @@ INTEROP_AT_ONCE := 16
 # Seconds per fuzz target.
 SECONDS_EACH := $(if $(SECONDS),$(SECONDS),20)
 
-.PHONY: help setup target build run test lint interop upgrade fuzz bench
+.PHONY: help setup target build run test lint interop coverage upgrade fuzz bench
 
 help: ## list these commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-9s %s\n", $$1, $$2 }'
@@ -48,6 +48,10 @@ interop: build ## what needs Go: real supervisor, collector and Python client; h
 	@cd tests/linearizable && CGO_ENABLED=0 GOWORK=off GOFLAGS=-buildvcs=false go test ./...
 	@cargo test --workspace --features system-tests/interop --test interop -- --test-threads $(INTEROP_AT_ONCE)
 	@cargo test --workspace --features system-tests/interop --test linearizable
+
+coverage: ## how many lines of fleet its tests run; fails below LEAST=95 percent
+	@scripts/setup coverage
+	@scripts/coverage
 
 upgrade: ## a cluster and a data directory of an older commit taken over by this one; OLD=308e2e1 for another commit
 	@scripts/setup test
