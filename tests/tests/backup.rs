@@ -199,12 +199,15 @@ async fn what_had_not_begun_comes_back_halted_and_begins_when_a_person_resumes_i
         .ok(&["approve", "other", "--plan", "quick"]);
     scene.nobody_is_offered_anything().await;
     for id in [&edge, &other] {
-        let halted = scene.api.rollout(id).await;
+        let halted = scene
+            .until(id, "it to wait for a person", |rollout| {
+                rollout.waiting == ["a person: resume, or halt to give it up"]
+            })
+            .await;
         assert_eq!(
             (halted.state.as_str(), halted.cause.as_str()),
             ("halted", "restored from a backup")
         );
-        assert_eq!(halted.waiting, ["a person: resume, or halt to give it up"]);
     }
 
     // It still waits for what it waited for.
