@@ -130,6 +130,7 @@ struct Total {
     by_policy: u64,
     limited: u64,
     limited_in_the_dark: u64,
+    beside_a_way_back: u64,
     limited_by_waves: u64,
     full_waves: u64,
     quotas_late: u64,
@@ -158,6 +159,7 @@ impl Total {
         self.by_policy += other.by_policy;
         self.limited += other.limited;
         self.limited_in_the_dark += other.limited_in_the_dark;
+        self.beside_a_way_back += other.beside_a_way_back;
         self.limited_by_waves += other.limited_by_waves;
         self.full_waves += other.full_waves;
         self.quotas_late += other.quotas_late;

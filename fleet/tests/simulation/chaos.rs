@@ -19,6 +19,8 @@ use super::world::{Agent, Family, Id, Reaction, TICK_MS, World, delivery, uid};
 pub struct Chaos {
     pub world: World,
     random: Random,
+    /// Of what was added later: it changes nothing of what a seed means for the rest.
+    besides: Random,
     next_id: Id,
 }
 
@@ -27,6 +29,7 @@ impl Chaos {
         let mut chaos = Chaos {
             world: World::new(),
             random: Random::new(seed),
+            besides: Random::new(!seed),
             next_id: 1,
         };
         chaos.family(
@@ -124,6 +127,9 @@ impl Chaos {
                 self.speak_of(&agents, keep, World::is_to_be_taken);
             }
             _ => {}
+        }
+        if self.besides.one_in(200) {
+            self.back();
         }
     }
 
@@ -284,6 +290,30 @@ impl Chaos {
             supersede: supersede.flatten(),
             to: same.then_some(to),
             direction: Direction::Forward,
+        });
+    }
+
+    /// The whole family to an earlier revision, which is bad for nobody that it was not bad for before.
+    fn back(&mut self) {
+        let family = self.besides.pick(&["base", "edge", "core"]);
+        let family = family.unwrap_or("base");
+        let Some(stable) = self.world.families[family].stable.filter(|s| *s > 1) else {
+            return;
+        };
+        let to = 1 + self.besides.below(stable - 1);
+        let mut plan = fleet::rollout::rollback_plan();
+        if self.besides.one_in(3) {
+            for wave in &mut plan.waves {
+                wave.max_in_flight = self.besides.pick(&[0, 1, 2]).unwrap_or(0);
+            }
+        }
+        let _ = self.world.start(&Start {
+            family,
+            plan,
+            reach: Some(self.world.members_of(family).len() as u64),
+            supersede: Some(How::Restart),
+            to: Some(to),
+            direction: Direction::Back,
         });
     }
 

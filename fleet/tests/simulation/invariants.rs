@@ -189,7 +189,8 @@ impl Checker {
             _ => return Ok(()),
         };
         let holds = |f: &Freeze| f.from_ms <= world.now_ms && world.now_ms < f.until_ms;
-        let frozen = !before.plan.urgent && world.freezes.iter().any(holds);
+        let passes = before.plan.urgent || before.direction == Direction::Back;
+        let frozen = !passes && world.freezes.iter().any(holds);
         let key = (id.to_owned(), role.clone());
         let found = before
             .roles

@@ -34,7 +34,7 @@ impl Domains {
     /// An offer that needed room was made.
     pub fn offered(&mut self, world: &World, seen: &Limited, total: &mut Total) -> Result {
         self.count(world);
-        let Some(budget) = &world.budget else {
+        let Some(budget) = world.budget.as_ref().filter(|_| seen.waited) else {
             return Ok(());
         };
         let agents = self.0.get(&seen.domain).copied().unwrap_or(0);
@@ -44,9 +44,13 @@ impl Domains {
         };
         total.limited += 1;
         total.limited_in_the_dark += u64::from(world.is_in_the_dark());
-        // Who cannot be reached may have agents that nobody knows to be sick.
-        let sick = if world.is_in_the_dark() { 0 } else { seen.sick };
-        let taken = seen.ordinary + sick;
+        // Who cannot be reached may have agents that nobody knows to be sick, or to be on their way back.
+        let others = match world.is_in_the_dark() {
+            true => 0,
+            false => seen.sick + seen.unasked,
+        };
+        total.beside_a_way_back += u64::from(others > seen.sick);
+        let taken = seen.ordinary + others;
         let most = of(&budget.size);
         hold(seen.urgent_now || taken <= most, || {
             format!(

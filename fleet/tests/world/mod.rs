@@ -132,6 +132,10 @@ pub struct Limited {
     pub urgent: u64,
     /// Unhealthy when quotas were given.
     pub sick: u64,
+    /// In flight then without having waited for room in the domain.
+    pub unasked: u64,
+    /// The offer at hand has waited for room in the domain, not only for its wave.
+    pub waited: bool,
     /// The offer at hand is urgent.
     pub urgent_now: bool,
     /// In flight of its rollout and role, in all domains.
@@ -277,7 +281,9 @@ impl World {
             _ => String::new(),
         };
         let (now, epoch) = (self.now_ms, self.epoch);
-        let limited = lane.as_ref().map(|lane| self.is_urgent(&lane.rollout));
+        // A way back waits for its own wave only: in its domain it counts as what has waited for nothing.
+        let waited = lane.as_ref().filter(|lane| !self.is_back(&lane.rollout));
+        let limited = waited.map(|lane| self.is_urgent(&lane.rollout));
         let agent = self.agents.get_mut(&id).expect("it is there");
         let last = agent.delivery.as_ref();
         let before = (
@@ -341,6 +347,8 @@ impl World {
             ordinary: open.len() as u64 - urgent,
             urgent,
             sick: self.rooms.sick.get(&domain).copied().unwrap_or(0),
+            unasked: self.rooms.unasked.get(&domain).copied().unwrap_or(0),
+            waited: urgency(&self.agents[&id]).is_some(),
             urgent_now: urgency(&self.agents[&id]) == Some(true),
             in_wave: self.in_wave(&lane),
             open_waves: self.open_waves(&lane),

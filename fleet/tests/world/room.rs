@@ -85,6 +85,8 @@ pub struct Rooms {
     pub deaf: BTreeSet<Partition>,
     /// Agents that were unhealthy when quotas were last given, by domain.
     pub sick: BTreeMap<String, u64>,
+    /// Agents that had something in flight then that had waited for no room, by domain.
+    pub unasked: BTreeMap<String, u64>,
 }
 
 #[derive(Debug, Default)]
@@ -176,16 +178,24 @@ impl World {
             _ => "",
         };
         let (_, role) = desired.owner.as_ref()?;
-        needs_room(&desired.reason)
+        let doc = self.rollouts.get(rollout);
+        let free = self.is_back(rollout) && !doc.is_some_and(has_limited_waves);
+        (needs_room(&desired.reason) && !free)
             .then(|| self.lane_in(id, rollout, role))
             .flatten()
     }
 
+    /// Is this an open rollout back to an earlier revision? It waits for no room in a domain, and uses it.
+    pub fn is_back(&self, rollout: &str) -> bool {
+        let doc = self.rollouts.get(rollout);
+        doc.is_some_and(|doc| doc.kept.direction == Direction::Back && !doc.kept.state.is_final())
+    }
+
+    /// The lane of what is in flight; none: nothing is limited there.
     fn lane_in(&self, id: Id, rollout: &str, role: &str) -> Option<Lane> {
         let doc = self.rollouts.get(rollout);
-        let back = doc.is_some_and(|doc| doc.kept.direction == Direction::Back);
         let limited = self.budget.is_some() || doc.is_some_and(has_limited_waves);
-        (limited && !back).then(|| Lane {
+        limited.then(|| Lane {
             rollout: rollout.to_owned(),
             role: role.to_owned(),
             domain: self.domain_of(&self.agents[&id]),
@@ -243,7 +253,11 @@ impl World {
             };
             self.rooms.told.insert(partition, told);
         }
-        self.rooms.sick = self.sick();
+        self.rooms.sick = self.by_domain(is_sick);
+        self.rooms.unasked = self.by_domain(|agent| {
+            let delivery = agent.delivery.as_ref();
+            agent.is_in_flight() && delivery.is_some_and(|d| d.limited.is_none())
+        });
         if self.rooms.told.len() == self.partitions as usize {
             let given = self.give(budget.as_ref());
             self.send(given);
@@ -270,7 +284,10 @@ impl World {
             }
             lanes.extend(told.waiting.keys().cloned());
         }
-        for lane in lanes {
+        // Ways back first: the others get what they leave.
+        let (back, forward): (Vec<Lane>, Vec<Lane>) =
+            lanes.into_iter().partition(|l| self.is_back(&l.rollout));
+        for lane in back.into_iter().chain(forward) {
             let answered = |p: &Partition| !self.rooms.silent.contains(p);
             let told = self.rooms.told.iter().filter(|(p, _)| answered(p));
             let wants = |told: &Told| told.waiting.get(&lane).copied().unwrap_or(0);
@@ -278,6 +295,7 @@ impl World {
                 told.map(|(p, told)| (*p, wants(told))).collect();
             let domain = domains.entry(lane.domain.clone()).or_default();
             let urgent = self.is_urgent(&lane.rollout);
+            let budget = budget.filter(|_| !self.is_back(&lane.rollout));
             let in_domain = budget.map(|budget| budget.room(domain, urgent));
             let wave = in_waves.entry((lane.rollout.clone(), lane.role.clone()));
             let wave = wave.or_default();
@@ -365,8 +383,10 @@ impl World {
             .of_partition(partition)
             .filter(|(_, a)| a.is_in_flight());
         for (id, agent) in open {
-            let delivery = agent.delivery.as_ref().zip(agent.owner.as_ref());
-            let lane = delivery.and_then(|(d, (_, role))| self.lane_in(id, &d.rollout, role));
+            // Who was stopped without ever having had an owner counts, too.
+            let role = agent.owner.as_ref().map_or("", |(_, role)| role);
+            let delivery = agent.delivery.as_ref();
+            let lane = delivery.and_then(|d| self.lane_in(id, &d.rollout, role));
             if let Some(lane) = lane {
                 *lanes.entry(lane).or_default() += 1;
             }
@@ -400,12 +420,13 @@ impl World {
         lanes
     }
 
-    fn sick(&self) -> BTreeMap<String, u64> {
-        let mut sick = BTreeMap::new();
-        for agent in self.agents.values().filter(|a| !a.deleted && is_sick(a)) {
-            *sick.entry(self.domain_of(agent)).or_default() += 1;
+    /// Live agents that are this, by domain.
+    fn by_domain(&self, is: impl Fn(&Agent) -> bool) -> BTreeMap<String, u64> {
+        let mut found = BTreeMap::new();
+        for agent in self.agents.values().filter(|a| !a.deleted && is(a)) {
+            *found.entry(self.domain_of(agent)).or_default() += 1;
         }
-        sick
+        found
     }
 }
 

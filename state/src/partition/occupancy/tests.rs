@@ -295,3 +295,30 @@ fn labels_that_agents_had_once_are_forgotten() {
         assert!(counter.findings() < 2_000, "round {round}");
     }
 }
+
+#[test]
+fn what_is_in_flight_uses_room_whether_it_waited_or_not() {
+    let (index, mut mirror, program) = joining(4);
+    let back = Limits {
+        back: [ID.to_owned()].into(),
+        ..by_env()
+    };
+    let agent = store::Agent {
+        operator_labels: [("env".to_owned(), "a".to_owned())].into(),
+        link: Link::Connected.into(),
+        delivery: Some(store::Delivery {
+            rollout: ID.to_owned(),
+            role: "agent".to_owned(),
+            hash: vec![7; 32],
+            state: store::DeliveryState::Applying.into(),
+            ..store::Delivery::default()
+        }),
+        ..store::Agent::default()
+    };
+    mirror.put(table::AGENT, uid(9).as_bytes(), 1, &agent.encode_to_vec());
+    mirror.publish(0);
+    let nobody = Arc::default();
+    let (_, in_flight) = Counter::default().count(&index.read(), &program, &nobody, &back);
+    let lane = Lane::of((ID, "agent", "a"));
+    assert_eq!(in_flight, BTreeMap::from([(lane, 1)]));
+}
