@@ -186,7 +186,10 @@ fn happen(cluster: &Arc<Cluster>, gateways: &[Arc<Gateway>], kind: Trouble) {
             .for_each(|node| fall(cluster, *node, End::PowerCut)),
         BlackoutUnderLoad => black_out_under_load(cluster, nodes),
         LeadMoves => hand_over(cluster, one),
-        Freeze => network.freeze(here, still(cluster)),
+        Freeze => {
+            network.freeze(here, still(cluster));
+            gateways.iter().for_each(|gateway| unheard(gateway));
+        }
         NoVoter => {
             let group = cluster
                 .watch
