@@ -11,19 +11,20 @@ use crate::render::text::{clean, plural};
 use crate::render::{applied, families as render, family};
 
 const DELETE_EXAMPLES: &str = "\
-No collector stops and nothing is sent: agents of the family run on with the config that they have, until
-another family claims them. Its pins end. It is refused while a rollout of it is open, and where a source
-owns it.
+No collector stops and nothing is sent: agents of the family run on with the config that they
+have, until another family claims them. Its pins end. It is refused while a rollout of it is
+open, and where a source owns it.
 
 Examples:
   muster families delete pii-redaction --reason 'moved into platform'
   muster families delete pii-redaction --yes";
 
 const DEACTIVATE_EXAMPLES: &str = "\
-Its revisions stay, and none of them is stable any more: the family claims nobody, and agents that match it
-get nothing. No collector stops and nothing is sent: its agents run on with the config that they have. Its
-pins end. It is refused while a rollout of it is open, and where a source owns it. A rollout of one of its
-revisions activates it again.
+Its revisions stay, and none of them is stable any more: the family claims nobody, and agents
+that match it get nothing. No collector stops and nothing is sent: its agents run on with the
+config that they have. Its pins end. A rollout of one of its revisions activates it again.
+
+It is refused while a rollout of it is open, and where a source owns it.
 
 Examples:
   muster families deactivate pii-redaction --reason 'until the audit is over'
