@@ -151,10 +151,8 @@ fn verdict(
     let last = session.or(ctx.heard).or(recorded);
     // The answer to a message that was handled may have been lost before the gateway's session learned of it. Not all of
     // them are in the record: it is not written for one that changes nothing.
-    let handled = recorded.into_iter().chain(ctx.heard);
-    let repeated = handled
-        .into_iter()
-        .find(|one| *one == (message.sequence_num, digest));
+    let mut handled = recorded.into_iter().chain(ctx.heard);
+    let repeated = handled.find(|one| *one == (message.sequence_num, digest));
     let last = repeated.or(last);
     judge(
         last.as_ref().map(|(number, digest)| (*number, digest)),

@@ -189,15 +189,20 @@ fn full() -> AgentToServer {
     }
 }
 
-fn applied() -> AgentToServer {
+fn reports(hash: &[u8], status: RemoteConfigStatuses) -> AgentToServer {
     AgentToServer {
         remote_config_status: Some(opamp::RemoteConfigStatus {
-            last_remote_config_hash: delivery_hash(&config()).as_bytes().to_vec(),
-            status: RemoteConfigStatuses::Applied.into(),
+            last_remote_config_hash: hash.to_vec(),
+            status: status.into(),
             ..Default::default()
         }),
         ..AgentToServer::default()
     }
+}
+
+fn applied() -> AgentToServer {
+    let hash = delivery_hash(&config());
+    reports(hash.as_bytes(), RemoteConfigStatuses::Applied)
 }
 
 fn healthy(healthy: bool) -> AgentToServer {
@@ -400,10 +405,8 @@ fn a_config_that_failed_the_second_time_is_not_offered_a_third() {
     world.says(healthy(true));
     world.says(applied());
     assert!(world.says(runs(EDITED)).offers);
-    let mut failed = applied();
-    if let Some(status) = &mut failed.remote_config_status {
-        status.status = RemoteConfigStatuses::Failed.into();
-    }
+    let hash = delivery_hash(&config());
+    let failed = reports(hash.as_bytes(), RemoteConfigStatuses::Failed);
     assert!(!world.says(failed).offers);
     assert_eq!(world.delivery().state(), DeliveryState::Failed);
     assert!(!world.says(runs(EDITED)).offers);
@@ -411,18 +414,10 @@ fn a_config_that_failed_the_second_time_is_not_offered_a_third() {
 
 #[test]
 fn an_agent_that_went_back_before_it_could_say_why_is_not_offered_it_again() {
-    let status = |hash: Vec<u8>, status: RemoteConfigStatuses| AgentToServer {
-        remote_config_status: Some(opamp::RemoteConfigStatus {
-            last_remote_config_hash: hash,
-            status: status.into(),
-            ..Default::default()
-        }),
-        ..AgentToServer::default()
-    };
     let mut world = World::offered(false);
     let offered = world.delivery().hash;
-    world.says(status(offered.clone(), RemoteConfigStatuses::Applying));
-    world.says(status(vec![7; 32], RemoteConfigStatuses::Applied));
+    world.says(reports(&offered, RemoteConfigStatuses::Applying));
+    world.says(reports(&[7; 32], RemoteConfigStatuses::Applied));
     assert_eq!(world.delivery().state(), DeliveryState::RolledBackByAgent);
     assert!(world.delivery().error.contains("went back"));
     let (_, agent) = world.stored.as_ref().unwrap();
@@ -593,11 +588,8 @@ fn who_loses_another_message_soon_after_it_was_asked_is_asked_when_it_has_rested
 /// All there is to say, and it runs this.
 fn full_running(hash: Digest) -> AgentToServer {
     AgentToServer {
-        remote_config_status: Some(opamp::RemoteConfigStatus {
-            last_remote_config_hash: hash.as_bytes().to_vec(),
-            status: RemoteConfigStatuses::Applied.into(),
-            ..Default::default()
-        }),
+        remote_config_status: reports(hash.as_bytes(), RemoteConfigStatuses::Applied)
+            .remote_config_status,
         health: Some(opamp::ComponentHealth {
             healthy: true,
             ..Default::default()
