@@ -104,7 +104,8 @@ impl<'a> Look<'a> {
         let spec = self.rollout.wave(role, wave);
         let soaked = role.soaked_ms + self.elapsed_ms;
         let counts = self.observed.waves(&role.name).get(wave as usize);
-        let somebody = counts.is_some_and(|counts| counts.reachable() > 0);
+        // Also where nobody can be judged: a last wave that sleeps has as long to come back.
+        let somebody = counts.is_some_and(|counts| counts.members() > counts.of(Bucket::Unchanged));
         if soaked < spec.soak_ms && somebody {
             self.plan.soaked_ms.insert(role.name.clone(), soaked);
             self.plan.waiting.push(Waiting::Soak {
@@ -135,18 +136,19 @@ impl<'a> Look<'a> {
             }
             Inconclusive::Person(who) => {
                 let what = format!("{who} has to pass {} wave {}", role.name, wave + 1);
-                undecided = Some(format!("{what}, and has not answered"));
+                undecided = Some(format!(
+                    "{what}: say `muster rollout pass` or `fail`, while it stands still, too"
+                ));
                 (role.soaked_ms, Waiting::Person { what })
             }
             Inconclusive::Unreachable { members, left_ms } => {
-                let role = name();
                 let waiting = Waiting::Unreachable {
-                    role,
+                    role: name(),
                     wave,
                     members,
                     left_ms,
                 };
-                (0, waiting)
+                (role.soaked_ms, waiting)
             }
             Inconclusive::OnTheirWay { needed } => {
                 let converged = counts.of(Bucket::Converged);
@@ -155,7 +157,8 @@ impl<'a> Look<'a> {
                     .saturating_sub(converged + counts.failures());
                 if clock.quiet_ms > self.observed.offer_timeout_ms {
                     undecided = Some(format!(
-                        "{} wave {}: {in_flight} members are on their way, and none of them gets anywhere",
+                        "{} wave {}: {in_flight} members are on their way, and none of them gets anywhere: look for what \
+                         holds them up, e.g. a budget that others use up",
                         role.name,
                         wave + 1
                     ));
@@ -246,7 +249,8 @@ impl<'a> Look<'a> {
                 let waiting = Waiting::Rest { in_flight, failed };
                 if in_flight == 0 || nothing_moves {
                     self.undecided = Some(format!(
-                        "every wave has passed, {failed} members failed and {in_flight} get nowhere"
+                        "every wave has passed, {failed} members failed and {in_flight} get nowhere: retry them, or \
+                         accept those that failed by resuming"
                     ));
                 }
                 self.plan.waiting.push(waiting);
@@ -262,7 +266,9 @@ impl<'a> Look<'a> {
         let undecided = self
             .undecided
             .filter(|_| self.plan.inconclusive_ms >= INCONCLUSIVE_MS_MAX)
-            .map(|why| format!("the gate could not decide for 15 minutes: {why}"));
+            .map(|why| {
+                format!("the gate could not decide for 15 minutes: {why}; resume when that is settled, or roll back")
+            });
         if let Some(why) = undecided.or(self.overdue) {
             self.plan.steps = vec![Step::Pause { why }];
         }

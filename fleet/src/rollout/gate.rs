@@ -33,6 +33,8 @@ pub struct WaveView<'a> {
     pub findings: &'a [Finding],
     /// It is the role's first.
     pub first: bool,
+    /// It is the role's last: nothing of the role follows that could be harmed.
+    pub last: bool,
     /// Failures that a person has seen and resumed in spite of: they count neither as members nor as failures.
     pub forgiven: u64,
     /// Age of the oldest evidence; none: a partition could not be read.
@@ -85,14 +87,15 @@ pub enum Inconclusive {
         /// Needed for the gate.
         needed: u64,
     },
-    /// Unreachable members are given their time. Does not count towards the pause.
+    /// Unreachable members are given the time that their wave has for them. Does not count towards the pause: that time has
+    /// its own end.
     Unreachable {
         /// So many.
         members: u64,
         /// Still to go.
         left_ms: u64,
     },
-    /// A person has to answer. Does not count towards the pause.
+    /// A person has to answer.
     Person(String),
     /// Old evidence or none, or a check that has no answer.
     NoEvidence(String),
@@ -250,8 +253,15 @@ impl WaveSpec {
     /// What keeps the members from passing; none: nothing.
     fn judge_members(&self, wave: &WaveView<'_>, answers: &[(Check, Answer)]) -> Option<Verdict> {
         let members = wave.counts.members() - wave.counts.of(Bucket::Unchanged);
-        if wave.reachable() == 0 && members > wave.forgiven {
-            return Some(no_evidence("no member of the wave can be judged"));
+        // The last of several waves may pass without: those before it are proof of the config and are watched on, nobody is
+        // harmed by going on, and whoever is silent converges on return. A lone laptop that sleeps holds nobody up.
+        let proven_before = wave.last && !wave.first;
+        if wave.reachable() == 0 && members > wave.forgiven && !proven_before {
+            let unreachable = wave.unreachable();
+            return Some(no_evidence(format!(
+                "none of its {members} members can be judged, {unreachable} cannot be reached: wait for one of them, or start \
+                 anew, where those that are there go first"
+            )));
         }
         let missing = |(check, answer): &(Check, Answer)| match answer {
             Answer::Inconclusive(why) if !check.is_external() => Some(why.clone()),
@@ -284,7 +294,8 @@ impl WaveSpec {
         }
         let limit = limit.filter(|limit| unreachable > *limit)?;
         Some(no_evidence(format!(
-            "{unreachable} members cannot be reached, {limit} may be: wait for them, exclude them, or raise maxUnreachable"
+            "{unreachable} members cannot be reached, {limit} may be: wait for them, forget those that are gone for good \
+             (`muster agents forget`), or start anew with a larger maxUnreachable"
         )))
     }
 }

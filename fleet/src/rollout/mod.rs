@@ -39,11 +39,12 @@ pub use waiting::Waiting;
 
 /// After so long without a decision a gate pauses its rollout.
 ///
-/// What counts: evidence that is missing, old or contradictory; a check without an answer, a person's too; more
-/// unreachable members than may be, once they have had their own time; failed members that keep a rollout from being
-/// complete. What does not count: a soak, a freeze, a role that waits for another, and members on their way while
-/// outcomes keep coming. Members on their way begin to count when there was no new
-/// outcome for longer than an offer may take, since by then every open offer has had its time.
+/// What counts: evidence that is missing, old or contradictory; a check without an answer, whoever is asked; a wave with
+/// nobody to judge it by; too many unreachable members; failed members that keep a rollout from being complete. What does
+/// not count: a soak, a freeze, a role that waits for another, and members on their way while outcomes keep coming, since
+/// then work is going on. Members on their way begin to count when there was no new outcome for longer than an offer may
+/// take, since by then every open offer has had its time. Unreachable members for whom the wave has a time of its own
+/// ([`WaveSpec::unreachable_ms`]) begin to count when that is over.
 pub const INCONCLUSIVE_MS_MAX: u64 = 15 * 60_000;
 
 /// Evidence older than this decides nothing. The controller looks every half second, so that ten looks may fail.
@@ -232,6 +233,7 @@ impl Observed {
                 .get(&(role.name.clone(), wave))
                 .map_or(&[], Vec::as_slice),
             first: wave == 0,
+            last: at + 1 == role.wave_ends.len(),
             forgiven: role.forgiven(wave),
             evidence_age_ms: self.evidence_age_ms,
             open_ms: role.clock.open_ms,

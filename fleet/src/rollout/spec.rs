@@ -37,9 +37,11 @@ pub struct WaveSpec {
     pub soak_ms: u64,
     /// Offers without an outcome at any time; 0 = no limit.
     pub max_in_flight: u32,
-    /// Unreachable and unverifiable members that a pass tolerates; none: no limit, as long as somebody can be judged.
+    /// Unreachable and unverifiable members that a pass tolerates; none: no limit, as long as
+    /// somebody can be judged, or those before the last wave could.
     pub max_unreachable: Option<Size>,
-    /// How long it waits for unreachable members before it goes on without them.
+    /// How long it waits for unreachable members before it goes on without them, or counts the 15 minutes where there are too
+    /// many.
     pub unreachable_ms: u64,
     /// Not passed after so long: the rollout pauses.
     pub deadline_ms: Option<u64>,

@@ -80,6 +80,18 @@ impl State {
         }
     }
 
+    /// May a person answer a check now? Also while it is paused, since it may be paused for want of the answer: that is
+    /// kept, and counts once it goes on.
+    pub fn takes_answers(self) -> bool {
+        matches!(self, State::Running | State::Paused)
+    }
+
+    /// Does a person's no still count when it goes on from here? One that stopped it is asked again; one that was said while
+    /// it was paused has stopped nothing yet.
+    pub fn keeps_a_no(self) -> bool {
+        self == State::Paused
+    }
+
     /// Nothing follows.
     pub fn is_final(self) -> bool {
         State::ALL.iter().all(|next| !self.can_move_to(*next))
@@ -138,6 +150,13 @@ mod tests {
             assert_eq!(State::resumed(has_begun, needs_approval), to);
             assert!(State::Halted.can_move_to(to), "{to:?}");
         }
+    }
+
+    #[test]
+    fn an_answer_that_is_given_while_it_is_paused_is_kept() {
+        let takes = State::ALL.into_iter().filter(|state| state.takes_answers());
+        assert_eq!(takes.collect::<Vec<_>>(), [State::Running, State::Paused]);
+        assert!(State::Paused.keeps_a_no() && !State::Halted.keeps_a_no());
     }
 
     #[test]

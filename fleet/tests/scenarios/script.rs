@@ -10,7 +10,9 @@ use fleet::governance::supersede::How;
 use fleet::membership::Figures;
 use fleet::program::{OwnerChange, PinTarget, ProgramPin, RevisionNumber};
 use fleet::revisions::{Life, way_back};
-use fleet::rollout::{Direction, PlanSpec, Return, State, Step, WaveSpec, schedule};
+use fleet::rollout::{
+    Check, CheckSpec, Direction, PlanSpec, Return, State, Step, WaveSpec, schedule,
+};
 use fleet::selector::Selector;
 use fleet::waves::{Size, WHOLE};
 
@@ -68,6 +70,14 @@ impl Script {
                 self.world.unreachable.clear();
                 self.world.unreachable.extend((rest == "on").then_some(0));
                 vec![]
+            }
+            "pass" | "fail" => {
+                let id = self.newest();
+                let said = self.world.answer(&id, verb == "pass");
+                vec![said.map_or_else(
+                    || format!("refused: {id} asks nobody"),
+                    |who| format!("{verb}, for {who}"),
+                )]
             }
             "pause" | "resume" | "halt" | "rollback" | "restore" => self.verb(verb),
             _ => self.agent(verb, rest),
@@ -470,6 +480,11 @@ fn wave(text: &str) -> WaveSpec {
             ["soak", length] => wave.soak_ms = duration(length),
             ["zone", zone] => wave.zone = Some((*zone).to_owned()),
             ["max-unreachable", limit] => wave.max_unreachable = Some(size(limit)),
+            ["person", who] => {
+                let check = Check::Person((*who).to_owned());
+                wave.gate.checks.push(CheckSpec::gate(check));
+            }
+            ["unreachable-wait", length] => wave.unreachable_ms = duration(length),
             ["deadline", length] => wave.deadline_ms = Some(duration(length)),
             _ => panic!("no such option: {pair:?}"),
         }

@@ -66,6 +66,8 @@ pub struct Doc {
     pub kept_at_ms: u64,
     pub members: BTreeMap<Id, Member>,
     pub waiting: Vec<String>,
+    /// What persons have said: by role and wave, who was asked, and pass or fail.
+    pub answers: BTreeMap<(String, u32), (String, bool)>,
 }
 
 /// A line of a rollout's list.

@@ -6,7 +6,7 @@ use fleet::governance::supersede::{self, How};
 use fleet::membership::enlist::{Applicant, enlist};
 use fleet::membership::{Reach, check_reach};
 use fleet::program::{Epoch, Place, Scope, word};
-use fleet::rollout::{Direction, PlanSpec, Role, Rollout, State, WaveSpec};
+use fleet::rollout::{Check, Direction, PlanSpec, Role, Rollout, State, WaveSpec};
 use fleet::waves::{self, Candidate};
 
 use super::{Doc, Event, Family, Id, Member, Owner, World, borrowed, delivery, uid};
@@ -99,6 +99,7 @@ impl World {
             kept_at_ms: self.now_ms,
             members: list,
             waiting: vec![],
+            answers: BTreeMap::new(),
         };
         self.rollouts.insert(id.clone(), doc);
         self.order(&id, "anna", |rollout, _| {
@@ -289,6 +290,32 @@ impl World {
         self.order(id, "anna", |r, _| r.set(State::Halted, "halted by anna"))
     }
 
+    /// A person says pass or fail where the open waves ask for it. It stands in the record at once, also while nothing
+    /// moves; whom it is for.
+    pub fn answer(&mut self, id: &str, pass: bool) -> Option<String> {
+        let doc = self.rollouts.get_mut(id).expect("a rollout");
+        let rollout = &doc.memory;
+        if !rollout.state.takes_answers() {
+            return None;
+        }
+        let waves = rollout.roles.iter();
+        let waves = waves.flat_map(|role| role.judged().map(move |wave| (role, wave)));
+        let asked = waves.filter_map(|(role, wave)| {
+            let checks = rollout.wave(role, wave).gate.checks;
+            let who = checks.into_iter().find_map(|spec| match spec.check {
+                Check::Person(who) => Some(who),
+                _ => None,
+            })?;
+            Some(((role.name.clone(), wave), (who, pass)))
+        });
+        let answers: Vec<_> = asked.collect();
+        let who = answers.first().map(|(_, (who, _))| who.clone())?;
+        doc.answers.extend(answers);
+        let word = if pass { "pass" } else { "fail" };
+        self.act("ben", "check.answer", id, &format!("for {who}: {word}"));
+        Some(who)
+    }
+
     /// What has failed until now is accepted: before the look, so that nobody is forgiven who does not count any more.
     pub fn resume(&mut self, id: &str) -> bool {
         let now = self.epoch;
@@ -297,9 +324,13 @@ impl World {
             std::mem::replace(&mut doc.since, since)
         };
         let before = since(self, now);
+        let state = self.rollouts[id].memory.state;
         let resumed = self.order(id, "anna", |r, seen| r.resume(seen, "resumed by anna"));
         if !resumed {
             since(self, before);
+        } else if !state.keeps_a_no() {
+            let doc = self.rollouts.get_mut(id).expect("a rollout");
+            doc.answers.retain(|_, (_, pass)| *pass);
         }
         resumed
     }

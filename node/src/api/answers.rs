@@ -1,6 +1,6 @@
 //! Answers of persons to checks that ask them.
 
-use fleet::rollout::{Check, Rollout, State};
+use fleet::rollout::{Check, Rollout};
 use proto::api;
 use proto::store;
 use tonic::Status;
@@ -73,8 +73,7 @@ impl Api {
 /// The waves that an answer is for: those of one role that ask the same person.
 fn chosen(stored: &store::Rollout, rollout: &Rollout, check: &str) -> Result<Vec<Asked>, Status> {
     let id = &stored.id;
-    // A gate that has waited too long for it has paused the rollout: whoever resumes it finds the answer.
-    if !matches!(rollout.state, State::Running | State::Paused) {
+    if !rollout.state.takes_answers() {
         return Err(Status::failed_precondition(format!(
             "rollout {id} is {} and asks nobody: resume it with `muster rollout resume {id}`, if it can be",
             rollout_state(stored.state()).name()
@@ -171,7 +170,9 @@ fn answer(
 
 #[cfg(test)]
 mod tests {
-    use fleet::rollout::{CheckSpec, Direction, Gate, PlanSpec, Role, WaveSpec, default_plan};
+    use fleet::rollout::{
+        CheckSpec, Direction, Gate, PlanSpec, Role, State, WaveSpec, default_plan,
+    };
 
     use super::*;
     use crate::control::stored_rollout_state;
@@ -248,6 +249,13 @@ mod tests {
         assert!(chosen(&stored(State::Paused), &paused, "platform").is_ok());
         let halted = rollout(State::Halted, &[("agent", 1)], &["platform"]);
         assert!(refusal(&halted, "").contains("is halted and asks nobody"));
+    }
+
+    #[test]
+    fn who_is_asked_may_answer_while_the_rollout_is_paused_for_want_of_it() {
+        let paused = rollout(State::Paused, &[("agent", 1)], &["platform"]);
+        let found = chosen(&stored(State::Paused), &paused, "").unwrap();
+        assert_eq!(found[0].who, "platform");
     }
 
     #[test]

@@ -247,8 +247,10 @@ fn change(
                 role.soaked_ms = 0;
                 (role.open_ms, role.quiet_ms, role.outcomes) = (0, 0, 0);
             }
-            // A no that was resumed in spite of is asked again.
-            stored.answers.retain(|said| said.pass);
+            // A no that was resumed in spite of is asked again; one that was said meanwhile counts now.
+            if !rollout_state(stored.state()).keeps_a_no() {
+                stored.answers.retain(|said| said.pass);
+            }
             stored.inconclusive_ms = 0;
             stored.stopped_by.clear();
             stored.roll_back = None;

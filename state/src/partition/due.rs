@@ -124,7 +124,14 @@ pub fn state_of(row: &Row, desired: &Desired, unchanged: bool) -> &'static str {
     let runs_another = row
         .reported
         .is_some_and(|(hash, status)| status == Reported::Applied && hash != delivery.hash);
-    match delivery.state {
+    // Who reports no config statuses proves by its effective config what it cannot say, as in a rollout.
+    let proves =
+        !row.can(AgentCapabilities::ReportsRemoteConfig) && delivery.effective == store::Match::Yes;
+    let state = match delivery.state {
+        State::Offered | State::NoAnswer if proves => State::Applied,
+        state => state,
+    };
+    match state {
         State::Offered | State::Withdrawn => "pending pickup",
         State::Applying => "applying",
         State::Failed => "failed",
@@ -177,6 +184,19 @@ mod tests {
             reason: Reason::Stable,
             conditions: vec![],
         }
+    }
+
+    #[test]
+    fn who_cannot_say_what_it_runs_converges_by_its_effective_config() {
+        let mut row = runs_a(Link::Connected);
+        row.delivery.as_mut().unwrap().state = State::NoAnswer;
+        let word = |row: &Row| state_of(row, &should_run("a"), false);
+        assert_eq!(word(&row), "no answer");
+        row.delivery.as_mut().unwrap().effective = store::Match::Yes;
+        assert_eq!(word(&row), "converged");
+        // One that could say so and does not has not.
+        row.capabilities |= AgentCapabilities::ReportsRemoteConfig as u64;
+        assert_eq!(word(&row), "no answer");
     }
 
     #[test]

@@ -19,6 +19,7 @@ fn good(findings: &[Finding]) -> WaveView<'_> {
         signs: Some(Signs::default()),
         findings,
         first: true,
+        last: false,
         forgiven: 0,
         evidence_age_ms: Some(0),
         open_ms: 0,
@@ -65,7 +66,7 @@ fn a_check_without_evidence_never_passes_and_says_why() {
 }
 
 #[test]
-fn a_person_is_waited_for_last_and_no_longer_than_any_other_answer() {
+fn a_person_is_waited_for_last_and_fifteen_minutes_long() {
     let person = Check::Person("platform".into());
     let spec = with_checks(vec![
         CheckSpec::gate(Check::Converged),
@@ -73,29 +74,105 @@ fn a_person_is_waited_for_last_and_no_longer_than_any_other_answer() {
     ]);
     let mut r = rollout(vec![role("agent", &[], &[1, 10], 1)]);
     r.plan.waves[0] = spec.clone();
-    r.inconclusive_ms = INCONCLUSIVE_MS_MAX - 2_000;
+    r.roles[0].soaked_ms = 500;
     let mut observed = seen("agent", vec![counts(&[(Bucket::Converged, 1)])]);
-    let next = plan(&r, &observed, 1_000);
-    assert_eq!(next.steps, []);
+    let next = plan(&r, &observed, 60_000);
+    assert_eq!((next.steps.len(), next.inconclusive_ms), (0, 60_000));
+    assert_eq!(next.soaked_ms["agent"], 500, "the soak stands still");
     assert_eq!(
         next.waiting[0].to_string(),
         "a person: platform has to pass agent wave 1"
     );
-    let Step::Pause { why } = &plan(&r, &observed, 2_000).steps[0] else {
-        panic!("it has to pause");
-    };
-    assert_eq!(
-        why,
-        "the gate could not decide for 15 minutes: platform has to pass agent wave 1, and has not answered"
-    );
+    r.inconclusive_ms = INCONCLUSIVE_MS_MAX - 60_000;
+    let next = plan(&r, &observed, 60_000);
+    let why = "the gate could not decide for 15 minutes: platform has to pass agent wave 1: say `muster rollout pass` or \
+               `fail`, while it stands still, too; resume when that is settled, or roll back";
+    assert_eq!(next.steps, [Step::Pause { why: why.into() }]);
+    // The answer comes while it is paused.
+    r.apply(&next);
     let key = ("agent".to_owned(), 0);
-    observed
-        .findings
-        .insert(key, vec![found(person, Answer::Pass)]);
+    let said = found(person, Answer::Pass);
+    observed.findings.insert(key, vec![said]);
+    assert_eq!(plan(&r, &observed, 60_000).steps, []);
+    assert!(r.resume(&observed, "answered").is_some());
     assert!(matches!(
         plan(&r, &observed, 1_000).steps[..],
         [Step::OpenWave { .. }]
     ));
+}
+
+#[test]
+fn an_external_check_without_an_answer_pauses_after_fifteen_minutes() {
+    for check in [
+        Check::PromQl("up".into()),
+        Check::Webhook("https://x".into()),
+    ] {
+        let mut r = rollout(vec![role("agent", &[], &[1, 10], 1)]);
+        r.plan.waves[0] = with_checks(vec![
+            CheckSpec::gate(Check::Converged),
+            CheckSpec::gate(check.clone()),
+        ]);
+        let observed = seen("agent", vec![counts(&[(Bucket::Converged, 1)])]);
+        let minutes = minutes_until_it_stands(&mut r, &observed);
+        assert_eq!((r.state, minutes), (State::Paused, 15), "{check}");
+    }
+}
+
+/// Minutes until it does not run any more; at most a day.
+fn minutes_until_it_stands(r: &mut Rollout, observed: &Observed) -> u64 {
+    let mut minutes = 0;
+    while r.state == State::Running && minutes < 1_440 {
+        let next = plan(r, observed, 60_000);
+        r.apply(&next);
+        minutes += 1;
+    }
+    minutes
+}
+
+#[test]
+fn too_many_unreachable_members_pause_after_fifteen_minutes_beyond_the_time_of_their_own() {
+    let waits = |unreachable_ms| {
+        let mut r = rollout(vec![role("agent", &[], &[10, 20], 1)]);
+        r.plan.waves[0].max_unreachable = Some(Size::Count(1));
+        r.plan.waves[0].unreachable_ms = unreachable_ms;
+        let some = counts(&[(Bucket::Converged, 8), (Bucket::NotReached, 2)]);
+        let minutes = minutes_until_it_stands(&mut r, &seen("agent", vec![some]));
+        (r.state, minutes)
+    };
+    assert_eq!(waits(0), (State::Paused, 15));
+    // While that runs it is not held against the rollout; the look in which it ends is the first that counts.
+    assert_eq!(waits(3_600_000), (State::Paused, 59 + 15));
+}
+
+#[test]
+fn a_wave_with_nobody_to_judge_it_by_pauses_unless_it_is_the_last_of_several() {
+    let asleep = counts(&[(Bucket::NotReached, 1)]);
+    let proven = counts(&[(Bucket::Converged, 1)]);
+    let stands = |open: u32, ends: &[u64], waves: Vec<Counts>| {
+        let mut r = rollout(vec![role("agent", &[], ends, open)]);
+        let minutes = minutes_until_it_stands(&mut r, &seen("agent", waves));
+        (r.state, minutes)
+    };
+    assert_eq!(stands(1, &[1, 2], vec![asleep]), (State::Paused, 15));
+    assert_eq!(stands(1, &[1], vec![asleep]), (State::Paused, 15));
+    let middle = vec![proven, asleep, counts(&[(Bucket::Waiting, 1)])];
+    assert_eq!(stands(2, &[1, 2, 3], middle), (State::Paused, 15));
+    // The rollout is complete with one that is not reached. It is named, and converges on its return.
+    let last = vec![proven, asleep];
+    assert_eq!(stands(2, &[1, 2], last), (State::Completed, 1));
+}
+
+#[test]
+fn who_has_set_a_limit_for_the_unreachable_has_it_in_the_last_wave_too() {
+    let mut r = rollout(vec![role("agent", &[], &[1, 2], 2)]);
+    r.plan.waves = vec![WaveSpec::default(); 2];
+    r.plan.waves[1].max_unreachable = Some(Size::Count(0));
+    let waves = vec![
+        counts(&[(Bucket::Converged, 1)]),
+        counts(&[(Bucket::NotReached, 1)]),
+    ];
+    let minutes = minutes_until_it_stands(&mut r, &seen("agent", waves));
+    assert_eq!((r.state, minutes), (State::Paused, 15));
 }
 
 #[test]
@@ -181,7 +258,8 @@ fn unreachable_members_get_their_time_and_have_their_own_limit() {
     };
     assert_eq!(
         why,
-        "2 members cannot be reached, 1 may be: wait for them, exclude them, or raise maxUnreachable"
+        "2 members cannot be reached, 1 may be: wait for them, forget those that are gone for good (`muster agents forget`), \
+         or start anew with a larger maxUnreachable"
     );
 }
 

@@ -63,6 +63,7 @@ fn judge(gate: &Gate, counts: &Counts, first: bool, forgiven: u64) -> Verdict {
         signs: Some(Signs::default()),
         findings: &[],
         first,
+        last: false,
         forgiven,
         evidence_age_ms: Some(0),
         open_ms: 0,
@@ -214,7 +215,7 @@ fn fifteen_minutes_without_a_decision_pause() {
         evidence_age_ms: None,
         ..seen("agent", vec![counts(&[(Bucket::Converged, 1)])])
     };
-    let why = "the gate could not decide for 15 minutes: agent wave 1: a partition cannot be read";
+    let why = "the gate could not decide for 15 minutes: agent wave 1: a partition cannot be read; resume when that is settled, or roll back";
     assert_eq!(
         plan(&r, &blind, 1_000).steps,
         [Step::Pause { why: why.into() }]
