@@ -5,6 +5,7 @@
 
 mod counts;
 mod digest;
+mod gather;
 mod incoming;
 mod members;
 mod start;
@@ -16,13 +17,13 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::StreamExt;
+use gather::Gathered;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{
     ClientWriteError, Fatal as Stopped, ForwardToLeader, LinearizableReadError, RaftError,
 };
 use openraft::{Raft, ReadPolicy};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 
 pub use counts::GroupCounts;
 pub(crate) use counts::{Counters, UnderWay};
@@ -32,7 +33,7 @@ pub use status::{GroupStatus, Leadership, Role};
 
 use crate::log::Log;
 use crate::store::Shared;
-use crate::types::{Proposal, TypeConfig};
+use crate::types::TypeConfig;
 use crate::worker::{Milestone, Worker};
 use crate::{
     ENTRY_BYTES_MAX, Fatal, GroupConfig, GroupId, NodeId, ProposeError, ReadError, SnapshotError,
@@ -73,6 +74,7 @@ struct Running<M: StateMachine> {
     changes: tokio::sync::Mutex<()>,
     leadership: watch::Receiver<Leadership>,
     counters: Arc<Counters>,
+    proposals: mpsc::UnboundedSender<Gathered>,
     /// Tasks that follow the core; they end with it, or with the last handle.
     tasks: Vec<tokio::task::AbortHandle>,
 }
@@ -98,70 +100,48 @@ impl<M: StateMachine> Group<M> {
 
     /// Replicates one entry and returns the machine's answer, after commit and apply.
     ///
-    /// Dropping the future does not take the proposal back.
+    /// What is proposed while others are under way goes together. Dropping the future may come too late to take it back.
     ///
     /// # Errors
     /// [`ProposeError`]: only `NotLeader` and `TooLarge` say that nothing happened.
     pub async fn propose(&self, entry: Bytes) -> Result<Vec<u8>, ProposeError> {
         check_size(&entry)?;
         let _under_way = UnderWay::new(&self.shared.counters.proposals, 1);
-        let write = self.shared.raft.client_write(Proposal(entry));
-        let Ok(written) = tokio::time::timeout(self.shared.propose_timeout, write).await else {
-            return Err(ProposeError::Unknown);
-        };
-        match written {
-            Ok(response) => Ok(response.data.0),
-            Err(RaftError::APIError(error)) => Err(propose_error(error)),
-            Err(RaftError::Fatal(error)) => Err(ProposeError::Fatal(stopped(&error))),
-        }
+        let answer = tokio::time::timeout(self.shared.propose_timeout, self.gather(entry));
+        answer.await.unwrap_or(Err(ProposeError::Unknown))
     }
 
-    /// Replicates entries in order, as one message to the core. One answer each, same order.
+    /// Replicates entries in order. One answer each, same order.
     ///
     /// Entries that are too large are answered so; the others go ahead.
     pub async fn propose_many(&self, entries: Vec<Bytes>) -> Vec<Result<Vec<u8>, ProposeError>> {
-        let sizes: Vec<_> = entries.iter().map(check_size).collect();
-        let fitting: Vec<_> = entries
-            .into_iter()
-            .zip(&sizes)
-            .filter(|(_, size)| size.is_ok())
-            .map(|(entry, _)| Proposal(entry))
-            .collect();
-        let _under_way = UnderWay::new(&self.shared.counters.proposals, fitting.len());
-        let mut answers = Vec::with_capacity(fitting.len());
+        let _under_way = UnderWay::new(&self.shared.counters.proposals, entries.len());
         let deadline = tokio::time::Instant::now() + self.shared.propose_timeout;
-        if !fitting.is_empty() {
-            let all = self.collect(fitting, &mut answers);
-            // What was not answered in time is unknown, below.
-            let _ = tokio::time::timeout_at(deadline, all).await;
+        let proposed: Vec<_> = entries
+            .into_iter()
+            .map(|entry| check_size(&entry).map(|()| self.gather(entry)))
+            .collect();
+        let mut answers = Vec::with_capacity(proposed.len());
+        for one in proposed {
+            answers.push(match one {
+                Ok(answer) => {
+                    let answer = tokio::time::timeout_at(deadline, answer).await;
+                    answer.unwrap_or(Err(ProposeError::Unknown))
+                }
+                Err(too_large) => Err(too_large),
+            });
         }
-        let mut answers = answers.into_iter();
-        let answer = |size: Result<(), ProposeError>| match size {
-            Ok(()) => answers.next().unwrap_or(Err(ProposeError::Unknown)),
-            Err(error) => Err(error),
-        };
-        sizes.into_iter().map(answer).collect()
+        answers
     }
 
-    async fn collect(
-        &self,
-        entries: Vec<Proposal>,
-        answers: &mut Vec<Result<Vec<u8>, ProposeError>>,
-    ) {
-        let count = entries.len();
-        let mut written = match self.shared.raft.client_write_many(entries).await {
-            Ok(written) => written,
-            Err(error) => {
-                answers.extend((0..count).map(|_| Err(ProposeError::Fatal(stopped(&error)))));
-                return;
-            }
-        };
-        while let Some(one) = written.next().await {
-            answers.push(match one {
-                Ok(Ok(response)) => Ok(response.response.0),
-                Ok(Err(error)) => Err(propose_error(error)),
-                Err(error) => Err(ProposeError::Fatal(stopped(&error))),
-            });
+    /// It is in the queue when this returns; its answer is waited for.
+    fn gather(&self, entry: Bytes) -> impl Future<Output = gather::Answer> + use<M> {
+        let (answer, answered) = oneshot::channel();
+        // Where the queue has ended the answer's other end goes with it.
+        let _ended = self.shared.proposals.send(Gathered { entry, answer });
+        async {
+            let ended = |_| ProposeError::Fatal("the group has stopped".into());
+            answered.await.map_err(ended)?
         }
     }
 

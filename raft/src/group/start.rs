@@ -10,9 +10,9 @@ use std::time::Duration;
 use openraft::async_runtime::WatchReceiver;
 use openraft::metrics::WaitError;
 use openraft::{Config, EmptyNode, Raft, SnapshotPolicy};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
-use super::{Counters, Group, Leadership, Parts, Running, current};
+use super::{Counters, Group, Leadership, Parts, Running, current, gather};
 use crate::log::{self, Log, LogStore};
 use crate::network::Network;
 use crate::store::{self, Shared};
@@ -72,7 +72,10 @@ async fn run<M: StateMachine>(
         .map_err(|error| failed(Fatal::because("start the core", error)))?;
 
     let (said, leadership) = watch::channel(Leadership::of(&current(&raft)));
+    // Who proposes waits for its answer, so that what is queued is as much as there are proposers.
+    let (proposals, gathered) = mpsc::unbounded_channel();
     let tasks = vec![
+        tokio::spawn(gather::run(raft.clone(), gathered)).abort_handle(),
         tokio::spawn(follow(raft.clone(), said)).abort_handle(),
         tokio::spawn(trigger(
             raft.clone(),
@@ -97,6 +100,7 @@ async fn run<M: StateMachine>(
         changes: tokio::sync::Mutex::new(()),
         leadership,
         counters,
+        proposals,
         tasks,
     };
     let started = Group {
