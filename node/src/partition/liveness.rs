@@ -1,0 +1,173 @@
+//! Who is there: what gateways say of agents, who falls silent, and whose offers run out of time.
+
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use futures::StreamExt;
+use proto::edge::{Presence, Report};
+use proto::store::Link;
+use proto::uid::Uid;
+use state::partition::conversation::Known;
+use state::partition::{liveness, millis};
+
+use super::changes::Through;
+use super::{Partition, chain};
+use crate::ledger::now_ms;
+
+/// Agents whose records are changed at once because time has passed.
+const TOGETHER: usize = 256;
+
+impl Partition {
+    /// Agents spoke without saying anything new.
+    pub async fn heard(&self, gateway: &str, batch: &[Presence]) {
+        let leads = self.leads();
+        let heard = self
+            .core()
+            .heard(gateway, batch, leads, self.monotonic_ms());
+        self.told.notify_waiters();
+        if !leads {
+            return;
+        }
+        let back = liveness::back(&self.index.read(), heard);
+        self.link_all(back, Link::Connected, "heard again").await;
+    }
+
+    /// Where the conversations of a gateway stand that was not heard before. Nobody is back for that: who has gone stays
+    /// in its gateway's memory for a while.
+    pub fn introduced(&self, gateway: &str, batch: &[Presence]) {
+        let leads = self.leads();
+        let now = self.monotonic_ms();
+        let _known = self.core().heard(gateway, batch, leads, now);
+        self.told.notify_waiters();
+    }
+
+    /// A gateway can be heard from now on, or cannot be for now: its silence says nothing of its agents.
+    pub fn gateway_is_here(&self, gateway: &str, here: bool) {
+        let now = self.monotonic_ms();
+        self.core().gateway_is_here(gateway, here, now);
+    }
+
+    /// A connection ended. Only a clean end says that the agent has left.
+    pub async fn closed(&self, uid: Uid, connection: u64, clean: bool) {
+        // A newer connection may own the agent already.
+        let owns = {
+            let mut core = self.core();
+            core.closed(uid, connection);
+            core.connection(uid).is_none_or(|owner| owner == connection)
+        };
+        if clean && owns && self.leads() {
+            self.link(uid, Link::Left, "connection closed by the agent")
+                .await;
+        }
+    }
+
+    /// A gateway has been gone for a while: whoever it held is silent from now on if it does not come elsewhere.
+    pub fn gateway_gone(&self, gateway: &str) {
+        let now = self.monotonic_ms();
+        self.core().gateway_gone(gateway, now);
+    }
+
+    /// Looks for silent agents and for offers whose time has passed. Call it every second.
+    pub async fn tick(&self) {
+        let now = self.monotonic_ms();
+        let before = self.looked_ms.load(Ordering::SeqCst);
+        {
+            let mut core = self.core();
+            core.rest(now);
+            core.looks(before, now);
+        }
+        let (lost, late) = self.overdue();
+        self.link_all(lost, Link::Lost, "silent").await;
+        let now = self.monotonic_ms();
+        self.looked_ms.store(now, Ordering::SeqCst);
+        // Many at a time, so that they share their fsyncs.
+        futures::stream::iter(late)
+            .for_each_concurrent(TOGETHER, |uid| self.close_late(uid))
+            .await;
+    }
+
+    fn overdue(&self) -> (Vec<Uid>, Vec<Uid>) {
+        let timeout_ms = millis(self.config.offer_timeout);
+        let (connected, late) = {
+            let columns = self.index.read();
+            (
+                liveness::connected(&columns),
+                liveness::late(&columns, now_ms(), timeout_ms),
+            )
+        };
+        let now = self.monotonic_ms();
+        (liveness::lost(&self.core(), connected, now), late)
+    }
+
+    /// An offer's time has passed: it has no answer.
+    async fn close_late(&self, uid: Uid) {
+        let _turn = self.turn(uid).lock().await;
+        let report = Report {
+            instance_uid: uid.as_bytes().to_vec().into(),
+            ..Report::default()
+        };
+        match self.evaluate(uid, &report, Known::default(), false).await {
+            // As with liveness: whoever leads next sees it anew.
+            Err(error) if error.is_leaderless() => {
+                tracing::debug!(%uid, "that an offer's time has passed was left to the next leader");
+            }
+            Err(error) => {
+                tracing::warn!(%uid, error = %chain(&error), "an offer's time has passed and that was not stored");
+            }
+            Ok(_) => {}
+        }
+    }
+
+    /// Many at a time, so that they share their fsyncs.
+    async fn link_all(&self, uids: Vec<Uid>, link: Link, detail: &str) {
+        futures::stream::iter(uids)
+            .for_each_concurrent(TOGETHER, |uid| self.link(uid, link, detail))
+            .await;
+    }
+
+    async fn link(&self, uid: Uid, link: Link, detail: &str) {
+        let through = match link {
+            // It has said so itself.
+            Link::Left => Through::Leader,
+            _ => Through::ThisNode,
+        };
+        let changed = self
+            .change_through(through, uid, (String::new(), vec![]), |agent| {
+                let heard_meanwhile =
+                    link == Link::Lost && !self.core().is_lost(uid, self.monotonic_ms());
+                if heard_meanwhile {
+                    return None;
+                }
+                liveness::link(agent, link, detail, now_ms())
+            })
+            .await;
+        match changed {
+            // Another node leads now, or nobody does: whoever leads next sees it anew.
+            Err(error) if error.is_leaderless() => {
+                tracing::debug!(%uid, "liveness change was left to the next leader");
+            }
+            Err(error) => {
+                tracing::warn!(%uid, error = %chain(&error), "liveness change was not stored");
+            }
+            Ok(_) => {}
+        }
+    }
+
+    /// Those of another node's: its leader looked so long before the question, which was sent at `sent`, was answered.
+    pub fn has_looked(&self, sent: Instant, looked_ms: u64) {
+        let sent = millis(sent.saturating_duration_since(self.started));
+        self.looked_ms
+            .fetch_max(sent.saturating_sub(looked_ms), Ordering::SeqCst);
+    }
+
+    /// How long ago this partition looked at its agents last: what it says of them is no younger.
+    pub fn evidence_age_ms(&self) -> u64 {
+        let looked = self.looked_ms.load(Ordering::SeqCst);
+        self.monotonic_ms().saturating_sub(looked)
+    }
+
+    /// Agents that have lost a message and are still to be asked for full state.
+    pub fn full_asks_postponed(&self) -> u64 {
+        self.core().full_asks_postponed() as u64
+    }
+}
