@@ -1,7 +1,8 @@
 //! One offer's life, and whether an agent may be sent something now.
 //!
 //! `idle → offered → applying → applied | failed | rolled back by the agent | no answer | withdrawn`. Only a report
-//! that names the offered hash moves it; any other hash proves nothing. An offer is never derived from "reported ≠
+//! that names the offered hash moves it. Any other hash proves nothing, with one exception: who was applying it, or had
+//! failed with it, and says in the same conversation that it has applied another one has gone back. An offer is never derived from "reported ≠
 //! desired" alone: real supervisors answer a second delivery of the same config with APPLIED whatever their health.
 
 use crate::digest::Digest;
@@ -183,8 +184,14 @@ fn is_unsettled(state: State) -> bool {
     )
 }
 
-/// How a report moves the last offer. `None`: it does not.
-pub fn on_report(last: &Offer, hash: Digest, reported: Reported) -> Option<State> {
+/// How a report moves the last offer. `None`: it does not. `begins_anew`: it is the first of a conversation, so that it may
+/// be of a clone, or tell of a time before the offer.
+pub fn on_report(
+    last: &Offer,
+    hash: Digest,
+    reported: Reported,
+    begins_anew: bool,
+) -> Option<State> {
     use State::{Applied, Applying, Failed, NoAnswer, Offered, RolledBackByAgent, Withdrawn};
     let next = if hash == last.hash {
         match (last.state, reported) {
@@ -201,7 +208,7 @@ pub fn on_report(last: &Offer, hash: Digest, reported: Reported) -> Option<State
     } else {
         match (last.state, reported) {
             // FAILED may never arrive: a client keeps one status to send, and the next one takes its place.
-            (Applying | Failed, Reported::Applied) => RolledBackByAgent,
+            (Applying | Failed, Reported::Applied) if !begins_anew => RolledBackByAgent,
             _ => return None,
         }
     };

@@ -114,10 +114,12 @@ impl Life {
 }
 
 /// The way from the stable revision back to an earlier one. Takes its selectors back, too; allowed in a freeze; needs no
-/// approval, since that revision had it. A family that was deactivated goes back to any that was active.
+/// approval, since that revision had it. `last`: what the family has brought its agents to; of one that was deactivated,
+/// so that it has no stable revision, what was stable then. It goes back to that, too, but not beyond.
 pub fn way_back(
     family: &str,
     stable: Option<RevisionNumber>,
+    last: Option<RevisionNumber>,
     to: RevisionNumber,
     life: Option<Life>,
 ) -> Result<WayBack, NoWayBack> {
@@ -131,7 +133,7 @@ pub fn way_back(
             family: family(),
             to: to.0,
         }),
-        _ if stable.is_some_and(|stable| to > stable) => Err(NoWayBack::Newer {
+        _ if last.is_some_and(|last| to > last) => Err(NoWayBack::Newer {
             family: family(),
             to: to.0,
         }),
@@ -168,7 +170,10 @@ mod tests {
 
     #[test]
     fn the_way_back_goes_to_any_earlier_revision_that_ran() {
-        let to = |n, life| way_back("web", Some(RevisionNumber(5)), RevisionNumber(n), life);
+        let to = |n, life| {
+            let stable = Some(RevisionNumber(5));
+            way_back("web", stable, stable, RevisionNumber(n), life)
+        };
         let back = to(2, Some(Life::Superseded)).unwrap();
         assert_eq!(
             (back.to, back.direction),
@@ -194,7 +199,7 @@ mod tests {
             );
             assert_eq!(said(4, Some(life)), expected);
         }
-        let none = way_back("web", None, RevisionNumber(1), Some(Life::Draft));
+        let none = way_back("web", None, None, RevisionNumber(1), Some(Life::Draft));
         assert_eq!(
             none.unwrap_err().to_string(),
             "family web has no stable revision, and revision 1 never was: start a rollout with `muster rollout start`, or roll an open one back with `muster rollout rollback web`"
@@ -202,10 +207,17 @@ mod tests {
     }
 
     #[test]
-    fn a_family_that_was_deactivated_goes_back_to_any_revision_that_was_active() {
-        let back = way_back("web", None, RevisionNumber(5), Some(Life::Superseded));
-        assert_eq!(back.unwrap().to, RevisionNumber(5));
-        let unknown = way_back("web", None, RevisionNumber(9), None).unwrap_err();
+    fn a_family_that_was_deactivated_goes_back_to_what_it_had_and_not_forward() {
+        let last = Some(RevisionNumber(5));
+        let to = |n, life| way_back("web", None, last, RevisionNumber(n), life);
+        for n in [4, 5] {
+            let back = to(n, Some(Life::Superseded));
+            assert_eq!(back.unwrap().to, RevisionNumber(n));
+        }
+        // It had been active before the family went back to 5: forward is a rollout as any.
+        let newer = to(6, Some(Life::Superseded)).unwrap_err();
+        assert!(matches!(newer, NoWayBack::Newer { .. }), "{newer}");
+        let unknown = to(9, None).unwrap_err();
         assert!(
             unknown.to_string().contains("has no revision 9"),
             "{unknown}"

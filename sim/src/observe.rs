@@ -6,6 +6,7 @@ use std::sync::Arc;
 use fleet::bucket::Counts;
 use fleet::program::Program;
 use fleet::rollout::{Observed, Signs};
+use state::partition::stand::verdicts::Pace;
 
 use crate::cluster::{Cluster, Process};
 use crate::leader::{OFFER_TIMEOUT_MS, TIMING};
@@ -24,7 +25,7 @@ pub fn observe(
     id: &str,
     doc: &RolloutDoc,
     evidence_age_ms: Option<u64>,
-    mut anew_max: usize,
+    anew_max: usize,
 ) -> Observed {
     let ends = doc
         .moves
@@ -35,12 +36,13 @@ pub fn observe(
     let mut signs = vec![Signs::default(); counts.len()];
     let rollout = stored(id, doc);
     let mut is_whole = true;
+    let mut pace = Pace::of(anew_max);
     for group in Cluster::partitions() {
         let mut verdicts = process.leaders.take_verdicts(group, id);
         let due = {
             let columns = process.group(group).index.read();
             let now_ms = (now_ms(), wall_ms());
-            verdicts.look(&columns, &rollout, program, now_ms, &mut anew_max)
+            verdicts.look(&columns, &rollout, program, now_ms, &mut pace)
         };
         let heard = process.leaders.heard_at(group, &due);
         verdicts.heard(&heard, 2 * TIMING.interval_ms);

@@ -125,7 +125,7 @@ fn another_hash_proves_nothing() {
         Reported::Applied,
         Reported::Failed,
     ] {
-        assert_eq!(on_report(&last, hash(2), reported), None);
+        assert_eq!(on_report(&last, hash(2), reported, false), None);
     }
 }
 
@@ -137,9 +137,9 @@ fn applied_after_failed_stays_failed() {
         grants: 1,
         age_ms: 0,
     };
-    assert_eq!(on_report(&last, hash(1), Reported::Applied), None);
+    assert_eq!(on_report(&last, hash(1), Reported::Applied, false), None);
     assert_eq!(
-        on_report(&last, hash(2), Reported::Applied),
+        on_report(&last, hash(2), Reported::Applied, false),
         Some(State::RolledBackByAgent)
     );
 }
@@ -152,11 +152,13 @@ fn an_agent_that_was_applying_it_and_runs_another_has_gone_back() {
         grants: 1,
         age_ms: 0,
     };
-    let runs_another = |state| on_report(&offer(state), hash(2), Reported::Applied);
+    let runs_another = |state| on_report(&offer(state), hash(2), Reported::Applied, false);
     assert_eq!(
         runs_another(State::Applying),
         Some(State::RolledBackByAgent)
     );
+    let first = on_report(&offer(State::Applying), hash(2), Reported::Applied, true);
+    assert_eq!(first, None, "it may be a clone that tells of its own");
     assert_eq!(runs_another(State::Offered), None, "it may not have it yet");
 }
 

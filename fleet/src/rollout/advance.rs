@@ -42,6 +42,9 @@ pub(super) fn advance(rollout: &Rollout, observed: &Observed, elapsed_ms: u64) -
         look.plan.steps.push(stop);
         return look.plan;
     }
+    if observed.is_fresh() {
+        look.plan.forgiven = rollout.still_forgiven(observed);
+    }
     for role in rollout.in_order() {
         let clock = look.clock(role);
         look.plan.clocks.insert(role.name.clone(), clock);
@@ -133,6 +136,17 @@ impl<'a> Look<'a> {
                 let why = format!("{} wave {}: {why}", role.name, wave + 1);
                 undecided = Some(why.clone());
                 (role.soaked_ms, Waiting::Evidence { why })
+            }
+            // Who had converged has fallen out: those that stay have to stay so for the whole soak.
+            Inconclusive::TooFew { needed } => {
+                let converged = counts.of(Bucket::Converged);
+                let why = format!(
+                    "{} wave {}: {converged} of {needed} needed have converged, and no member is on its way",
+                    role.name,
+                    wave + 1
+                );
+                undecided = Some(why.clone());
+                (0, Waiting::Evidence { why })
             }
             Inconclusive::Person(who) => {
                 let what = format!("{who} has to pass {} wave {}", role.name, wave + 1);

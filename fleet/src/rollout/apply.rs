@@ -30,6 +30,9 @@ impl Rollout {
             if let Some(clock) = plan.clocks.get(&role.name) {
                 role.clock = *clock;
             }
+            if let Some(forgiven) = plan.forgiven.get(&role.name) {
+                role.forgiven.clone_from(forgiven);
+            }
         }
         self.inconclusive_ms = plan.inconclusive_ms;
         plan.steps

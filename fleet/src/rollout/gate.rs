@@ -33,8 +33,8 @@ pub struct WaveView<'a> {
     pub findings: &'a [Finding],
     /// It is the role's first.
     pub first: bool,
-    /// It is the role's last: nothing of the role follows that could be harmed.
-    pub last: bool,
+    /// It is the role's last, and members of its earlier waves run the config: they prove it, and are watched on.
+    pub proven: bool,
     /// Failures that a person has seen and resumed in spite of: they count neither as members nor as failures.
     pub forgiven: u64,
     /// Age of the oldest evidence; none: a partition could not be read.
@@ -84,6 +84,11 @@ pub enum Cause {
 pub enum Inconclusive {
     /// Members are on their way: the normal case. It counts towards the pause only when outcomes stop coming.
     OnTheirWay {
+        /// Needed for the gate.
+        needed: u64,
+    },
+    /// Too few have converged, and nobody is on its way any more.
+    TooFew {
         /// Needed for the gate.
         needed: u64,
     },
@@ -253,10 +258,9 @@ impl WaveSpec {
     /// What keeps the members from passing; none: nothing.
     fn judge_members(&self, wave: &WaveView<'_>, answers: &[(Check, Answer)]) -> Option<Verdict> {
         let members = wave.counts.members() - wave.counts.of(Bucket::Unchanged);
-        // The last of several waves may pass without: those before it are proof of the config and are watched on, nobody is
-        // harmed by going on, and whoever is silent converges on return. A lone laptop that sleeps holds nobody up.
-        let proven_before = wave.last && !wave.first;
-        if wave.reachable() == 0 && members > wave.forgiven && !proven_before {
+        // The last wave may pass without, where those before it prove the config: nothing follows that could be harmed, and
+        // whoever is silent converges on return. A lone laptop that sleeps holds nobody up.
+        if wave.reachable() == 0 && members > wave.forgiven && !wave.proven {
             let unreachable = wave.unreachable();
             return Some(no_evidence(format!(
                 "none of its {members} members can be judged, {unreachable} cannot be reached: wait for one of them, or start \
@@ -274,7 +278,9 @@ impl WaveSpec {
                     why: Inconclusive::OnTheirWay { needed },
                 }
             } else if wave.counts.of(Bucket::Converged) < needed {
-                no_evidence("too few converged, and no member is on its way")
+                Verdict::Inconclusive {
+                    why: Inconclusive::TooFew { needed },
+                }
             } else {
                 no_evidence(format!("every member has an outcome, but {why}"))
             });

@@ -22,7 +22,7 @@ mod waiting;
 
 use std::collections::BTreeMap;
 
-use crate::bucket::Counts;
+use crate::bucket::{Bucket, Counts};
 use crate::program::RollBack;
 
 pub use apply::Transition;
@@ -99,7 +99,8 @@ pub struct Role {
     pub clock: Clock,
     /// Its last wave has passed.
     pub done: bool,
-    /// By wave: failures that a person has seen and resumed in spite of. They count neither way.
+    /// By wave: failures that a person has seen and resumed in spite of. They count neither way. No more than there are:
+    /// who fails after one of them has recovered was not seen.
     pub forgiven: Vec<u64>,
 }
 
@@ -175,6 +176,21 @@ impl Rollout {
         self.roles.iter().filter(goes_before).collect()
     }
 
+    /// By role, the failures that stay forgiven where some of them are failures no more.
+    fn still_forgiven(&self, observed: &Observed) -> BTreeMap<String, Vec<u64>> {
+        let fewer = self.roles.iter().map(|role| {
+            let failures = observed.waves(&role.name).iter().map(Counts::failures);
+            let failures = failures.chain(std::iter::repeat(0));
+            let still = role.forgiven.iter().zip(failures);
+            let still: Vec<u64> = still.map(|(seen, now)| now.min(*seen)).collect();
+            (role, still)
+        });
+        let fewer = fewer.filter(|(role, still)| role.forgiven != *still);
+        fewer
+            .map(|(role, still)| (role.name.clone(), still))
+            .collect()
+    }
+
     /// Has the last wave of every role passed? From then on late joiners get the target.
     pub fn has_passed(&self) -> bool {
         self.roles.iter().all(|role| role.done)
@@ -221,6 +237,8 @@ impl Observed {
 
     fn view(&self, role: &Role, wave: u32) -> WaveView<'_> {
         let at = wave as usize;
+        let mut before = self.waves(&role.name).iter().take(at);
+        let converged_before = before.any(|counts| counts.of(Bucket::Converged) > 0);
         WaveView {
             counts: self.waves(&role.name).get(at).copied().unwrap_or_default(),
             signs: self
@@ -233,7 +251,7 @@ impl Observed {
                 .get(&(role.name.clone(), wave))
                 .map_or(&[], Vec::as_slice),
             first: wave == 0,
-            last: at + 1 == role.wave_ends.len(),
+            proven: at + 1 == role.wave_ends.len() && converged_before,
             forgiven: role.forgiven(wave),
             evidence_age_ms: self.evidence_age_ms,
             open_ms: role.clock.open_ms,

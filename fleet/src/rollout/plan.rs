@@ -17,6 +17,8 @@ pub struct Plan {
     pub soaked_ms: BTreeMap<String, u64>,
     /// The other clocks by role, to be kept.
     pub clocks: BTreeMap<String, Clock>,
+    /// By role, what is still forgiven where that has become less, to be kept.
+    pub forgiven: BTreeMap<String, Vec<u64>>,
     /// How long the gate could not decide, to be kept.
     pub inconclusive_ms: u64,
     /// What keeps it from going on.

@@ -124,7 +124,16 @@ pub enum Error {
     /// An urgent plan without a canary.
     #[error("an urgent plan has {0} waves: give it a canary wave and one for everything else")]
     Urgent(usize),
+    /// An urgent plan whose first wave is none.
+    #[error(
+        "an urgent plan begins with a canary: give its first wave a number of agents or at most 10 %, and a soak, however short"
+    )]
+    UrgentCanary,
 }
+
+/// The canary of an urgent plan is no more of the fleet, in thousandths of a percent. How many agents a number is, is seen
+/// when it is drawn: a canary is never everybody.
+const CANARY_MAX: u32 = 10_000;
 
 /// 1 → 1 % → 10 % → 50 % → rest, each soaking: long enough for a crash after the supervisor's apply timer to show.
 pub fn default_plan() -> PlanSpec {
@@ -186,8 +195,15 @@ impl PlanSpec {
         let sizes = self.sizes();
         let wrong = waves::check(&sizes).and_then(|()| waves::check_growing(&sizes));
         errors.extend(wrong.err().map(Error::Size));
-        if self.urgent && self.waves.len() != 2 {
-            errors.push(Error::Urgent(self.waves.len()));
+        let is_canary = |wave: &WaveSpec| {
+            let small = !matches!(wave.size, Size::Percent(percent) if percent > CANARY_MAX);
+            small && wave.soak_ms > 0
+        };
+        match &self.waves[..] {
+            [canary, _] if self.urgent && !is_canary(canary) => errors.push(Error::UrgentCanary),
+            [_, _] => {}
+            waves if self.urgent => errors.push(Error::Urgent(waves.len())),
+            _ => {}
         }
         for (at, wave) in self.waves.iter().enumerate() {
             wave.check(at + 1, &mut errors);
@@ -332,6 +348,25 @@ mod tests {
             assert_eq!(messages(&plan), [""; 0]);
         }
         assert!(urgent_plan().urgent && !rollback_plan().urgent);
+    }
+
+    #[test]
+    fn an_urgent_plan_begins_with_a_canary_that_soaks() {
+        let urgent = |size, soak_ms| PlanSpec {
+            urgent: true,
+            ..PlanSpec::of(vec![WaveSpec::of(size, soak_ms), WaveSpec::default()])
+        };
+        assert_eq!(urgent(Size::Count(3), 1_000).check(), []);
+        assert_eq!(urgent(Size::Percent(10_000), 1_000).check(), []);
+        for (size, soak_ms) in [(Size::Percent(99_000), 1_000), (Size::Count(1), 0)] {
+            assert_eq!(
+                messages(&urgent(size, soak_ms)),
+                [
+                    "an urgent plan begins with a canary: give its first wave a number of agents or at most 10 %, and a soak, \
+                     however short"
+                ]
+            );
+        }
     }
 
     #[test]

@@ -213,7 +213,7 @@ impl Script {
         let life = (1..=record.latest)
             .contains(&to)
             .then_some(Life::Superseded);
-        let back = match way_back(family, stable, RevisionNumber(to), life) {
+        let back = match way_back(family, stable, stable, RevisionNumber(to), life) {
             Ok(back) => back,
             Err(refused) => return vec![format!("refused: {refused}")],
         };

@@ -228,7 +228,9 @@ impl World {
         }
         if let Some((hash, reported, error)) = agent.report(now) {
             let before = agent.delivery.as_ref().map(|d| d.offer(now));
-            if let Some(next) = before.and_then(|last| offer::on_report(&last, hash, reported)) {
+            if let Some(next) =
+                before.and_then(|last| offer::on_report(&last, hash, reported, false))
+            {
                 let failed = matches!(next, OfferState::Failed | OfferState::RolledBackByAgent);
                 let delivery = agent.delivery.as_mut().expect("an offer was moved");
                 delivery.state = next;

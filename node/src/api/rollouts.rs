@@ -339,6 +339,9 @@ fn verdict_text(verdict: &Verdict) -> String {
             why: Inconclusive::OnTheirWay { needed },
         } => format!("inconclusive: {needed} have to converge"),
         Verdict::Inconclusive {
+            why: Inconclusive::TooFew { needed },
+        } => format!("inconclusive: {needed} have to converge, and no member is on its way"),
+        Verdict::Inconclusive {
             why: Inconclusive::Unreachable { members, left_ms },
         } => format!(
             "inconclusive: {members} silent, waited for another {} s",

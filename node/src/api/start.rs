@@ -76,12 +76,13 @@ pub(super) fn take_way_back(
             "there is no family `{family}`: list them with `muster families list`"
         ))
     })?;
-    let stable = stored.value.stable;
-    let stable = (stable != 0).then_some(RevisionNumber(stable));
+    let number = |number: u64| (number != 0).then_some(RevisionNumber(number));
+    let stable = number(stored.value.stable);
+    let last = number(documents.last_stable(&stored.value));
     // No number names the latest here: back to where has to be said.
     let revision = (to != 0).then(|| documents.revision(family, to)).flatten();
     let life = revision.map(|r| life(r.value.state()));
-    way_back(family, stable, RevisionNumber(to), life).map_err(|error| refused(&error))?;
+    way_back(family, stable, last, RevisionNumber(to), life).map_err(|error| refused(&error))?;
     if plan.is_empty() {
         "rollback".clone_into(plan);
     }

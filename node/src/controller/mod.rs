@@ -16,6 +16,7 @@ use fleet::offer::Failure;
 use fleet::program::{Epoch, Scope};
 use fleet::rollout::{Clock, Observed, Plan, Signs, State, Step, Waiting, plan};
 use proto::store::{self, RevisionState, RolloutState};
+use state::partition::stand::verdicts::Pace;
 use tokio_util::sync::CancellationToken;
 
 pub use verbs::{Verb, VerbError};
@@ -55,6 +56,7 @@ struct Memory {
     version: u64,
     soaked_ms: BTreeMap<String, u64>,
     clocks: BTreeMap<String, Clock>,
+    forgiven: BTreeMap<String, Vec<u64>>,
     inconclusive_ms: u64,
 }
 
@@ -204,6 +206,9 @@ impl Controller {
                     .get(&role.name)
                     .copied()
                     .unwrap_or(role.soaked_ms);
+                if let Some(forgiven) = memory.forgiven.get(&role.name) {
+                    role.forgiven.clone_from(forgiven);
+                }
             }
             rollout.inconclusive_ms = memory.inconclusive_ms;
             // A pause of our own, e.g. a suspended machine, is no soak.
@@ -282,19 +287,14 @@ impl Controller {
         };
         memory.soaked_ms.extend(next.soaked_ms.clone());
         memory.clocks.extend(next.clocks.clone());
+        memory.forgiven.extend(next.forgiven.clone());
         memory.inconclusive_ms = next.inconclusive_ms;
         if next.steps.is_empty() {
-            let changed = stored.roles.iter().any(|r| {
-                memory
-                    .soaked_ms
-                    .get(&r.role)
-                    .is_some_and(|soaked| *soaked != r.soaked_ms)
-            });
-            if changed && now.duration_since(memory.kept) >= KEEP {
+            if now.duration_since(memory.kept) >= KEEP
+                && let Some(kept) = memory.to_keep(&stored)
+            {
                 memory.kept = now;
-                let mut stored = stored;
-                memory.write_to(&mut stored);
-                let change = entry(vec![put(table::ROLLOUT, id, version, &stored)], vec![]);
+                let change = entry(vec![put(table::ROLLOUT, id, version, &kept)], vec![]);
                 memory.version = self.node.control_ledger.propose(change).await?;
             }
             return Ok(());
@@ -334,8 +334,17 @@ impl Memory {
             version,
             soaked_ms,
             clocks: BTreeMap::new(),
+            forgiven: BTreeMap::new(),
             inconclusive_ms: stored.inconclusive_ms,
         }
+    }
+
+    /// The rollout with what was counted since it was stored, so that whoever controls it next goes on from there: soak,
+    /// clocks and patience. None: nothing was.
+    fn to_keep(&self, stored: &store::Rollout) -> Option<store::Rollout> {
+        let mut kept = stored.clone();
+        self.write_to(&mut kept);
+        (kept != *stored).then_some(kept)
     }
 
     fn write_to(&self, stored: &mut store::Rollout) {
@@ -352,6 +361,9 @@ impl Memory {
                     outcomes,
                 } = *clock;
                 (role.open_ms, role.quiet_ms, role.outcomes) = (open_ms, quiet_ms, outcomes);
+            }
+            if let Some(forgiven) = self.forgiven.get(&role.role) {
+                role.forgiven.clone_from(forgiven);
             }
         }
         stored.inconclusive_ms = self.inconclusive_ms;
@@ -404,16 +416,16 @@ const ANEW_MAX: usize = 125_000;
 
 /// What the partitions see of the members, by role name and wave.
 pub fn observe(node: &Node, stored: &store::Rollout) -> Observed {
-    counted(node, stored, usize::MAX)
+    counted(node, stored, Pace::whole())
 }
 
 /// As [`observe`], with the work of a large rollout spread over several looks. Before the last of them there is no
 /// evidence, so that nothing is decided.
 pub fn observe_at_a_pace(node: &Node, stored: &store::Rollout) -> Observed {
-    counted(node, stored, ANEW_MAX)
+    counted(node, stored, Pace::of(ANEW_MAX))
 }
 
-fn counted(node: &Node, stored: &store::Rollout, mut anew_max: usize) -> Observed {
+fn counted(node: &Node, stored: &store::Rollout, mut pace: Pace) -> Observed {
     let revision = node
         .control
         .read()
@@ -429,7 +441,7 @@ fn counted(node: &Node, stored: &store::Rollout, mut anew_max: usize) -> Observe
     for partition in node.partitions.iter() {
         let stopped = partition.ledger.group().status().stopped.is_some();
         let age = partition.evidence_age_ms();
-        let (counts, is_whole) = partition.count(stored, &mut anew_max);
+        let (counts, is_whole) = partition.count(stored, &mut pace);
         evidence_age_ms = evidence_age_ms
             .filter(|_| is_whole && !stopped)
             .map(|oldest: u64| oldest.max(age));
@@ -654,5 +666,47 @@ fn stored_scope(scope: &Scope) -> store::RollBack {
             wave: *wave,
             ..store::RollBack::default()
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stored() -> store::Rollout {
+        let role = store::RoleProgress {
+            role: "agent".into(),
+            open_waves: 1,
+            ..store::RoleProgress::default()
+        };
+        store::Rollout {
+            roles: vec![role],
+            ..store::Rollout::default()
+        }
+    }
+
+    #[test]
+    fn whoever_controls_a_rollout_next_goes_on_with_its_patience_and_its_deadline() {
+        let stored = stored();
+        let mut memory = Memory::of(&stored, 1, Instant::now());
+        assert_eq!(memory.to_keep(&stored), None, "nothing was counted");
+        // The soak stands still, as it does without evidence.
+        memory.inconclusive_ms = 840_000;
+        let clock = Clock {
+            open_ms: 3_000_000,
+            quiet_ms: 500,
+            outcomes: 3,
+        };
+        memory.clocks.insert("agent".into(), clock);
+        memory.forgiven.insert("agent".into(), vec![1]);
+        let kept = memory.to_keep(&stored).expect("it is kept");
+        let next = Memory::of(&kept, 2, Instant::now());
+        assert_eq!(next.inconclusive_ms, 840_000);
+        assert_eq!(
+            (kept.roles[0].open_ms, kept.roles[0].quiet_ms),
+            (3_000_000, 500)
+        );
+        assert_eq!(kept.roles[0].forgiven, [1]);
+        assert_eq!(memory.to_keep(&kept), None);
     }
 }

@@ -61,6 +61,7 @@ pub(super) async fn prepare(
     // long they take, or approvals: nobody can tell when exactly they are made.
     let opening = Epoch::new(node.control.read().incarnation(), version);
     let words = words(node);
+    let families = versions_of_families(&node.control.read());
     let drawn = aside({
         let (node, stored) = (node.clone(), stored.clone());
         let (family, revision) = (family.value.clone(), revision.clone());
@@ -77,6 +78,7 @@ pub(super) async fn prepare(
         }
         None => return Ok(()), // the node stops
     };
+    let as_drawn = lenders(&drawn.lists, &families);
     for (partition, members) in node.partitions.iter().zip(drawn.lists) {
         partition.drop_list(&stored.id).await?;
         partition.store_list(&stored.id, members).await?;
@@ -116,6 +118,7 @@ pub(super) async fn prepare(
             put(table::FAMILY, stored.family.as_str(), family.version, &next),
         ];
         writes.extend(validated(&documents, &stored, drawn.versions));
+        writes.extend(as_drawn);
         let replaced = replaced
             .zip(figures)
             .map(|(found, (ended_counts, window))| {
@@ -147,6 +150,32 @@ pub(super) async fn prepare(
         node.fence().await?;
     }
     drop_old_lists(node, &stored).await
+}
+
+/// Families by name, each with the version of its document.
+fn versions_of_families(documents: &Documents) -> BTreeMap<String, u64> {
+    let families = documents.families.iter();
+    families
+        .map(|(name, family)| (name.clone(), family.version))
+        .collect()
+}
+
+/// That the families from which agents are taken are what they were when the lists were drawn: one that was deactivated
+/// meanwhile would have nothing to give back.
+fn lenders(lists: &[Vec<Member>], families: &BTreeMap<String, u64>) -> Vec<store::Write> {
+    let taken = lists.iter().flatten().filter_map(|m| m.taken_from.as_ref());
+    let lenders: BTreeSet<&str> = taken.map(|owner| owner.family.as_str()).collect();
+    let compare = |name: &str| {
+        let version = families.get(name)?;
+        Some(store::Write {
+            table: table::FAMILY.into(),
+            key: name.into(),
+            expect: *version,
+            only_compare: true,
+            ..store::Write::default()
+        })
+    };
+    lenders.into_iter().filter_map(compare).collect()
 }
 
 /// Are all partitions here as their leaders have them? If not, that is what the rollout waits for.

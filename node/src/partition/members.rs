@@ -16,7 +16,7 @@ use proto::store::{self, Link, Member, MemberChunk};
 use proto::uid::Uid;
 use state::Rising;
 use state::partition::stand::Stand;
-use state::partition::stand::verdicts::Verdicts;
+use state::partition::stand::verdicts::{Pace, Verdicts};
 
 use super::{Partition, desired_of};
 use crate::control::role;
@@ -226,9 +226,9 @@ impl Partition {
         }
     }
 
-    /// Counts and signs by role index and wave. `anew_max`: of how many members it may be found anew where they stand, if
-    /// it has to be of all; these are taken off. True: the counts are of now for all of them.
-    pub fn count(&self, rollout: &store::Rollout, anew_max: &mut usize) -> (Counted, bool) {
+    /// Counts and signs by role index and wave. `pace`: of how many members it may be found anew where they stand, if it
+    /// has to be of all. True: the counts are of now for all of them.
+    pub fn count(&self, rollout: &store::Rollout, pace: &mut Pace) -> (Counted, bool) {
         let program = self.program();
         let mut kept = self.verdicts();
         kept.retain(|id, _| program.rollout(id).is_some());
@@ -246,7 +246,7 @@ impl Partition {
                 rollout,
                 &program,
                 (now_ms, crate::ledger::now_ms()),
-                anew_max,
+                pace,
             )
         };
         let heard = self.core().heard_at(&due);

@@ -19,7 +19,7 @@ fn good(findings: &[Finding]) -> WaveView<'_> {
         signs: Some(Signs::default()),
         findings,
         first: true,
-        last: false,
+        proven: false,
         forgiven: 0,
         evidence_age_ms: Some(0),
         open_ms: 0,
@@ -160,6 +160,68 @@ fn a_wave_with_nobody_to_judge_it_by_pauses_unless_it_is_the_last_of_several() {
     // The rollout is complete with one that is not reached. It is named, and converges on its return.
     let last = vec![proven, asleep];
     assert_eq!(stands(2, &[1, 2], last), (State::Completed, 1));
+}
+
+#[test]
+fn a_last_wave_that_sleeps_passes_only_where_somebody_before_it_runs_the_config() {
+    // The canary failed, and a person resumed in spite of it: nobody has proved anything.
+    let mut r = rollout(vec![role("agent", &[], &[1, 2], 2)]);
+    r.roles[0].forgiven = vec![1];
+    let waves = vec![
+        counts(&[(Bucket::Failed(Failure::Rejected), 1)]),
+        counts(&[(Bucket::NotReached, 1)]),
+    ];
+    let minutes = minutes_until_it_stands(&mut r, &seen("agent", waves));
+    assert_eq!((r.state, minutes), (State::Paused, 15));
+}
+
+#[test]
+fn who_fails_after_a_forgiven_one_has_recovered_stops_the_rollout() {
+    let mut r = rollout(vec![role("agent", &[], &[2, 10], 1)]);
+    r.plan.waves = vec![WaveSpec::of(Size::Count(2), 3_600_000), WaveSpec::default()];
+    r.roles[0].forgiven = vec![1];
+    let one = |bucket| {
+        seen(
+            "agent",
+            vec![counts(&[(Bucket::Converged, 1), (bucket, 1)])],
+        )
+    };
+    let failed = one(Bucket::Failed(Failure::Rejected));
+    let next = plan(&r, &failed, 1_000);
+    r.apply(&next);
+    assert_eq!((next.steps, &r.roles[0].forgiven[..]), (vec![], &[1][..]));
+    // Without evidence nothing is taken for recovered.
+    let blind = Observed {
+        evidence_age_ms: None,
+        ..seen("agent", vec![])
+    };
+    r.apply(&plan(&r, &blind, 1_000));
+    assert_eq!(r.roles[0].forgiven, [1]);
+    r.apply(&plan(&r, &one(Bucket::Soaking), 1_000));
+    assert_eq!(r.roles[0].forgiven, [0]);
+    assert!(matches!(
+        plan(&r, &failed, 1_000).steps[..],
+        [Step::Stop { .. }]
+    ));
+}
+
+#[test]
+fn the_soak_starts_anew_when_who_had_converged_falls_silent() {
+    let mut r = rollout(vec![role("agent", &[], &[2, 10], 1)]);
+    let mut spec = WaveSpec::of(Size::Count(2), 300_000);
+    spec.gate.max_failures = Some(Size::Count(5));
+    r.plan.waves = vec![spec, WaveSpec::default()];
+    r.roles[0].soaked_ms = 240_000;
+    let fallen = [
+        (Bucket::Converged, 1),
+        (Bucket::Failed(Failure::Vanished), 1),
+    ];
+    let next = plan(&r, &seen("agent", vec![counts(&fallen)]), 1_000);
+    assert_eq!(next.soaked_ms["agent"], 0);
+    assert_eq!(
+        next.waiting[0].to_string(),
+        "evidence: agent wave 1: 1 of 2 needed have converged, and no member is on its way"
+    );
 }
 
 #[test]

@@ -63,7 +63,7 @@ fn judge(gate: &Gate, counts: &Counts, first: bool, forgiven: u64) -> Verdict {
         signs: Some(Signs::default()),
         findings: &[],
         first,
-        last: false,
+        proven: false,
         forgiven,
         evidence_age_ms: Some(0),
         open_ms: 0,

@@ -2,6 +2,7 @@
 
 mod apply;
 mod collectors;
+mod lent;
 mod show;
 mod sources;
 mod validate;

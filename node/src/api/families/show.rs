@@ -127,31 +127,6 @@ impl Api {
         }
     }
 
-    /// How many agents an open rollout of another family has taken from this one, or is about to: it may have to give them
-    /// back.
-    pub(super) fn lent(&self, family: &str) -> u64 {
-        let open: Vec<String> = {
-            let documents = self.node.control.read();
-            let rollouts = documents.rollouts.values();
-            let open = rollouts.filter(|r| !rollout_state(r.value.state()).is_final());
-            // Its own only move agents from role to role.
-            let open = open.filter(|r| r.value.family != family);
-            open.map(|r| r.value.id.clone()).collect()
-        };
-        let mut lent = 0;
-        for partition in self.node.partitions.iter() {
-            let columns = partition.index().read();
-            let lists = open.iter().filter_map(|id| columns.lists.get(id));
-            let taken = lists.flat_map(List::iter);
-            let taken = taken.filter(|(_, member)| {
-                let from = member.taken_from.as_ref();
-                from.is_some_and(|from| *from.0 == *family)
-            });
-            lent += taken.count() as u64;
-        }
-        lent
-    }
-
     /// How many agents each family owns, or had when an open rollout took them and may have to give them back.
     pub(super) fn owned(&self) -> BTreeMap<String, u64> {
         let open: BTreeSet<String> = {

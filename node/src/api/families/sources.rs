@@ -290,8 +290,8 @@ fn family_to_end<'d>(
     }
     if lent > 0 {
         return Err(Status::failed_precondition(format!(
-            "family {name} is not {done} while another family's open rollout takes {lent} of its agents and may have to \
-             give them back: let it end first"
+            "family {name} is not {done} while another family's rollout takes {lent} of its agents and may have to give \
+             them back: let it end first, or, where it has been rolled back, wait for those that are silent or forget them"
         )));
     }
     Ok(family)

@@ -4,6 +4,7 @@ use fleet::consistency::{Consistency, compare};
 use fleet::digest::Digest;
 use fleet::offer::{self, Reported, State};
 use fleet::program::{Desired, Reason};
+use proto::sequence::is_fresh;
 use proto::store::{self, DeliveryState, Match};
 
 use super::Turn;
@@ -49,7 +50,9 @@ impl Turn<'_> {
         let Some(last) = self.last_offer() else {
             return;
         };
-        if let Some(next) = offer::on_report(&last, hash, status) {
+        // A first message may be of a clone, or of a record from before.
+        let begins_anew = self.report.message.as_ref().is_some_and(is_fresh);
+        if let Some(next) = offer::on_report(&last, hash, status, begins_anew) {
             let error = self
                 .agent
                 .status

@@ -427,6 +427,21 @@ fn an_agent_that_went_back_before_it_could_say_why_is_not_offered_it_again() {
 }
 
 #[test]
+fn a_clone_that_tells_of_an_older_config_while_the_original_applies_the_new_one_refuses_nothing() {
+    let mut world = World::offered(false);
+    let offered = world.delivery().hash;
+    world.says(reports(&offered, RemoteConfigStatuses::Applying));
+    world.number = 0;
+    world.says(AgentToServer {
+        remote_config_status: reports(&[7; 32], RemoteConfigStatuses::Applied).remote_config_status,
+        ..full()
+    });
+    assert_eq!(world.delivery().state(), DeliveryState::Applying);
+    let (_, agent) = world.stored.as_ref().unwrap();
+    assert_eq!(agent.refused, []);
+}
+
+#[test]
 fn what_a_gateway_asks_again_since_no_answer_came_is_answered_with_the_same_offer() {
     let mut world = World::new();
     world.lease = false;

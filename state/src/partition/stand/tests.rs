@@ -13,7 +13,7 @@ use crate::inventory::{Columns, Index, IndexMirror, Interner, chunk};
 use crate::ledger::{Mirror, table};
 use crate::partition::drawn::{Draw, ID, NOW_MS, OTHER_ID, agent, member, program};
 use crate::partition::listing::Everybody;
-use crate::partition::stand::verdicts::Verdicts;
+use crate::partition::stand::verdicts::{Pace, Verdicts};
 use crate::partition::{is_quiet, place_of};
 
 /// Where a member stands, by the functions of the domain alone.
@@ -289,9 +289,9 @@ fn verdicts_that_are_kept_are_those_that_would_be_found_anew() {
         let columns = index.read();
         // Now and then for a person, who wants to know all.
         let share = draw.of(&[usize::MAX, 20, 50]);
-        let due = verdicts.look(&columns, &rollout, &decides, (now_ms, wall_ms), &mut {
-            share
-        });
+        let mut pace = Pace::of(share);
+        let times = (now_ms, wall_ms);
+        let due = verdicts.look(&columns, &rollout, &decides, times, &mut pace);
         let at = |uid: &Uid| heard.get(uid).copied().unwrap_or((0, false));
         verdicts.heard(&due.iter().map(at).collect::<Vec<_>>(), LIMIT_MS);
         let fresh = |row: &Row| {
@@ -346,12 +346,16 @@ fn a_program_that_changes_at_each_look_is_caught_up_with() {
         ..store::Rollout::default()
     };
     let decides = Arc::new(program(&mut draw));
-    let mut verdicts = Verdicts::default();
+    // Of several partitions none is left behind by those that are asked before it.
+    let mut partitions: [Verdicts; 3] = Default::default();
     let mut looks = |most: usize| {
         let whole = (1..=most).find(|_| {
             rollout.failures_since += 1;
-            verdicts.look(&index.read(), &rollout, &decides, (1, NOW_MS), &mut 10);
-            verdicts.is_whole()
+            let mut pace = Pace::of(10);
+            for verdicts in &mut partitions {
+                verdicts.look(&index.read(), &rollout, &decides, (1, NOW_MS), &mut pace);
+            }
+            partitions.iter().all(Verdicts::is_whole)
         });
         whole.expect("all are found anew in the end")
     };

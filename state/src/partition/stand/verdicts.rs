@@ -38,6 +38,14 @@ pub struct Verdicts {
     now_ms: u64,
 }
 
+/// Of how many members one look of the controller finds anew where they stand, over all partitions, once what all of them
+/// rest on has changed.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    each: usize,
+    left: usize,
+}
+
 /// What all verdicts rest on.
 struct Basis {
     program: Arc<Program>,
@@ -65,16 +73,16 @@ struct Verdict {
 
 impl Verdicts {
     /// Finds anew what has changed. Answers of whom it has to be known when they were heard, in rising order. Where
-    /// everything has to be found anew, `anew_max` members are, and each time that it has to be once more before that is
-    /// done, twice as many: a program that changes all the time is caught up with. What was used of it is taken off.
-    /// `now_ms`: monotonic, and wall clock.
+    /// everything has to be found anew, as many members are as the pace has left, and each time that it has to be once
+    /// more before that is done, twice as many, whether it has any left or not: a program that changes all the time is
+    /// caught up with in every partition. `now_ms`: monotonic, and wall clock.
     pub fn look(
         &mut self,
         columns: &Columns,
         rollout: &store::Rollout,
         program: &Arc<Program>,
         now_ms: (u64, u64),
-        anew_max: &mut usize,
+        pace: &mut Pace,
     ) -> Vec<Uid> {
         let (now_ms, wall_ms) = now_ms;
         self.now_ms = now_ms;
@@ -106,10 +114,10 @@ impl Verdicts {
             self.anew = 0;
         }
         let found = self.anew;
-        let share = anew_max.saturating_mul(1 << self.overtaken.min(30));
+        let share = pace.share(self.overtaken);
         self.anew = found.saturating_add(share).min(list.len());
         let anew = found..self.anew;
-        *anew_max = anew_max.saturating_sub(anew.len());
+        pace.left = pace.left.saturating_sub(anew.len());
         let mut stand = Stand::of(rollout, program, wall_ms);
         let mut rows = Rising::of(&columns.rows);
         let mut due = Vec::new();
@@ -171,6 +179,25 @@ impl Verdicts {
         }
         let of = |(wave, lane): (&(u32, u32), &u32)| (*wave, counted[*lane as usize]);
         self.lanes.iter().map(of).collect()
+    }
+}
+
+impl Pace {
+    /// So many in one look.
+    pub fn of(each: usize) -> Self {
+        Pace { each, left: each }
+    }
+
+    /// All at once: for a person, who wants to know all.
+    pub fn whole() -> Self {
+        Pace::of(usize::MAX)
+    }
+
+    fn share(&self, overtaken: u32) -> usize {
+        match overtaken {
+            0 => self.left,
+            times => self.each.saturating_mul(1 << times.min(30)),
+        }
     }
 }
 

@@ -1,0 +1,143 @@
+//! Agents of a family that a rollout of another one has taken, or is about to, and may have to give back.
+
+use fleet::rollout::State;
+
+use crate::control::{Documents, rollout_state};
+use crate::inventory::{Columns, List};
+
+use super::super::Api;
+
+/// A rollout of another family whose list counts.
+struct Taker {
+    id: String,
+    family: String,
+    /// It may still take what it lists. One that has been rolled back owes a way back to those only that have slept through
+    /// it.
+    open: bool,
+}
+
+impl Api {
+    /// How many agents of this family are lent.
+    pub(super) fn lent(&self, family: &str) -> u64 {
+        let takers = takers(&self.node.control.read(), family);
+        let partitions = self.node.partitions.iter();
+        partitions
+            .map(|partition| lent_in(&partition.index().read(), &takers, family))
+            .sum()
+    }
+}
+
+/// Its own rollouts only move agents from role to role.
+fn takers(documents: &Documents, family: &str) -> Vec<Taker> {
+    let others = documents.rollouts.values();
+    let others = others.filter(|rollout| rollout.value.family != family);
+    let takers = others.filter_map(|rollout| {
+        let rollout = &rollout.value;
+        let state = rollout_state(rollout.state());
+        // Its list decides for its agents as long as its family names it.
+        let named = documents.families.get(&rollout.family);
+        let named = named.is_some_and(|family| family.value.rollout == rollout.id);
+        let open = !state.is_final();
+        (open || named && state == State::RolledBack).then(|| Taker {
+            id: rollout.id.clone(),
+            family: rollout.family.clone(),
+            open,
+        })
+    });
+    takers.collect()
+}
+
+fn lent_in(columns: &Columns, takers: &[Taker], family: &str) -> u64 {
+    let lent_to = |taker: &Taker| {
+        let members = columns
+            .lists
+            .get(&taker.id)
+            .into_iter()
+            .flat_map(List::iter);
+        let lent = members.filter(|(uid, member)| {
+            let from = member.taken_from.as_ref();
+            let has_it = || {
+                let owner = columns.rows.get(uid).and_then(|row| row.owner());
+                owner.is_some_and(|(owner, _)| owner == taker.family)
+            };
+            from.is_some_and(|from| *from.0 == *family) && (taker.open || has_it())
+        });
+        lent.count() as u64
+    };
+    takers.iter().map(lent_to).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message;
+    use proto::store::{self, RolloutState};
+
+    use super::*;
+    use crate::control::Control;
+    use crate::inventory::{Index, chunk};
+    use crate::ledger::{Mirror, table};
+
+    /// Rollout `ro-1` of `b` has taken agents 1 and 2 from `a`; 1 has gone back since.
+    fn lent(state: RolloutState, named: bool) -> u64 {
+        let control = Control::default();
+        let mut mirror = control.mirror();
+        let rollout = store::Rollout {
+            id: "ro-1".into(),
+            family: "b".into(),
+            state: state.into(),
+            ..store::Rollout::default()
+        };
+        let family = store::Family {
+            name: "b".into(),
+            rollout: if named { "ro-1".into() } else { String::new() },
+            ..store::Family::default()
+        };
+        mirror.put(table::ROLLOUT, b"ro-1", 1, &rollout.encode_to_vec());
+        mirror.put(table::FAMILY, b"b", 1, &family.encode_to_vec());
+        mirror.publish(0);
+
+        let index = Index::default();
+        let mut mirror = index.mirror();
+        let mut members = vec![];
+        for (n, owner) in [(1, "a"), (2, "b")] {
+            let uid = vec![n; 16];
+            let agent = store::Agent {
+                delivery: Some(store::Delivery {
+                    family: owner.into(),
+                    role: "agent".into(),
+                    hash: vec![n; 32],
+                    ..store::Delivery::default()
+                }),
+                ..store::Agent::default()
+            };
+            mirror.put(table::AGENT, &uid, 1, &agent.encode_to_vec());
+            members.push(store::Member {
+                uid,
+                taken_from: Some(store::Owner {
+                    family: "a".into(),
+                    role: "agent".into(),
+                }),
+                ..store::Member::default()
+            });
+        }
+        let list = store::MemberChunk { members }.encode_to_vec();
+        mirror.put(table::MEMBERS, &chunk("ro-1", 0), 1, &list);
+        mirror.publish(0);
+        let takers = takers(&control.read(), "a");
+        lent_in(&index.read(), &takers, "a")
+    }
+
+    #[test]
+    fn an_open_rollout_may_have_to_give_back_whom_it_lists() {
+        assert_eq!(lent(RolloutState::Running, true), 2);
+        assert_eq!(lent(RolloutState::Planned, false), 2);
+        assert_eq!(lent(RolloutState::Completed, false), 0);
+    }
+
+    #[test]
+    fn who_has_slept_through_a_rollback_is_lent_until_it_is_back() {
+        assert_eq!(lent(RolloutState::RolledBack, true), 1);
+        // The family has gone on: its next rollout's list says who is owed a way back.
+        assert_eq!(lent(RolloutState::RolledBack, false), 0);
+    }
+}
