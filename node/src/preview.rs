@@ -722,3 +722,69 @@ pub fn short_id() -> String {
         .map(|_| char::from(ID_LETTERS[rng.random_range(0..ID_LETTERS.len())]))
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of a hundred members and more.
+    fn shown(members: std::ops::Range<u16>) -> store::Preview {
+        store::Preview {
+            members: members.map(|n| n.to_be_bytes().to_vec()).collect(),
+            diff_groups: vec![vec![1], vec![2]],
+            takeovers: vec!["base 3".into()],
+            conflicts: vec!["agent 1".into()],
+            ..store::Preview::default()
+        }
+    }
+
+    #[test]
+    fn what_nobody_has_seen_is_named_whatever_it_is() {
+        let before = shown(0..100);
+        let change = |change: fn(&mut store::Preview)| {
+            let mut now = before.clone();
+            change(&mut now);
+            differences(&before, &now)
+        };
+        assert_eq!(change(|_| {}), Vec::<String>::new());
+        assert_eq!(
+            change(|now| now.diff_groups.push(vec![3])),
+            ["1 new group(s) of diffs: agents would get a change that nobody has seen"]
+        );
+        assert_eq!(
+            change(|now| now.conflicts.push("agent 2".into())),
+            ["new role conflict: agent 2"]
+        );
+        assert_eq!(
+            change(|now| now.takeovers = vec!["base 4".into(), "edge 1".into()]),
+            [
+                "it takes 4 agents from family base, 3 were shown",
+                "it takes 1 agents from family edge, 0 were shown"
+            ]
+        );
+        assert_eq!(
+            change(|now| now.plan_hash = vec![1]),
+            ["the plan is another one"]
+        );
+        // What is no more asks for no second look.
+        let less = change(|now| {
+            now.diff_groups.clear();
+            now.takeovers.clear();
+            now.conflicts.clear();
+        });
+        assert_eq!(less, Vec::<String>::new());
+    }
+
+    #[test]
+    fn one_percent_of_the_members_may_join_or_leave_and_one_in_any_case() {
+        let moved = |before: std::ops::Range<u16>, now| differences(&shown(before), &shown(now));
+        assert_eq!(moved(0..200, 2..200), Vec::<String>::new());
+        assert_eq!(moved(0..200, 1..201), Vec::<String>::new());
+        assert_eq!(
+            moved(0..200, 1..202),
+            ["2 members joined and 1 left, of 200"]
+        );
+        assert_eq!(moved(0..3, 0..4), Vec::<String>::new());
+        assert_eq!(moved(0..3, 0..5), ["2 members joined and 0 left, of 3"]);
+    }
+}

@@ -84,6 +84,7 @@ impl Api {
     pub async fn find(&self, name: &str) -> Result<AgentDetail, Status> {
         let request = GetAgentRequest {
             uid: name.to_owned(),
+            ..GetAgentRequest::default()
         };
         self.agents
             .clone()

@@ -655,6 +655,12 @@ async fn a_deactivated_family_leaves_its_agents_what_they_run_until_a_rollout_br
     assert_eq!(entry.unwrap().detail, "3 agents keep what they run: why");
     assert_eq!(stable().await, (0, 0));
     assert!(scene.refused(&off).contains("family edge is not active"));
+    let uid = scene.fleet.agent(0).uid().to_string();
+    let pin = "pin set p --family edge --revision 1 --reason x --for 1h --agent";
+    let pin: Vec<&str> = pin.split(' ').chain([&*uid]).collect();
+    let said = scene.refused(&pin);
+    let way_out = "pin p: family edge is deactivated, so nothing is sent to its agents: roll a revision out first";
+    assert!(said.contains(way_out), "{said}");
     let deleted = ["families", "delete", "other", "--yes"];
     scene.cli.ok(&deleted);
     let late = scene.fleet.spawn("agent", Script::default());

@@ -285,6 +285,20 @@ const COMMANDS: &[Refusal] = &[
         says: &["there is no family `nosuch`"],
     },
     Refusal {
+        args: &[
+            "approve",
+            "edge",
+            "--plan",
+            "quick",
+            "--hash",
+            "0123456789ab",
+        ],
+        says: &[
+            "revision 1 of family edge",
+            "not 0123456789ab: look at it again and approve what you saw",
+        ],
+    },
+    Refusal {
         args: &["agents", "owner", "-l", "role = agent", "--accept", "--yes"],
         says: &["there is nothing to resolve"],
     },

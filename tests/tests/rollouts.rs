@@ -16,6 +16,29 @@ use system_tests::wait::{SOON, eventually, holds};
 // === the way it should go ===
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_agent_says_why_a_role_matches_it_or_not() {
+    let scene = Scene::of(1).await;
+    scene.store("one").await;
+    let uid = scene.fleet.agent(0).uid().to_string();
+    let why = ["agents", "get", &uid, "--why", "edge"];
+    let said = scene.cli.ok(&why);
+    assert_eq!(
+        said,
+        "agent: matched because `role = agent` holds: role is agent\n"
+    );
+    scene.cli.ok(&["agents", "label", &uid, "role=other"]);
+    let said = scene.cli.json(&why);
+    let role = &said["why"][0];
+    assert_eq!(role["matched"], false, "{said:#}");
+    assert_eq!(
+        role["why"],
+        "not matched because `role = agent` does not hold: role is other"
+    );
+    let unknown = scene.refused(&["agents", "get", &uid, "--why", "nosuch"]);
+    assert!(unknown.contains("there is no family `nosuch`"), "{unknown}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_change_goes_from_file_to_fleet_and_is_written_down() {
     let scene = Scene::of(12).await;
     let hash = scene.store("one").await;

@@ -33,6 +33,7 @@ pub async fn learn<'a>(
 async fn name(uid: &str, client: &Client) -> Option<String> {
     let request = api::GetAgentRequest {
         uid: uid.to_owned(),
+        ..api::GetAgentRequest::default()
     };
     let answer = client.agents().get_agent(request).await.ok()?;
     Some(answer.into_inner().agent?.name)

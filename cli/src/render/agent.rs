@@ -29,6 +29,14 @@ pub fn detail(answer: &api::AgentDetail, part: Part, look: &Look) -> String {
     }
 }
 
+/// `agents get --why`: what became of each term, role by role.
+pub fn why(answer: &api::AgentDetail) -> String {
+    let roles = answer.why.iter();
+    roles
+        .map(|role| format!("{}: {}\n", clean(&role.role), clean(&role.why)))
+        .collect()
+}
+
 /// `agents history`: one line for each transition.
 pub fn history(transitions: &[api::Transition], look: &Look) -> String {
     if transitions.is_empty() {

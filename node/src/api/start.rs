@@ -496,3 +496,76 @@ pub fn supersede_with(
         act,
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use fleet::rollout::{Direction, rollback_plan};
+
+    use super::*;
+
+    /// Of three agents that it owns.
+    fn preview() -> Preview {
+        Preview {
+            shown: api::PreviewResponse {
+                revision: 2,
+                members: 3,
+                owned: 3,
+                ..api::PreviewResponse::default()
+            },
+            takeovers: vec![],
+            blocked: None,
+            rollout: Rollout {
+                state: State::Planned,
+                direction: Direction::Forward,
+                plan: rollback_plan(),
+                roles: vec![],
+                roll_back: None,
+                inconclusive_ms: 0,
+            },
+            against: vec![],
+            kept: store::Preview {
+                members: vec![vec![1], vec![2], vec![3]],
+                ..store::Preview::default()
+            },
+        }
+    }
+
+    /// What a start of family `web` bound to it is told, forward and back.
+    fn said(bound: &Preview) -> [String; 2] {
+        [false, true].map(|back| {
+            let request = api::StartRolloutRequest {
+                family: "web".into(),
+                back,
+                ..api::StartRolloutRequest::default()
+            };
+            let checked = check(&request, bound);
+            checked.map_or_else(|refused| refused.message().to_owned(), |()| String::new())
+        })
+    }
+
+    #[test]
+    fn what_stands_against_a_start_is_named_and_does_not_hold_up_the_way_back() {
+        assert_eq!(said(&preview()), ["", ""]);
+        let lacking = Preview {
+            blocked: Some("1 agent lacks processor redaction".into()),
+            ..preview()
+        };
+        let why = "family web does not start while agents lack components: 1 agent lacks processor redaction";
+        assert_eq!(said(&lacking), [why, ""]);
+        let against = Preview {
+            against: vec!["1 agent has no version".into()],
+            ..preview()
+        };
+        let why = "web revision 2 is against the rules for agents that it has now: 1 agent has no version; apply a revision that \
+                   keeps them, or make its selectors leave those agents out";
+        assert_eq!(said(&against), [why, ""]);
+    }
+
+    #[test]
+    fn roles_that_have_come_to_match_the_same_agent_are_named_with_the_way_out() {
+        let mut overlapping = preview();
+        overlapping.shown.conflicts = vec!["host-1: agent, edge".into()];
+        let why = "two roles match the same agent: host-1: agent, edge; make the selectors of family web exclude each other";
+        assert_eq!(said(&overlapping), [why, why]);
+    }
+}

@@ -141,6 +141,8 @@ pub fn state_of(row: &Row, desired: &Desired, unchanged: bool) -> &'static str {
         State::Applied if delivery.effective == store::Match::No => "drifted",
         State::Applied if runs_another => "drifted",
         State::Applied if pinned && row.healthy => "pinned",
+        // What was so when it was heard last is no evidence of now.
+        State::Applied if row.healthy && row.link != Link::Connected => "not reached",
         State::Applied if row.healthy && unchanged => "unchanged",
         State::Applied if row.healthy => "converged",
         State::Applied => "soaking",
@@ -204,6 +206,13 @@ mod tests {
         let word = |link| state_of(&runs_a(link), &should_run("b"), false);
         assert_eq!(word(Link::Connected), "pending pickup");
         assert_eq!(word(Link::Lost), "not reached");
+    }
+
+    #[test]
+    fn who_is_silent_or_gone_is_not_called_converged() {
+        let word = |link| state_of(&runs_a(link), &should_run("a"), false);
+        assert_eq!(word(Link::Connected), "converged");
+        assert_eq!([Link::Lost, Link::Left].map(word), ["not reached"; 2]);
     }
 
     #[test]

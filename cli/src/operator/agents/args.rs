@@ -73,7 +73,7 @@ pub enum Command {
     List(ListArgs),
     /// Show one agent: health, delivery, effective config, components
     #[command(
-        after_help = "Examples:\n  muster agents get web-1\n  muster agents get 0192f3 --effective\n  muster agents get web-1 --config > sent.yaml"
+        after_help = "Examples:\n  muster agents get web-1\n  muster agents get 0192f3 --effective\n  muster agents get web-1 --config > sent.yaml\n  muster agents get web-1 --why pii-redaction"
     )]
     Get(GetArgs),
     /// Show what happened to one agent, newest first
@@ -184,11 +184,14 @@ pub struct GetArgs {
     /// Uid, a prefix of it, or a name that only one agent has
     pub agent: String,
     /// Print the effective config only, as the agent reported it, redacted
-    #[arg(long, conflicts_with = "config")]
+    #[arg(long, conflicts_with_all = ["config", "why"])]
     pub effective: bool,
     /// Print the config sent last only
-    #[arg(long)]
+    #[arg(long, conflicts_with = "why")]
     pub config: bool,
+    /// Say why the roles of this family's latest revision match the agent or not
+    #[arg(long, value_name = "FAMILY")]
+    pub why: Option<String>,
 }
 
 #[derive(Args)]

@@ -11,7 +11,7 @@ use crate::exit::Failure;
 use crate::operator::client::Client;
 use crate::operator::names;
 use crate::operator::output::{Output, now_ms, talk};
-use crate::render::agent::{Part, detail, history};
+use crate::render::agent::{Part, detail, history, why};
 use crate::render::agents as render;
 use crate::render::at as render_at;
 use crate::render::groups;
@@ -167,6 +167,10 @@ fn pages() -> ProgressBar {
 }
 
 async fn get(args: GetArgs, client: &Client, out: Output) -> Result<(), Failure> {
+    if let Some(family) = &args.why {
+        let answer = read_why(client, &args.agent, family).await?;
+        return out.show(&answer, |answer, _| why(answer));
+    }
     let answer = read(client, &args.agent).await?;
     let part = match (args.effective, args.config) {
         (true, _) => Part::Effective,
@@ -211,8 +215,13 @@ async fn uid(client: &Client, agent: &str) -> Result<String, Failure> {
 }
 
 async fn read(client: &Client, agent: &str) -> Result<api::AgentDetail, Failure> {
+    read_why(client, agent, "").await
+}
+
+async fn read_why(client: &Client, agent: &str, family: &str) -> Result<api::AgentDetail, Failure> {
     let request = api::GetAgentRequest {
         uid: agent.to_owned(),
+        why: family.to_owned(),
     };
     client
         .call(&format!("read agent {agent}"), async || {

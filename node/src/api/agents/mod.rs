@@ -173,7 +173,8 @@ impl AgentService for Api {
         request: Request<api::GetAgentRequest>,
     ) -> Result<Response<api::AgentDetail>, Status> {
         self.actor(&request, Act::Read)?;
-        let uid = self.find(&request.into_inner().uid)?;
+        let request = request.into_inner();
+        let uid = self.find(&request.uid)?;
         let stored = self
             .node
             .partition(uid)
@@ -184,7 +185,11 @@ impl AgentService for Api {
                 "there is no agent {uid}: list them with `muster agents list`"
             ))
         })?;
-        Ok(Response::new(self.detail(uid, &agent)?))
+        let mut detail = self.detail(uid, &agent)?;
+        if !request.why.is_empty() {
+            detail.why = self.why(uid, &request.why)?;
+        }
+        Ok(Response::new(detail))
     }
 
     async fn agent_history(

@@ -179,6 +179,34 @@ impl Api {
         Ok(detail)
     }
 
+    /// Why each role of a family's latest revision matches an agent or not.
+    pub(super) fn why(&self, uid: Uid, family: &str) -> Result<Vec<api::RoleMatch>, Status> {
+        let roles = {
+            let documents = self.node.control.read();
+            let revision = documents.revision(family, 0).ok_or_else(|| {
+                Status::not_found(format!(
+                    "there is no family `{family}`: list them with `muster families list`"
+                ))
+            })?;
+            let roles = revision.value.roles.iter();
+            roles.filter_map(crate::control::role).collect::<Vec<_>>()
+        };
+        let columns = self.node.partition(uid).index().read();
+        let row = columns
+            .rows
+            .get(&uid)
+            .ok_or_else(|| Status::not_found(format!("there is no agent {uid}")))?;
+        let matches = |role: &fleet::family::Role| {
+            let found = role.selector.explain(row);
+            api::RoleMatch {
+                role: role.name.clone(),
+                matched: found.matched(),
+                why: found.to_string(),
+            }
+        };
+        Ok(roles.iter().map(matches).collect())
+    }
+
     fn bodies(
         &self,
         partition: &Partition,
