@@ -40,7 +40,11 @@ pub type Partition = u32;
 /// May only be sent when there is room? A rollback, a pin and the stop that a person ordered need none; what they have in
 /// flight counts.
 pub fn needs_room<S>(reason: &Reason<S>) -> bool {
-    matches!(reason, Reason::Wave { .. } | Reason::Stable)
+    match reason {
+        // Also who gets stable while its wave has not begun: it was away, and converges under the same budget.
+        Reason::Wave { .. } | Reason::Stable | Reason::Waiting { .. } => true,
+        _ => false,
+    }
 }
 
 impl Default for Budget {
@@ -180,6 +184,7 @@ mod tests {
         let rollout = || "ro-1".to_owned();
         assert!(needs_room(&Reason::Wave { rollout: rollout() }));
         assert!(needs_room(&Reason::<String>::Stable));
+        assert!(needs_room(&Reason::Waiting { rollout: rollout() }));
         assert!(!needs_room(&Reason::RolledBack { rollout: rollout() }));
     }
 
