@@ -40,6 +40,31 @@ async fn every_replica_applies_the_same_and_followers_name_the_leader() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_proposal_that_hangs_holds_up_none_behind_it() {
+    let cluster = Cluster::of(1..=3).await;
+    let leads = cluster.leader(1..=3).await;
+    cluster.propose(1..=3, entry("k", 0)).await;
+    let group = cluster.group(leads).clone();
+    // Nobody confirms anything to the leader any more, which it takes its time to notice.
+    for id in (1..=3).filter(|id| *id != leads) {
+        cluster.wires.cut(id);
+    }
+    let before = group.status().last_log.unwrap();
+    let mut hanging = vec![];
+    for nth in 1..=2 {
+        let group = group.clone();
+        let proposed = async move { group.propose(entry("k", nth)).await };
+        hanging.push(tokio::spawn(proposed));
+        let group = cluster.group(leads);
+        let is_in_its_log = || group.status().last_log.unwrap() >= before + nth;
+        eventually("it is in the leader's log", is_in_its_log).await;
+    }
+    for one in hanging {
+        one.abort();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn replicas_are_compared_at_one_index_while_entries_come() {
     let cluster = Cluster::of(1..=3).await;
     cluster.leader(1..=3).await;

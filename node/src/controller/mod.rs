@@ -638,7 +638,8 @@ fn perform(stored: &mut store::Rollout, step: &Step) -> (&'static str, String) {
             };
             let cause = format!("{}; what it covers has gone back", stored.cause);
             set_state(stored, next, &cause);
-            ("rollback.finish", next.name().to_owned())
+            let detail = format!("{}: {cause}", next.name());
+            ("rollback.finish", detail)
         }
     }
 }

@@ -142,7 +142,10 @@ pub(super) async fn prepare(
         "controller",
         "rollout.open",
         format!("rollout/{}", stored.id),
-        super::number(members, "member"),
+        format!(
+            "its lists are complete: {}",
+            super::number(members, "member")
+        ),
     ));
     let change = entry(writes, acts);
     node.control_ledger.propose(change).await?;
