@@ -410,8 +410,8 @@ enum Base {
     Reported {
         partition: usize,
         effective: Arc<str>,
-        /// What was offered and not applied.
-        not_applied: Option<String>,
+        /// Why it is not what was delivered last; none: nothing was.
+        why: Option<String>,
     },
 }
 
@@ -543,7 +543,7 @@ impl Maker<'_> {
         Ok(())
     }
 
-    /// What an agent runs now: what it said it applied, else what it reports to run.
+    /// What an agent runs now: what it said it applied, unless it has drifted from that, else what it reports to run.
     fn base(&self, candidate: &Candidate) -> Base {
         let delivery = candidate.delivery.as_ref();
         let name = |d: &store::Delivery| {
@@ -554,13 +554,20 @@ impl Maker<'_> {
                 d.rollout.clone(),
             )
         };
-        if let Some(delivery) = delivery.filter(|_| candidate.applied) {
+        if let Some(delivery) = delivery.filter(|_| candidate.applied && !candidate.drifted) {
             return Base::Delivered(name(delivery));
         }
+        let why = |d: &store::Delivery| {
+            let delivered = format!("{}/{} r{}", d.family, d.role, d.revision);
+            match candidate.applied {
+                true => format!("it has drifted from {delivered}"),
+                false => format!("{delivered} was offered and is not applied"),
+            }
+        };
         Base::Reported {
             partition: self.node.partition_index(candidate.uid),
             effective: candidate.effective.clone(),
-            not_applied: delivery.map(|d| format!("{}/{} r{}", d.family, d.role, d.revision)),
+            why: delivery.map(why),
         }
     }
 
@@ -581,15 +588,15 @@ impl Maker<'_> {
             Base::Reported {
                 partition,
                 effective,
-                not_applied,
+                why,
             } => {
                 let running = self.running(*partition, effective)?;
                 let what = match &running {
                     Some(_) => "what it runs now",
                     None => "nothing: it does not say what it runs",
                 };
-                let against = match not_applied {
-                    Some(offered) => format!("{what}; {offered} was offered and is not applied"),
+                let against = match why {
+                    Some(why) => format!("{what}; {why}"),
                     None => what.to_owned(),
                 };
                 let changes = match &running {

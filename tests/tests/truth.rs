@@ -96,6 +96,19 @@ async fn content_drift_is_told_by_key_with_its_origin_and_never_healed_in_secret
         let reply = http.ask(&agent.bare()).await;
         assert_eq!(offer(&reply), None, "by policy it is only reported");
     }
+    // A preview compares with what it runs now, not with what it was sent.
+    apply(&server, "two", "");
+    let preview = server.cli().json(&["preview", "edge", "--plan", "swift"]);
+    let group = &preview["groups"][0];
+    let against = group["against"].as_str().unwrap();
+    assert!(
+        against.contains("it has drifted from edge/agent r1"),
+        "{preview:#}"
+    );
+    assert!(
+        group["diff"].as_str().unwrap().contains("0.0.0.0:4318"),
+        "{preview:#}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

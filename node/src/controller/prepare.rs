@@ -618,6 +618,7 @@ mod tests {
             stratum: String::new(),
             delivery: None,
             applied: false,
+            drifted: false,
             effective: Arc::default(),
             components: Box::default(),
             owned: true,

@@ -49,6 +49,8 @@ pub struct Candidate {
     pub delivery: Option<store::Delivery>,
     /// It said that it applied that.
     pub applied: bool,
+    /// What it reports to run contradicts that.
+    pub drifted: bool,
     /// As in [`Row::effective`].
     pub effective: Arc<str>,
     /// Component list hash.
@@ -313,6 +315,7 @@ fn candidate(
             ..store::Delivery::default()
         }),
         applied: delivery.is_some_and(|d| d.state == State::Applied),
+        drifted: delivery.is_some_and(|d| d.effective == store::Match::No),
         effective: row.effective.clone(),
         components: row.components.clone(),
         owned,

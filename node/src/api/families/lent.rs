@@ -106,6 +106,7 @@ mod tests {
                     family: owner.into(),
                     role: "agent".into(),
                     hash: vec![n; 32],
+                    state: store::DeliveryState::Applied.into(),
                     ..store::Delivery::default()
                 }),
                 ..store::Agent::default()
