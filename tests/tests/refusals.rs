@@ -294,7 +294,7 @@ const COMMANDS: &[Refusal] = &[
             "0123456789ab",
         ],
         says: &[
-            "revision 1 of family edge",
+            "edge revision 1 has hash",
             "not 0123456789ab: look at it again and approve what you saw",
         ],
     },

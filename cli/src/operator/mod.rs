@@ -48,7 +48,7 @@ pub enum Operator {
     Agents(agents::Command),
     /// Store manifests of families and plans; nothing is delivered
     Apply(apply::ApplyArgs),
-    /// Look at families and their revisions, deactivate and delete them
+    /// Look at families and revisions, deactivate and delete them
     #[command(
         subcommand,
         visible_alias = "family",
