@@ -554,7 +554,9 @@ impl Maker<'_> {
                 d.rollout.clone(),
             )
         };
-        if let Some(delivery) = delivery.filter(|_| candidate.applied && !candidate.drifted) {
+        // Who is sent nothing is no change that somebody has to see.
+        let drifted = candidate.drifted && !candidate.unchanged;
+        if let Some(delivery) = delivery.filter(|_| candidate.applied && !drifted) {
             return Base::Delivered(name(delivery));
         }
         let why = |d: &store::Delivery| {

@@ -47,7 +47,10 @@ pub(super) fn advance(rollout: &Rollout, observed: &Observed, elapsed_ms: u64) -
     }
     for role in rollout.in_order() {
         let clock = look.clock(role);
-        look.plan.clocks.insert(role.name.clone(), clock);
+        // Nothing is counted of who has not begun, or is done.
+        if role.open_waves > 0 && !role.done {
+            look.plan.clocks.insert(role.name.clone(), clock);
+        }
         if !role.done {
             look.role(role, clock);
         }
@@ -119,6 +122,7 @@ impl<'a> Look<'a> {
             return;
         }
         // Kept, so that a freeze or another role that it waits for does not make it soak again.
+        let soaked = soaked.min(spec.soak_ms);
         self.plan.soaked_ms.insert(role.name.clone(), soaked);
         match role.open_waves as usize == role.wave_ends.len() {
             true => self.finish_role(role),

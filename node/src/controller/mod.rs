@@ -32,8 +32,11 @@ use crate::partition::{chain, millis};
 /// How often it looks.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// Soak that a crash of the controller may lose.
+/// Soak and patience that a crash of the controller may lose.
 const KEEP: Duration = Duration::from_secs(5);
+
+/// What it may lose of the time that a wave has been open, where nothing else is counted: a rollout may wait for days.
+const KEEP_CLOCKS: Duration = Duration::from_secs(60);
 
 /// What each open rollout waits for.
 #[derive(Clone, Default)]
@@ -290,9 +293,7 @@ impl Controller {
         memory.forgiven.extend(next.forgiven.clone());
         memory.inconclusive_ms = next.inconclusive_ms;
         if next.steps.is_empty() {
-            if now.duration_since(memory.kept) >= KEEP
-                && let Some(kept) = memory.to_keep(&stored)
-            {
+            if let Some(kept) = memory.to_keep(&stored, now.duration_since(memory.kept)) {
                 memory.kept = now;
                 let change = entry(vec![put(table::ROLLOUT, id, version, &kept)], vec![]);
                 memory.version = self.node.control_ledger.propose(change).await?;
@@ -339,12 +340,18 @@ impl Memory {
         }
     }
 
-    /// The rollout with what was counted since it was stored, so that whoever controls it next goes on from there: soak,
-    /// clocks and patience. None: nothing was.
-    fn to_keep(&self, stored: &store::Rollout) -> Option<store::Rollout> {
+    /// The rollout with what was counted since it was stored so long ago, so that whoever controls it next goes on from
+    /// there: soak, patience, clocks. None: nothing was, or it is not time yet.
+    fn to_keep(&self, stored: &store::Rollout, ago: Duration) -> Option<store::Rollout> {
         let mut kept = stored.clone();
         self.write_to(&mut kept);
-        (kept != *stored).then_some(kept)
+        let mut roles = kept.roles.iter().zip(&stored.roles);
+        let decides = kept.inconclusive_ms != stored.inconclusive_ms
+            || roles.any(|(now, before)| {
+                (now.soaked_ms, &now.forgiven) != (before.soaked_ms, &before.forgiven)
+            });
+        let every = if decides { KEEP } else { KEEP_CLOCKS };
+        (ago >= every && kept != *stored).then_some(kept)
     }
 
     fn write_to(&self, stored: &mut store::Rollout) {
@@ -690,7 +697,8 @@ mod tests {
     fn whoever_controls_a_rollout_next_goes_on_with_its_patience_and_its_deadline() {
         let stored = stored();
         let mut memory = Memory::of(&stored, 1, Instant::now());
-        assert_eq!(memory.to_keep(&stored), None, "nothing was counted");
+        let kept_by = |memory: &Memory, ago| memory.to_keep(&stored, ago);
+        assert_eq!(kept_by(&memory, KEEP_CLOCKS), None, "nothing was counted");
         // The soak stands still, as it does without evidence.
         memory.inconclusive_ms = 840_000;
         let clock = Clock {
@@ -699,8 +707,9 @@ mod tests {
             outcomes: 3,
         };
         memory.clocks.insert("agent".into(), clock);
+        assert_eq!(kept_by(&memory, KEEP / 2), None, "it is not time yet");
         memory.forgiven.insert("agent".into(), vec![1]);
-        let kept = memory.to_keep(&stored).expect("it is kept");
+        let kept = kept_by(&memory, KEEP).expect("it is kept");
         let next = Memory::of(&kept, 2, Instant::now());
         assert_eq!(next.inconclusive_ms, 840_000);
         assert_eq!(
@@ -708,6 +717,13 @@ mod tests {
             (3_000_000, 500)
         );
         assert_eq!(kept.roles[0].forgiven, [1]);
-        assert_eq!(memory.to_keep(&kept), None);
+        assert_eq!(memory.to_keep(&kept, KEEP_CLOCKS), None);
+        // In a freeze of days the clocks alone go on.
+        let open_ms = clock.open_ms + 5_000;
+        memory
+            .clocks
+            .insert("agent".into(), Clock { open_ms, ..clock });
+        assert_eq!(memory.to_keep(&kept, KEEP), None);
+        assert!(memory.to_keep(&kept, KEEP_CLOCKS).is_some());
     }
 }

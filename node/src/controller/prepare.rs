@@ -61,7 +61,7 @@ pub(super) async fn prepare(
     // long they take, or approvals: nobody can tell when exactly they are made.
     let opening = Epoch::new(node.control.read().incarnation(), version);
     let words = words(node);
-    let families = versions_of_families(&node.control.read());
+    let families = node.control.read().families.clone();
     let drawn = aside({
         let (node, stored) = (node.clone(), stored.clone());
         let (family, revision) = (family.value.clone(), revision.clone());
@@ -78,7 +78,7 @@ pub(super) async fn prepare(
         }
         None => return Ok(()), // the node stops
     };
-    let as_drawn = lenders(&drawn.lists, &families);
+    let as_drawn = lenders(&drawn.lists, &stored.family, &families);
     for (partition, members) in node.partitions.iter().zip(drawn.lists) {
         partition.drop_list(&stored.id).await?;
         partition.store_list(&stored.id, members).await?;
@@ -155,30 +155,22 @@ pub(super) async fn prepare(
     drop_old_lists(node, &stored).await
 }
 
-/// Families by name, each with the version of its document.
-fn versions_of_families(documents: &Documents) -> BTreeMap<String, u64> {
-    let families = documents.families.iter();
-    families
-        .map(|(name, family)| (name.clone(), family.version))
-        .collect()
-}
-
-/// That the families from which agents are taken are what they were when the lists were drawn: one that was deactivated
-/// meanwhile would have nothing to give back.
-fn lenders(lists: &[Vec<Member>], families: &BTreeMap<String, u64>) -> Vec<store::Write> {
+/// The families from which agents are taken, as they were when the lists were drawn. They are stored as they are, so that
+/// neither this nor a deactivation that has not seen the lists goes through after the other: a family that is deactivated
+/// has nothing to give back.
+fn lenders(
+    lists: &[Vec<Member>],
+    own: &str,
+    families: &BTreeMap<String, Doc<store::Family>>,
+) -> Vec<store::Write> {
     let taken = lists.iter().flatten().filter_map(|m| m.taken_from.as_ref());
     let lenders: BTreeSet<&str> = taken.map(|owner| owner.family.as_str()).collect();
-    let compare = |name: &str| {
-        let version = families.get(name)?;
-        Some(store::Write {
-            table: table::FAMILY.into(),
-            key: name.into(),
-            expect: *version,
-            only_compare: true,
-            ..store::Write::default()
-        })
+    let foreign = lenders.into_iter().filter(|name| *name != own);
+    let as_it_is = |name: &str| {
+        let family = families.get(name)?;
+        Some(put(table::FAMILY, name, family.version, &*family.value))
     };
-    lenders.into_iter().filter_map(compare).collect()
+    foreign.filter_map(as_it_is).collect()
 }
 
 /// Are all partitions here as their leaders have them? If not, that is what the rollout waits for.

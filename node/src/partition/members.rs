@@ -357,7 +357,7 @@ fn candidate(
 
 /// Whom the family's last rollout, which is not completed, has taken an agent from: it still owes it the way back. Who
 /// joined a family since has come there by itself, and who is there by a person's word since is there to stay.
-fn came_from<'a>(row: &Row, last: Option<(Epoch, &'a List)>) -> Option<(&'a str, &'a str)> {
+pub fn came_from<'a>(row: &Row, last: Option<(Epoch, &'a List)>) -> Option<(&'a str, &'a str)> {
     let delivery = row.delivery.as_ref()?;
     let (opened, list) = last?;
     let here = |granted: &crate::inventory::Owner| row.owner() == Some((&*granted.0, &*granted.1));

@@ -24,7 +24,7 @@ use state::partition::stand::verdicts::Verdicts;
 use tokio::sync::broadcast;
 
 pub use changes::Decided;
-pub use members::{Candidate, MemberView};
+pub use members::{Candidate, MemberView, came_from};
 pub use occupancy::{Count, Counted, Occupancy, Older, Room};
 pub use state::inventory::state_word;
 pub use state::partition::timing::{GRANT_LIFE, LEASE, LEASE_OVER};

@@ -113,7 +113,7 @@ impl<M: StateMachine> Group<M> {
 
     /// Replicates entries in order. One answer each, same order.
     ///
-    /// Entries that are too large are answered so; the others go ahead.
+    /// Not as one: whatever becomes of an entry, also that it is too large, the others go ahead.
     pub async fn propose_many(&self, entries: Vec<Bytes>) -> Vec<Result<Vec<u8>, ProposeError>> {
         let _under_way = UnderWay::new(&self.shared.counters.proposals, entries.len());
         let deadline = tokio::time::Instant::now() + self.shared.propose_timeout;

@@ -100,8 +100,8 @@ pub fn state_of(row: &Row, desired: &Desired, unchanged: bool) -> &'static str {
     let stops = desired.reason == Reason::Stopped;
     let pinned = desired.reason == Reason::Pinned;
     let due = match row.link {
-        Link::Lost | Link::Unspecified => "not reached",
-        Link::Connected | Link::Left => "pending pickup",
+        Link::Connected => "pending pickup",
+        Link::Lost | Link::Left | Link::Unspecified => "not reached",
     };
     let Some(delivery) = &row.delivery else {
         return match desired.reason {
@@ -205,7 +205,7 @@ mod tests {
     fn who_is_due_and_silent_is_not_reached() {
         let word = |link| state_of(&runs_a(link), &should_run("b"), false);
         assert_eq!(word(Link::Connected), "pending pickup");
-        assert_eq!(word(Link::Lost), "not reached");
+        assert_eq!([Link::Lost, Link::Left].map(word), ["not reached"; 2]);
     }
 
     #[test]

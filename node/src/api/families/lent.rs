@@ -1,16 +1,18 @@
 //! Agents of a family that a rollout of another one has taken, or is about to, and may have to give back.
 
+use fleet::program::Epoch;
 use fleet::rollout::State;
 
 use crate::control::{Documents, rollout_state};
-use crate::inventory::{Columns, List};
+use crate::inventory::Columns;
+use crate::partition::came_from;
 
 use super::super::Api;
 
 /// A rollout of another family whose list counts.
 struct Taker {
     id: String,
-    family: String,
+    opened: Epoch,
     /// It may still take what it lists. One that has been rolled back owes a way back to those only that have slept through
     /// it.
     open: bool,
@@ -40,7 +42,7 @@ fn takers(documents: &Documents, family: &str) -> Vec<Taker> {
         let open = !state.is_final();
         (open || named && state == State::RolledBack).then(|| Taker {
             id: rollout.id.clone(),
-            family: rollout.family.clone(),
+            opened: Epoch(rollout.opening_epoch),
             open,
         })
     });
@@ -49,22 +51,19 @@ fn takers(documents: &Documents, family: &str) -> Vec<Taker> {
 
 fn lent_in(columns: &Columns, takers: &[Taker], family: &str) -> u64 {
     let lent_to = |taker: &Taker| {
-        let members = columns
-            .lists
-            .get(&taker.id)
-            .into_iter()
-            .flat_map(List::iter);
-        let lent = members.filter(|(uid, member)| {
+        let list = columns.lists.get(&taker.id)?;
+        let taken = list.iter().filter(|(_, member)| {
             let from = member.taken_from.as_ref();
-            let has_it = || {
-                let owner = columns.rows.get(uid).and_then(|row| row.owner());
-                owner.is_some_and(|(owner, _)| owner == taker.family)
-            };
-            from.is_some_and(|from| *from.0 == *family) && (taker.open || has_it())
+            from.is_some_and(|from| *from.0 == *family)
         });
-        lent.count() as u64
+        let owed = taken.filter(|(uid, _)| {
+            let row = columns.rows.get(uid);
+            let owed = row.and_then(|row| came_from(row, Some((taker.opened, list))));
+            taker.open || owed.is_some()
+        });
+        Some(owed.count() as u64)
     };
-    takers.iter().map(lent_to).sum()
+    takers.iter().filter_map(lent_to).sum()
 }
 
 #[cfg(test)]
@@ -79,6 +78,11 @@ mod tests {
 
     /// Rollout `ro-1` of `b` has taken agents 1 and 2 from `a`; 1 has gone back since.
     fn lent(state: RolloutState, named: bool) -> u64 {
+        lent_unless(0, state, named)
+    }
+
+    /// A person has said so long after the rollout began whose they are; 0: nobody has.
+    fn lent_unless(said: u64, state: RolloutState, named: bool) -> u64 {
         let control = Control::default();
         let mut mirror = control.mirror();
         let rollout = store::Rollout {
@@ -102,11 +106,13 @@ mod tests {
         for (n, owner) in [(1, "a"), (2, "b")] {
             let uid = vec![n; 16];
             let agent = store::Agent {
+                resolved_epoch: said,
                 delivery: Some(store::Delivery {
                     family: owner.into(),
                     role: "agent".into(),
                     hash: vec![n; 32],
                     state: store::DeliveryState::Applied.into(),
+                    rollout: "ro-1".into(),
                     ..store::Delivery::default()
                 }),
                 ..store::Agent::default()
@@ -138,6 +144,8 @@ mod tests {
     #[test]
     fn who_has_slept_through_a_rollback_is_lent_until_it_is_back() {
         assert_eq!(lent(RolloutState::RolledBack, true), 1);
+        // A person has said that it stays.
+        assert_eq!(lent_unless(9, RolloutState::RolledBack, true), 0);
         // The family has gone on: its next rollout's list says who is owed a way back.
         assert_eq!(lent(RolloutState::RolledBack, false), 0);
     }

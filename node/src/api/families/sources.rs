@@ -199,7 +199,7 @@ fn end_pins(documents: &Documents, name: &str, actor: &str, done: &str, change: 
 }
 
 /// Deletes a family, unless something stands against it. Agents that it owns keep what they run; those that are lent
-/// are in another family's open rollout, which may have to give them back.
+/// another family's rollout has taken and may have to give back.
 pub(super) fn deletion(
     documents: &Documents,
     request: &api::DeleteFamilyRequest,
@@ -291,7 +291,8 @@ fn family_to_end<'d>(
     if lent > 0 {
         return Err(Status::failed_precondition(format!(
             "family {name} is not {done} while another family's rollout takes {lent} of its agents and may have to give \
-             them back: let it end first, or, where it has been rolled back, wait for those that are silent or forget them"
+             them back: let it end first or, where it has been rolled back, wait for those that are silent, or say whose they are \
+             (`muster agents owner`)"
         )));
     }
     Ok(family)
