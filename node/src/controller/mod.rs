@@ -46,7 +46,7 @@ pub struct Board(Arc<Mutex<HashMap<String, Vec<Waiting>>>>);
 pub struct Controller {
     node: Arc<Node>,
     memory: HashMap<String, Memory>,
-    given: quotas::Given,
+    divider: quotas::Divider,
     /// Judged in the look that is under way.
     gates: tally::Gates,
 }
@@ -116,7 +116,7 @@ impl Controller {
         Controller {
             node,
             memory: HashMap::new(),
-            given: quotas::Given::nothing(),
+            divider: quotas::Divider::new(),
             gates: tally::Gates::default(),
         }
     }
@@ -139,13 +139,13 @@ impl Controller {
                 pause = LOOK;
                 continue;
             }
-            self.given.leads_in(leadership.term);
+            self.divider.leads_in(leadership.term);
             let began = Instant::now();
             if let Err(error) = expire_pins(&self.node).await {
                 tracing::warn!(error = %chain(&error), "a pin that has expired was not ended; it is tried again");
             }
             let unread = self.node.look().await;
-            quotas::divide(&self.node, &mut self.given, &unread, began).await;
+            quotas::divide(&self.node, &mut self.divider, &unread, began).await;
             self.gates = tally::Gates::default();
             for id in self.open() {
                 if let Err(error) = self.step(&id).await {

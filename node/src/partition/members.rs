@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use fleet::bucket::{Bucket, Counts};
-use fleet::family::{delivery_hash, stop_delivery};
+use fleet::family::delivery_hash;
 use fleet::governance::pin;
 use fleet::membership::enlist::{Applicant, LeftOut, enlist};
 use fleet::offer::{Failure, State};
@@ -15,6 +15,7 @@ use proto::opamp::AgentCapabilities;
 use proto::store::{self, Link, Member, MemberChunk};
 use proto::uid::Uid;
 use state::Rising;
+use state::partition::place::came_from;
 use state::partition::stand::Stand;
 use state::partition::stand::verdicts::{Pace, Verdicts};
 
@@ -353,22 +354,6 @@ fn candidate(
         }
     }
     Some(candidate)
-}
-
-/// Whom the family's last rollout, which is not completed, has taken an agent from: it still owes it the way back. Who
-/// joined a family since has come there by itself, and who is there by a person's word since is there to stay.
-pub fn came_from<'a>(row: &Row, last: Option<(Epoch, &'a List)>) -> Option<(&'a str, &'a str)> {
-    let delivery = row.delivery.as_ref()?;
-    let (opened, list) = last?;
-    let here = |granted: &crate::inventory::Owner| row.owner() == Some((&*granted.0, &*granted.1));
-    let settled = row.granted.as_ref().is_none_or(here);
-    if settled && row.resolved >= opened.0 && row.resolved != 0 {
-        return None;
-    }
-    let taken_from = list.get(&row.uid)?.taken_from.as_ref()?;
-    let taken_from = (&*taken_from.0, &*taken_from.1);
-    let owes = !delivery.rollout.is_empty() || delivery.hash == stop_delivery();
-    (owes && row.owner() != Some(taken_from)).then_some(taken_from)
 }
 
 impl Candidate {

@@ -19,12 +19,13 @@ use arc_swap::ArcSwap;
 use fleet::program::Program;
 use proto::edge::{Notice, notice};
 use proto::uid::Uid;
+use state::partition::counting::{Counting, Waiting};
 use state::partition::presence::{Core, Timing};
 use state::partition::stand::verdicts::Verdicts;
 use tokio::sync::broadcast;
 
 pub use changes::Decided;
-pub use members::{Candidate, MemberView, came_from};
+pub use members::{Candidate, MemberView};
 pub use occupancy::{Count, Counted, Occupancy, Older, Room};
 pub use state::inventory::state_word;
 pub use state::partition::timing::{GRANT_LIFE, LEASE, LEASE_OVER};
@@ -151,8 +152,8 @@ pub struct Partition {
     /// Until when the quotas hold, in milliseconds since `started`.
     quotas_until_ms: AtomicU64,
     /// Who waited when rooms were counted last; none: they were not, since this node leads.
-    waiting: Mutex<Option<occupancy::Waiting>>,
-    counting: Mutex<occupancy::Counting>,
+    waiting: Mutex<Option<Waiting>>,
+    counting: Mutex<Counting>,
     /// Number of the next count that none has numbered. It begins with the wall clock, so that no process repeats those of
     /// one before it.
     counts: AtomicU64,

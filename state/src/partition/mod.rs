@@ -6,6 +6,7 @@
 pub mod body;
 pub mod config;
 pub mod conversation;
+pub mod counting;
 #[cfg(test)]
 mod drawn;
 pub mod due;
@@ -16,6 +17,7 @@ pub mod merge;
 pub mod occupancy;
 pub mod place;
 pub mod presence;
+pub mod quotas;
 pub mod room;
 pub mod stand;
 pub mod timing;

@@ -1,9 +1,10 @@
 //! An agent's place in a rollout: of all the lists that name it, the one that decides for it.
 
-use fleet::program::{Place, Program, Whose};
+use fleet::family::stop_delivery;
+use fleet::program::{Epoch, Place, Program, Whose};
 use proto::uid::Uid;
 
-use crate::inventory::Columns;
+use crate::inventory::{Columns, List, Owner, Row};
 
 /// A place that outlives the look at the lists.
 pub struct OwnedPlace {
@@ -53,6 +54,22 @@ fn place_in<'a>(
         wave: member.wave,
         taken_from: member.taken_from.as_ref().map(|from| (&*from.0, &*from.1)),
     })
+}
+
+/// Whom the family's last rollout, which is not completed, has taken an agent from: it still owes it the way back. Who
+/// joined a family since has come there by itself, and who is there by a person's word since is there to stay.
+pub fn came_from<'a>(row: &Row, last: Option<(Epoch, &'a List)>) -> Option<(&'a str, &'a str)> {
+    let delivery = row.delivery.as_ref()?;
+    let (opened, list) = last?;
+    let here = |granted: &Owner| row.owner() == Some((&*granted.0, &*granted.1));
+    let settled = row.granted.as_ref().is_none_or(here);
+    if settled && row.resolved >= opened.0 && row.resolved != 0 {
+        return None;
+    }
+    let taken_from = list.get(&row.uid)?.taken_from.as_ref()?;
+    let taken_from = (&*taken_from.0, &*taken_from.1);
+    let owes = !delivery.rollout.is_empty() || delivery.hash == stop_delivery();
+    (owes && row.owner() != Some(taken_from)).then_some(taken_from)
 }
 
 // === impl OwnedPlace ===

@@ -2,10 +2,10 @@
 
 use fleet::program::Epoch;
 use fleet::rollout::State;
+use state::partition::place::came_from;
 
 use crate::control::{Documents, rollout_state};
 use crate::inventory::Columns;
-use crate::partition::came_from;
 
 use super::super::Api;
 
