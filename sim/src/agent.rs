@@ -57,6 +57,11 @@ pub fn family_of(id: u32) -> &'static str {
     FAMILIES[usize::from(id.is_multiple_of(3))].0
 }
 
+/// Its failure domain: some of every family and of every partition are in each.
+pub fn zone_of(id: u32) -> &'static str {
+    ["a", "b"][usize::from(id % 4 < 2)]
+}
+
 /// The same for the same agent, config and world.
 fn reaction(seed: u64, id: u32, hash: Digest) -> Reaction {
     let bytes = Digest::of(

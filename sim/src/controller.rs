@@ -1,15 +1,22 @@
 //! The controller: wherever the control group is led, it observes, asks `fleet` what follows, and proposes that. All it
 //! remembers can be lost at any moment.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use fleet::rollout::{Rollout, State, Step, Transition, plan};
+use futures::future::join_all;
 use state::ledger::{act, entry};
+use state::partition::counting::{Count, Counted};
+use state::partition::quotas::{Given, Rules, quotas};
+use state::partition::room::Lane;
 
 use crate::cluster::{Cluster, Process};
+use crate::fault::Fault;
 use crate::invariants::{Fact, Move};
+use crate::leader::{OFFER_TIMEOUT_MS, Older};
 use crate::ledger::{Change, Family, Ledger, Outcome, RolloutDoc};
+use crate::network::Place;
 use crate::observe::{ANEW_MAX, observe};
 use crate::orders::fence;
 use crate::program::program;
@@ -40,6 +47,7 @@ struct Controller {
 /// Looks and moves as long as the process lives.
 pub async fn run(cluster: Arc<Cluster>, process: Arc<Process>) {
     let mut controller = Controller::default();
+    let mut given = Given::nothing(now_ms());
     while process.is_alive() {
         sleep_ms(LOOK_MS).await;
         process.awake().await;
@@ -48,7 +56,12 @@ pub async fn run(cluster: Arc<Cluster>, process: Arc<Process>) {
             controller = Controller::default();
             continue;
         }
-        controller.look(&cluster, &process).await;
+        if let Some(term) = process.group(CONTROL).leads_in() {
+            given.leads_in(term, now_ms());
+        }
+        let began_ms = now_ms();
+        let unread = controller.look(&cluster, &process).await;
+        divide(&cluster, &process, &mut given, &unread, began_ms).await;
         let control = process.control();
         for (id, version, doc) in control.rollouts() {
             if !doc.moves.state.is_final() {
@@ -61,13 +74,18 @@ pub async fn run(cluster: Arc<Cluster>, process: Arc<Process>) {
 }
 
 impl Controller {
-    async fn look(&mut self, cluster: &Arc<Cluster>, process: &Arc<Process>) {
+    /// Partitions that cannot be read.
+    async fn look(&mut self, cluster: &Arc<Cluster>, process: &Arc<Process>) -> BTreeSet<GroupId> {
+        let mut unread = BTreeSet::new();
         for group in Cluster::partitions() {
             let sent = now_ms();
             if cluster.sync(process, group).await {
                 self.read_ms.insert(group, sent);
+            } else {
+                unread.insert(group);
             }
         }
+        unread
     }
 
     /// Of the partition that was read longest ago; none: one of them never was.
@@ -142,6 +160,94 @@ impl Controller {
             let _beside = spawn(fence(Arc::clone(cluster), Arc::clone(process), epoch));
         }
     }
+}
+
+/// Counts what is in flight in all partitions, divides what is left of the budget, and tells their leaders.
+async fn divide(
+    cluster: &Arc<Cluster>,
+    process: &Arc<Process>,
+    given: &mut Given,
+    unread: &BTreeSet<GroupId>,
+    read_ms: u64,
+) {
+    let budget = cluster.watch.budget();
+    if budget.is_none() {
+        return;
+    }
+    let count = given.count();
+    let counting = Cluster::partitions().map(|group| hold_rooms(cluster, process, group, count));
+    let counted = join_all(counting).await;
+    // Somebody else divides by now.
+    if counted
+        .iter()
+        .any(|counted| matches!(counted, Some(Err(_))))
+    {
+        return;
+    }
+    let mut seen = vec![];
+    for ((at, group), counted) in Cluster::partitions().enumerate().zip(counted) {
+        if let Some(Ok(counted)) = counted {
+            seen.push(counted);
+            continue;
+        }
+        // What it has offered is stored here, if it could be read a moment ago.
+        let offers_live_ms = if unread.contains(&group) {
+            OFFER_TIMEOUT_MS
+        } else {
+            0
+        };
+        let may_have = match cluster.watch.fault() {
+            Some(Fault::GivenForgotten) => Some(BTreeMap::new()),
+            _ => given.to(at, offers_live_ms, read_ms),
+        };
+        let Some(may_have) = may_have else {
+            return;
+        };
+        seen.push(process.seen_here(group, &may_have));
+    }
+    let answered: Vec<Option<u64>> = seen.iter().map(|counted| counted.number).collect();
+    let (occupied, bounds): (Vec<_>, Vec<_>) =
+        seen.into_iter().map(|c| (c.occupancy, c.bounds)).unzip();
+    let rules = Rules {
+        budget,
+        ..Rules::default()
+    };
+    let quotas = quotas(&rules, &occupied, &bounds);
+    given.renew(&answered, &bounds, &quotas, now_ms());
+    let told = Cluster::partitions().zip(answered).zip(quotas);
+    let told = told.filter_map(|((group, count), quotas)| {
+        Some(open_rooms(cluster, process, group, count?, quotas))
+    });
+    join_all(told).await;
+}
+
+/// Has the partition's leader count, and grant nothing until it gets its quotas. None: no answer.
+async fn hold_rooms(
+    cluster: &Arc<Cluster>,
+    process: &Arc<Process>,
+    group: GroupId,
+    count: Count,
+) -> Option<Result<Counted, Older>> {
+    let leader = process.group(group).leader()?;
+    let there = Arc::clone(cluster);
+    let work = async move { there.process(leader)?.hold_rooms(group, count) };
+    let (from, to) = (Place::Node(process.node), Place::Node(leader));
+    cluster.network.call(from, to, work).await
+}
+
+/// Gives the partition's leader its quotas. If they do not arrive, it grants nothing.
+async fn open_rooms(
+    cluster: &Arc<Cluster>,
+    process: &Arc<Process>,
+    group: GroupId,
+    count: u64,
+    quotas: BTreeMap<Lane, u64>,
+) -> Option<()> {
+    let leader = process.group(group).leader()?;
+    let there = Arc::clone(cluster);
+    let work = async move { there.process(leader)?.open_rooms(group, count, &quotas) };
+    let (from, to) = (Place::Node(process.node), Place::Node(leader));
+    cluster.network.call(from, to, work).await
 }
 
 /// The entry that stores a rollout as it is now, with what that means for its family.

@@ -12,6 +12,12 @@ pub enum Fault {
     ApplyWithoutIndex,
     /// Offers are authorised without a program lease, and partitions accept those of any program.
     FenceForgotten,
+    /// Whoever is claimed by another family goes there, as if a person had said so.
+    OwnerByClaim,
+    /// What a person says of an owner is stored without the program that it was said by.
+    WordWithoutEpoch,
+    /// Whoever does not answer the controller is taken to use only what it is seen to have in flight.
+    GivenForgotten,
     /// Whoever does not say that it runs what it should is offered it.
     OfferByMismatch,
 }

@@ -430,7 +430,13 @@ impl Gateway {
             return;
         }
         let Some(told) = told else {
-            memory.lines.insert(node, Line::default());
+            let line = memory.lines.insert(node, Line::default());
+            let leads = memory.leads.values().any(|(_, leader)| *leader == node);
+            drop(memory);
+            if leads && line.is_some_and(|line| line.stands) {
+                let gateway = self.id;
+                self.cluster.watch.note(Fact::Broke { gateway });
+            }
             return;
         };
         let stood: Vec<Presence> = told

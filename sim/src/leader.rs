@@ -9,23 +9,26 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use fleet::digest::Digest;
-use fleet::program::{Desired, Program};
+use fleet::program::{Claim, Desired, Program};
 use fleet::selector::Facts;
 use prost::Message as _;
 use proto::edge::{Answer, Notice, Report, Unsent, notice};
 use proto::sequence::is_fresh;
 use proto::store::{self, Entry, Link};
 use proto::uid::Uid;
-use state::inventory::{reported, whose};
+use state::inventory::{RecordFacts, reported, whose};
 use state::ledger::{entry, put, put_any, table};
 use state::partition::body::{Remembered, kept_by};
 use state::partition::conversation::{Known, answer, follows, handled};
+pub use state::partition::counting::Older;
+use state::partition::counting::{Count, Counted, Counting, Waiting};
 use state::partition::evaluate::{Context, Evaluation, evaluate};
 use state::partition::history_key;
 use state::partition::liveness;
+use state::partition::occupancy::Occupancy;
 use state::partition::place::OwnedPlace;
 use state::partition::presence::{Core, Timing};
-use state::partition::room::{Lane, Rooms, Taken};
+use state::partition::room::{Lane, Limits, QUOTA_LIFE, Rooms, Taken};
 use state::partition::stand::verdicts::Verdicts;
 use state::partition::timing::{GRANT_LIFE, HOLD, LEASE, LEASE_OVER, RECALL};
 use state::partition::withdraw::{withdraw, withdrawn, without_offer};
@@ -72,6 +75,9 @@ struct Seat {
     core: Core,
     bodies: Arc<Remembered>,
     rooms: Arc<Rooms>,
+    counting: Counting,
+    waiting: Option<Waiting>,
+    quotas_until_ms: u64,
     verdicts: BTreeMap<String, Verdicts>,
     /// The term in which this node is ready to lead.
     term: u64,
@@ -89,6 +95,9 @@ impl Default for Leaders {
             core: Core::new(TIMING, now_ms()),
             bodies: Arc::default(),
             rooms: Arc::default(),
+            counting: Counting::default(),
+            waiting: None,
+            quotas_until_ms: 0,
             verdicts: BTreeMap::new(),
             term: 0,
             last_grant_ms: 0,
@@ -142,6 +151,15 @@ impl Leaders {
 
 /// Begins everything that a process does for its partitions.
 pub fn run(cluster: &Arc<Cluster>, process: &Arc<Process>) {
+    for group in Cluster::partitions() {
+        let limits = Limits {
+            label: cluster.watch.budget().map(|budget| budget.label),
+            ..Limits::default()
+        };
+        process
+            .leaders
+            .seat(group, |seat| seat.rooms.follow(limits));
+    }
     let _lease = spawn(keep_lease(Arc::clone(cluster), Arc::clone(process)));
     let _lead = spawn(follow_leads(Arc::clone(cluster), Arc::clone(process)));
     let _look = spawn(look(Arc::clone(process)));
@@ -227,9 +245,102 @@ impl Process {
             // An earlier leader may still have its lease, and then repeats what it has granted.
             seat.last_grant_ms = seat.last_grant_ms.max(now + millis(LEASE_OVER));
             seat.rooms.hold();
+            seat.waiting = None;
             seat.term = term;
         });
         self.name_pending(group);
+    }
+
+    // ---- rooms ----
+
+    /// Counts, and grants nothing more until quotas answer this count. None: it does not lead.
+    pub fn hold_rooms(&self, group: GroupId, count: Count) -> Option<Result<Counted, Older>> {
+        let leads = self.leads(group) && self.is_alive();
+        let term = self.group(group).leads_in().filter(|_| leads)?;
+        Some(self.leaders.seat(group, |seat| {
+            seat.counting.begin(count, term)?;
+            let mut occupancy = self.occupancy(group, seat);
+            let bounds = seat.rooms.hold();
+            let waiting = occupancy.waiting.iter_mut();
+            let named = waiting.map(|(lane, (_, uids))| (lane.clone(), std::mem::take(uids)));
+            seat.waiting = Some(Waiting {
+                number: count.0,
+                is_numbered: true,
+                at_ms: now_ms(),
+                named: named.collect(),
+            });
+            Ok(Counted {
+                occupancy,
+                bounds,
+                number: Some(count.0),
+            })
+        }))
+    }
+
+    /// What this replica has of a partition that does not answer, whose leader may have granted up to these quotas.
+    pub fn seen_here(&self, group: GroupId, quotas: &BTreeMap<Lane, u64>) -> Counted {
+        self.leaders.seat(group, |seat| {
+            let mut occupancy = self.occupancy(group, seat);
+            occupancy.waiting.clear();
+            let mut bounds = seat.rooms.hold();
+            for (lane, quota) in quotas {
+                let bound = bounds.entry(lane.clone()).or_default();
+                *bound = (*bound).max(*quota);
+            }
+            Counted {
+                occupancy,
+                bounds,
+                number: None,
+            }
+        })
+    }
+
+    fn occupancy(&self, group: GroupId, seat: &mut Seat) -> Occupancy {
+        let (program, none) = (Arc::new(program(&self.control())), Arc::default());
+        seat.rooms.begin_count();
+        let (seen, in_flight) = {
+            let columns = self.group(group).index.read();
+            let limits = seat.rooms.limits();
+            let counter = &mut seat.counting.counter;
+            counter.count(&columns, &program, &none, &limits)
+        };
+        seat.rooms.end_count(&in_flight);
+        seen
+    }
+
+    /// Quotas, if they answer the newest count: whoever waits for what is new in them is asked again.
+    pub fn open_rooms(
+        &self,
+        group: GroupId,
+        count: u64,
+        quotas: &BTreeMap<Lane, u64>,
+    ) -> Option<()> {
+        if !self.leads(group) || !self.is_alive() {
+            return None;
+        }
+        let named = self.leaders.seat(group, |seat| {
+            let answered = |waiting: &mut Waiting| waiting.is_answered_by(count);
+            let waiting = seat.waiting.take_if(answered)?;
+            let used = seat.rooms.open(quotas);
+            seat.quotas_until_ms = waiting.at_ms + millis(QUOTA_LIFE);
+            let of_lane = |(lane, uids): (Lane, Vec<Uid>)| {
+                let of = |rooms: &BTreeMap<Lane, u64>| rooms.get(&lane).copied().unwrap_or(0);
+                let more = of(quotas).saturating_sub(of(&used));
+                uids.into_iter()
+                    .take(usize::try_from(more).unwrap_or(usize::MAX))
+            };
+            Some(
+                waiting
+                    .named
+                    .into_iter()
+                    .flat_map(of_lane)
+                    .collect::<Vec<_>>(),
+            )
+        });
+        for uid in named.into_iter().flatten() {
+            self.tell_pending(uid);
+        }
+        Some(())
     }
 
     // ---- gateways ----
@@ -289,6 +400,12 @@ impl Process {
                 .collect()
         };
         self.leaders.lines.notify(&notices);
+    }
+
+    /// A person has changed something about an agent, and perhaps something is due for it now.
+    pub fn tell_pending(&self, uid: Uid) {
+        let pending = told(uid, notice::Kind::Pending, "");
+        self.leaders.lines.notify(&[pending]);
     }
 
     // ---- reports ----
@@ -448,10 +565,16 @@ impl Process {
         program: &Program,
         stored: Option<(u64, &store::Agent)>,
     ) -> (Evaluation, Option<Lane>) {
-        let forgetful = stored
-            .filter(|_| self.watch.fault() == Some(Fault::OfferByMismatch))
-            .map(|(version, agent)| (version, without_memory(agent)));
-        let stored = match &forgetful {
+        let mistaken = match self.watch.fault() {
+            Some(Fault::OfferByMismatch) => {
+                stored.map(|(version, agent)| (version, without_memory(agent)))
+            }
+            Some(Fault::OwnerByClaim) => {
+                stored.map(|(version, agent)| (version, let_go(agent, program)))
+            }
+            _ => None,
+        };
+        let stored = match &mistaken {
             Some((version, agent)) => Some((*version, agent)),
             None => stored,
         };
@@ -459,6 +582,10 @@ impl Process {
         let whose = stored.map(|(_, agent)| whose(agent)).unwrap_or_default();
         let place = place_of(&index.read(), program, uid, whose).map(OwnedPlace::of);
         let (bodies, rooms) = self.leaders.seat(group, |seat| {
+            // Quotas that were not renewed in time are none.
+            if seat.quotas_until_ms < now_ms() {
+                seat.rooms.hold();
+            }
             (Arc::clone(&seat.bodies), Arc::clone(&seat.rooms))
         });
         let lane = RefCell::new(None);
@@ -653,6 +780,21 @@ fn without_memory(agent: &store::Agent) -> store::Agent {
     agent.refused.clear();
     if let Some(last) = &mut agent.delivery {
         last.state = store::DeliveryState::Withdrawn.into();
+    }
+    agent
+}
+
+/// A mistake: as if a person had said that it goes to who claims it.
+fn let_go(agent: &store::Agent, program: &Program) -> store::Agent {
+    let mut agent = agent.clone();
+    let claims = program.claims(&RecordFacts(&agent));
+    let claim = claims.first().and_then(Claim::only);
+    let owner = claim.map(|(family, role)| store::Owner {
+        family: family.to_owned(),
+        role: role.to_owned(),
+    });
+    if owner.is_some() {
+        agent.granted = owner;
     }
     agent
 }

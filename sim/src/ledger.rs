@@ -8,6 +8,7 @@ use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use fleet::audit;
+use fleet::program::OwnerChange;
 use fleet::rollout::Rollout;
 use prost::Message;
 use proto::store::{self, ActRecord, Outcome as Kept, Write, outcome::Outcome as Became};
@@ -22,6 +23,7 @@ pub struct Family {
     pub stable: Option<u64>,
     pub latest: u64,
     pub rollout: Option<String>,
+    pub owner_change: OwnerChange,
 }
 
 /// A rollout with its list.
@@ -33,8 +35,15 @@ pub struct RolloutDoc {
     /// The program by which it was opened; 0: by the one that this document makes.
     pub opened: u64,
     pub moves: Rollout,
-    /// Agent to wave.
-    pub members: BTreeMap<u32, u32>,
+    pub members: BTreeMap<u32, Listed>,
+}
+
+/// A line of the list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    pub wave: u32,
+    /// The family whose it is until then.
+    pub taken_from: Option<String>,
 }
 
 /// Families and rollouts as they were written, one after the other.

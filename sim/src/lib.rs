@@ -33,4 +33,5 @@ mod agent;
 mod gateway;
 mod message;
 mod operator;
+mod owners;
 mod settled;

@@ -9,6 +9,7 @@ use proto::opamp::{
 };
 use proto::sequence::Digest as MessageDigest;
 
+use crate::agent::zone_of;
 use crate::invariants::Number;
 use crate::program::uid;
 
@@ -84,6 +85,7 @@ impl Facts {
             identifying_attributes: vec![text("service.name", "sim")],
             non_identifying_attributes: vec![
                 text("family", self.family),
+                text("zone", zone_of(self.agent)),
                 text("build", &self.build.to_string()),
             ],
         }

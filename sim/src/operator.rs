@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use fleet::program::OwnerChange;
 use fleet::rollout::State;
 
 use crate::cluster::Cluster;
@@ -20,6 +21,13 @@ const UNDER_WAY_MS: u64 = 20_000;
 /// Gives orders until then.
 pub async fn live(cluster: Arc<Cluster>, until_ms: u64) {
     let mut once = 0;
+    if cluster.watch.has_owners() {
+        // Whoever is to change hands has to be somebody's.
+        for (family, ..) in FAMILIES {
+            once += 1;
+            give(&cluster, &Order::Found { family }, once).await;
+        }
+    }
     loop {
         let pause = cluster.watch.chance().between(300, 3_000);
         sleep_ms(pause).await;
@@ -43,6 +51,13 @@ fn choose(cluster: &Cluster) -> Option<Order> {
     let mut chance = cluster.watch.chance();
     let control = cluster.process(chance.pick(&ids))?.control();
     let (family, ..) = chance.pick(&FAMILIES);
+    if cluster.watch.has_owners() && chance.one_in(8) {
+        let owner_change = chance.pick(&[OwnerChange::Ask, OwnerChange::Auto]);
+        return Some(Order::Policy {
+            family,
+            owner_change,
+        });
+    }
     let open = control.family(family).1.rollout;
     let open = open
         .as_ref()
@@ -74,7 +89,7 @@ async fn give(cluster: &Arc<Cluster>, order: &Order, once: u64) -> bool {
         Order::Verb { rollout, .. } => rollout
             .rsplit_once('-')
             .and_then(|(family, number)| Some(delivery(family, number.parse().ok()?))),
-        Order::Start { .. } => None,
+        Order::Start { .. } | Order::Found { .. } | Order::Policy { .. } => None,
     };
     if let (
         Order::Verb {

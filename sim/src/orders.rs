@@ -4,24 +4,27 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use fleet::program::Scope;
+use fleet::membership::enlist::{Applicant, enlist};
+use fleet::program::{OwnerChange, Program, Scope};
 use fleet::rollout::{Direction, OnStop, PlanSpec, Role, Rollout, State, Transition, WaveSpec};
 use fleet::waves::{self, Candidate, Size, WHOLE};
 use futures::future::join_all;
-use proto::store::{Member, MemberChunk};
+use proto::opamp::AgentCapabilities;
+use proto::store::{self, Member, MemberChunk};
 use proto::uid::Uid;
-use state::inventory::{RecordFacts, chunk};
+use state::inventory::{Columns, chunk};
 use state::ledger::{act, entry, put_any, table};
 use state::partition::millis;
+use state::partition::place::came_from;
 use state::partition::timing::{GRANT_LIFE, LEASE_OVER};
 
 use crate::cluster::{Cluster, Process};
 use crate::controller::change;
 use crate::gateway::partition_of;
-use crate::ledger::{Change, Family, Ledger, Outcome, RolloutDoc};
+use crate::ledger::{Change, Family, Ledger, Listed, Outcome, RolloutDoc};
 use crate::network::Place;
 use crate::observe::observe;
-use crate::program::{ROLE, number, program, selector, uid};
+use crate::program::{FAMILIES, ROLE, number, program, selector, uid};
 use crate::time::{sleep_ms, wall_ms, within_ms};
 use crate::types::{CONTROL, GroupId};
 
@@ -38,6 +41,15 @@ pub enum Order {
     Verb {
         verb: Verb,
         rollout: String,
+    },
+    /// A family whose first revision is stable from the beginning.
+    Found {
+        family: &'static str,
+    },
+    /// Whether the family's agents go to who claims them by themselves.
+    Policy {
+        family: &'static str,
+        owner_change: OwnerChange,
     },
 }
 
@@ -66,6 +78,11 @@ pub async fn carry_out(
         let change = match &order {
             Order::Start { family } => start(&cluster, &process, &control, family).await?,
             Order::Verb { verb, rollout } => verb.change(&cluster, &process, &control, rollout),
+            Order::Found { family } => found(&cluster, &control, family),
+            Order::Policy {
+                family,
+                owner_change,
+            } => Some(policy(&cluster, &control, family, *owner_change)),
         };
         let Some(mut change) = change else {
             return Some(false);
@@ -174,19 +191,15 @@ async fn start(
     if open.is_some_and(|(_, doc)| !doc.moves.state.is_final()) {
         return Some(None);
     }
-    let mut claimed = vec![];
+    let program = program(control);
+    let mut listed = BTreeMap::new();
     for group in Cluster::partitions() {
         if !cluster.sync(process, group).await {
             return None;
         }
-        let ledger = process.group(group).view().1;
-        let selector = selector(name);
-        let matching = ledger
-            .agents()
-            .filter(|(_, _, agent)| selector.matches(&RecordFacts(agent)));
-        claimed.extend(matching.map(|(id, ..)| id));
+        listed.extend(enlisted(&process.group(group).index.read(), &program, name));
     }
-    let (moves, members) = match list(claimed) {
+    let (moves, members) = match list(listed) {
         Some(list) => list,
         None => return Some(None),
     };
@@ -199,7 +212,7 @@ async fn start(
     let family = Family {
         latest: to,
         rollout: Some(id.clone()),
-        stable: family.stable,
+        ..family
     };
     let doc = RolloutDoc {
         family: name.to_owned(),
@@ -227,14 +240,19 @@ async fn store_list(
     process: &Arc<Process>,
     group: GroupId,
     id: &str,
-    members: &BTreeMap<u32, u32>,
+    members: &BTreeMap<u32, Listed>,
 ) -> Option<()> {
     let of_group = members
         .iter()
         .filter(|(agent, _)| partition_of(**agent) == group);
-    let member = |(agent, wave): (&u32, &u32)| Member {
+    let owner = |family: &String| store::Owner {
+        family: family.clone(),
+        role: ROLE.to_owned(),
+    };
+    let member = |(agent, listed): (&u32, &Listed)| Member {
         uid: uid(*agent).as_bytes().to_vec(),
-        wave: *wave,
+        wave: listed.wave,
+        taken_from: listed.taken_from.as_ref().map(owner),
         ..Member::default()
     };
     let list = MemberChunk {
@@ -249,9 +267,76 @@ async fn store_list(
     matches!(stored, Ok(Outcome::Stored(_))).then_some(())
 }
 
-/// The list and its waves.
-fn list(claimed: Vec<u32>) -> Option<(Rollout, BTreeMap<u32, u32>)> {
-    if claimed.is_empty() {
+/// None: it has been started before.
+fn found(cluster: &Cluster, control: &Ledger, name: &str) -> Option<Change> {
+    let (version, family) = control.family(name);
+    let family = Family {
+        stable: Some(1),
+        latest: 1,
+        ..family
+    };
+    let write = cluster.watch.shelf().family(name, version, family);
+    let founded = act(
+        "anna",
+        "family.found",
+        name.to_owned(),
+        String::new(),
+        wall_ms(),
+    );
+    (version == 0).then(|| Change {
+        id: cluster.watch.next_change(),
+        entry: entry(vec![write], vec![founded]),
+    })
+}
+
+/// A family that was never started has the policy, too.
+fn policy(cluster: &Cluster, control: &Ledger, name: &str, owner_change: OwnerChange) -> Change {
+    let (version, family) = control.family(name);
+    let family = Family {
+        owner_change,
+        ..family
+    };
+    let detail = format!("{owner_change:?}");
+    let said = act("anna", "family.policy", name.to_owned(), detail, wall_ms());
+    let write = cluster.watch.shelf().family(name, version, family);
+    Change {
+        id: cluster.watch.next_change(),
+        entry: entry(vec![write], vec![said]),
+    }
+}
+
+/// Whom a rollout of this family lists in a partition, and whom it takes each from.
+fn enlisted(columns: &Columns, program: &Program, name: &str) -> Vec<(u32, Option<String>)> {
+    let of_name = FAMILIES.iter().find(|(family, ..)| *family == name);
+    let (_, precedence, _) = of_name.expect("there are no others");
+    let selector = selector(name);
+    // A completed one is not named any more.
+    let last = program.family(name).and_then(|f| f.rollout.as_ref());
+    let last = last.and_then(|rollout| Some((rollout.opened, columns.lists.get(&rollout.id)?)));
+    let rows = columns.rows.values().filter(|row| !row.alias);
+    let listed = rows.filter_map(|row| {
+        let applicant = Applicant {
+            owner: row.owner(),
+            roles: selector.matches(row).then_some(ROLE).into_iter().collect(),
+            claims: program.claims(row),
+            duplicate: row.duplicate,
+            many_collectors: row.many_collectors(),
+            accepts: row.can(AgentCapabilities::AcceptsRemoteConfig),
+            stopped: row.stopped,
+        };
+        let listed = enlist(name, *precedence, &applicant, program).ok()?;
+        let taken_from = listed.taken_from.or_else(|| came_from(row, last));
+        Some((
+            number(row.uid),
+            taken_from.map(|(family, _)| family.to_owned()),
+        ))
+    });
+    listed.collect()
+}
+
+/// The list, by whom each is taken from, and its waves.
+fn list(mut enlisted: BTreeMap<u32, Option<String>>) -> Option<(Rollout, BTreeMap<u32, Listed>)> {
+    if enlisted.is_empty() {
         return None;
     }
     let candidate = |id: u32| Candidate {
@@ -260,7 +345,7 @@ fn list(claimed: Vec<u32>) -> Option<(Rollout, BTreeMap<u32, u32>)> {
         reachable: true,
         ahead: false,
     };
-    let ordered = waves::order(claimed.into_iter().map(candidate).collect(), "sim");
+    let ordered = waves::order(enlisted.keys().copied().map(candidate).collect(), "sim");
     let plan = PlanSpec {
         on_stop: OnStop::Default,
         ..PlanSpec::of(vec![
@@ -274,7 +359,12 @@ fn list(claimed: Vec<u32>) -> Option<(Rollout, BTreeMap<u32, u32>)> {
         let uid = Uid::from_wire(&candidate.uid);
         number(uid.expect("an agent's"))
     };
-    let members = ordered.iter().map(id).zip(assigned.waves).collect();
+    let placed = ordered.iter().map(id).zip(assigned.waves);
+    let mut line = |(id, wave)| {
+        let taken_from = enlisted.remove(&id).flatten();
+        (id, Listed { wave, taken_from })
+    };
+    let members = placed.map(&mut line).collect();
     let role = Role {
         name: ROLE.to_owned(),
         wave_ends: assigned.ends,

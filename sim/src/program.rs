@@ -5,8 +5,7 @@ use std::collections::BTreeMap;
 use fleet::digest::Digest;
 use fleet::family::{ConfigFile, ConfigMap, delivery_hash};
 use fleet::program::{
-    Desired, Epoch, OwnerChange, Program, ProgramFamily, ProgramRole, ProgramRollout,
-    RevisionNumber,
+    Desired, Epoch, Program, ProgramFamily, ProgramRole, ProgramRollout, RevisionNumber,
 };
 use fleet::rollout::State;
 use fleet::selector::Selector;
@@ -16,9 +15,14 @@ use state::control::stored_rollout_state;
 
 use crate::ledger::{Ledger, RolloutDoc};
 
-/// Name, precedence and whom its only role claims. Nobody is claimed by both: ownership has its own simulation.
-pub const FAMILIES: [(&str, i64, &str); 2] =
-    [("base", 1, "family = base"), ("edge", 2, "family = edge")];
+/// Name, precedence and whom its only role claims: both want who is labelled so.
+pub const FAMILIES: [(&str, i64, &str); 2] = [
+    ("base", 1, "family in (base, both)"),
+    ("edge", 2, "family in (edge, both)"),
+];
+
+/// What agents are labelled with, where they are relabelled.
+pub const LABELS: [&str; 4] = ["base", "edge", "both", "none"];
 
 /// Name of that role.
 pub const ROLE: &str = "agent";
@@ -56,7 +60,7 @@ fn family(control: &Ledger, name: &str, precedence: i64) -> ProgramFamily {
         precedence,
         stable: family.stable.map(RevisionNumber),
         revisions: needed.map(roles).collect(),
-        owner_change: OwnerChange::default(),
+        owner_change: family.owner_change,
         rollout: family
             .rollout
             .zip(found)

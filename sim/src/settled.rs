@@ -3,12 +3,16 @@
 use std::sync::Arc;
 
 use fleet::offer::State as Offer;
+use fleet::program::Program;
 use fleet::rollout::State;
 use state::partition::{desired_of, place_of};
 
 use crate::cluster::{Cluster, Process};
+use crate::gateway::partition_of;
 use crate::leader::OFFER_TIMEOUT_MS;
-use crate::program::program;
+use crate::ledger::{Listed, RolloutDoc};
+use crate::observe::observe;
+use crate::program::{delivery, program, uid};
 use crate::time::wall_ms;
 use crate::types::CONTROL;
 
@@ -41,7 +45,9 @@ pub fn unsettled(cluster: &Arc<Cluster>) -> Option<String> {
             "agents {unasked:?} have lost a message and were not asked"
         ));
     }
-    agents(&process).or_else(|| rollouts(&process))
+    agents(&process)
+        .or_else(|| rollouts(&process))
+        .or_else(|| cluster.watch.owed())
 }
 
 fn agents(process: &Process) -> Option<String> {
@@ -90,9 +96,9 @@ fn rollouts(process: &Process) -> Option<String> {
         .filter(|(_, _, doc)| doc.moves.state == State::Running);
     running.find_map(|(id, _, doc)| {
         let goes_on = doc.members.keys().any(|agent| {
-            let group = process.group(crate::gateway::partition_of(*agent));
+            let group = process.group(partition_of(*agent));
             let columns = group.index.read();
-            let row = columns.rows.get(&crate::program::uid(*agent));
+            let row = columns.rows.get(&uid(*agent));
             let last = row.and_then(|row| row.delivery.as_ref());
             // One that has its config since just now still soaks.
             last.is_none_or(|last| {
@@ -100,7 +106,38 @@ fn rollouts(process: &Process) -> Option<String> {
                     || wall_ms() < last.offered_ms + ANSWERED_WITHIN_MS
             })
         });
-        (!goes_on)
-            .then(|| format!("{id} runs for ever, though every member has applied its config"))
+        let program = Arc::new(program(&control));
+        (!goes_on && !is_deserted(process, &program, doc)).then(|| {
+            let seen = observe(process, &program, id, doc, None, usize::MAX);
+            let (roles, counts) = (&doc.moves.roles, seen.roles);
+            format!(
+                "{id} runs for ever, though every member has applied its config: {counts:?} of {roles:?}"
+            )
+        })
     })
+}
+
+/// Has everybody in its newest wave gone elsewhere? Such a wave proves nothing, and what comes after it waits for a person.
+fn is_deserted(process: &Process, program: &Program, doc: &RolloutDoc) -> bool {
+    let open = doc.moves.roles.first().map_or(0, |role| role.open_waves);
+    let listed = doc.members.iter();
+    let mut newest = listed
+        .filter(|(_, listed)| listed.wave + 1 == open)
+        .peekable();
+    let target = delivery(&doc.family, doc.to);
+    let is_empty = newest.peek().is_none();
+    let stays = |(agent, _): (&u32, &Listed)| {
+        let group = process.group(partition_of(*agent));
+        let columns = group.index.read();
+        let Some(row) = columns.rows.get(&uid(*agent)) else {
+            return false;
+        };
+        let place = place_of(&columns, program, row.uid, row.whose());
+        let has_it = row
+            .delivery
+            .as_ref()
+            .is_some_and(|last| last.hash == target);
+        has_it || desired_of(row, place, program).delivery == Some(target)
+    };
+    !is_empty && !newest.any(stays)
 }

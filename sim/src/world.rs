@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use fleet::budget::Budget;
+use fleet::waves::Size;
 use openraft::async_runtime::AsyncRuntime;
 use openraft_rt_sim::SimRuntime;
 
@@ -13,11 +15,11 @@ use crate::fault::Fault;
 use crate::gateway::Gateway;
 use crate::invariants::{Broken, Checker, Fact, Known};
 use crate::ledger::{Change, Shelf};
-use crate::operator;
 use crate::settled::unsettled;
 use crate::time::{now_ms, sleep_ms, spawn};
 use crate::trouble::{self, Theme};
 use crate::types::GroupId;
+use crate::{operator, owners};
 
 /// How a world is made.
 #[derive(Clone, Copy, Debug)]
@@ -25,6 +27,10 @@ pub struct Plan {
     pub seed: u64,
     pub fault: Option<Fault>,
     pub theme: Theme,
+    /// Agents are relabelled, and a person says whose they are.
+    pub owners: bool,
+    /// Of each zone so many agents may be in work at once; 0: as many as one likes.
+    pub in_work: u64,
     /// So long things go wrong, and so long nothing does afterwards.
     pub trouble_ms: u64,
     pub settle_ms: u64,
@@ -48,6 +54,8 @@ struct Inner {
     /// Every fact is printed.
     told: bool,
     fault: Option<Fault>,
+    owners: bool,
+    in_work: u64,
     chance: Arc<Mutex<Chance>>,
     shelf: Shelf,
     book: Mutex<Book>,
@@ -68,6 +76,8 @@ impl Plan {
             seed,
             fault: None,
             theme: Theme::of(seed),
+            owners: seed.is_multiple_of(3),
+            in_work: if seed % 7 < 3 { 2 } else { 0 },
             trouble_ms: 90_000,
             settle_ms: 45_000,
         }
@@ -82,6 +92,8 @@ impl Watch {
             seed: plan.seed,
             told: std::env::var_os("MUSTER_SIM_TRACE").is_some(),
             fault: plan.fault,
+            owners: plan.owners,
+            in_work: plan.in_work,
             chance: Arc::new(Mutex::new(Chance::new(plan.seed))),
             shelf: Shelf::default(),
             book: Mutex::default(),
@@ -98,6 +110,22 @@ impl Watch {
 
     pub fn fault(&self) -> Option<Fault> {
         self.0.fault
+    }
+
+    /// Do agents change hands?
+    pub fn has_owners(&self) -> bool {
+        self.0.owners
+    }
+
+    /// What limits how many agents are in work.
+    pub fn budget(&self) -> Option<Budget> {
+        let size = Size::Count(self.0.in_work);
+        let budget = Budget {
+            size,
+            urgent: size,
+            ..Budget::default()
+        };
+        (self.0.in_work > 0).then_some(budget)
     }
 
     /// Where families and rollouts stand.
@@ -160,6 +188,11 @@ impl Watch {
         self.book().checker.unasked(now_ms(), ms)
     }
 
+    /// An agent that was taken over and is not given back, though all of that rollout went back.
+    pub fn owed(&self) -> Option<String> {
+        self.book().checker.owed()
+    }
+
     /// Agents that nobody has answered for so long.
     pub fn unanswered(&self, ms: u64) -> Vec<u32> {
         self.book().checker.unanswered(now_ms(), ms)
@@ -202,14 +235,22 @@ pub fn run(plan: Plan) -> Report {
 
 async fn live(plan: Plan, cluster: Arc<Cluster>) {
     let watch = cluster.watch.clone();
+    if plan.in_work > 0 {
+        let in_work = plan.in_work;
+        watch.note(Fact::Limited { in_work });
+    }
     cluster.initialize().await;
     let gateways: Vec<Arc<Gateway>> = (0..2).map(|id| Gateway::start(id, &cluster)).collect();
     let agents = watch.chance().between(8, 20);
-    for id in 1..=u32::try_from(agents).expect("a few") {
+    let agents = u32::try_from(agents).expect("a few");
+    for id in 1..=agents {
         let agent = Agent::new(id, watch.clone(), gateways.clone());
         let _beside = spawn(agent.live());
     }
     let _person = spawn(operator::live(Arc::clone(&cluster), plan.trouble_ms));
+    if plan.owners {
+        let _another = spawn(owners::live(Arc::clone(&cluster), agents, plan.trouble_ms));
+    }
     let _trouble = spawn(trouble::run(
         Arc::clone(&cluster),
         gateways,

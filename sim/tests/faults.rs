@@ -10,11 +10,16 @@ use sim::world::{Plan, run};
 const SEEDS: u64 = 100;
 
 fn is_caught_by(fault: Fault, theme: Theme, invariant: Invariant) {
+    let themed = |seed| Plan {
+        theme,
+        ..Plan::of(seed)
+    };
+    is_caught_in(themed, fault, invariant);
+}
+
+fn is_caught_in(world: impl Fn(u64) -> Plan, fault: Fault, invariant: Invariant) {
     for seed in 0..SEEDS {
-        let plan = Plan {
-            theme,
-            ..Plan::of(seed)
-        };
+        let plan = world(seed);
         let fault = Some(fault);
         let Some(broken) = run(Plan { fault, ..plan }).broken else {
             continue;
@@ -52,11 +57,43 @@ fn a_fence_that_is_forgotten_is_caught() {
     );
 }
 
+/// In worlds in which agents are relabelled and spoken of.
+fn of_owners_is_caught(fault: Fault) {
+    let owners = |seed| Plan {
+        owners: true,
+        theme: Theme::Everything,
+        ..Plan::of(seed)
+    };
+    is_caught_in(owners, fault, Invariant::Owner);
+}
+
+#[test]
+fn a_claim_that_counts_as_a_persons_word_is_caught() {
+    of_owners_is_caught(Fault::OwnerByClaim);
+}
+
+#[test]
+fn a_word_that_does_not_go_before_older_lists_is_caught() {
+    of_owners_is_caught(Fault::WordWithoutEpoch);
+}
+
+#[test]
+fn a_controller_that_forgets_what_it_gave_is_caught() {
+    let limited = |seed| Plan {
+        in_work: 2,
+        theme: Theme::Leaders,
+        ..Plan::of(seed)
+    };
+    is_caught_in(limited, Fault::GivenForgotten, Invariant::Budget);
+}
+
 #[test]
 fn offers_by_mismatch_of_hashes_are_caught() {
-    is_caught_by(
-        Fault::OfferByMismatch,
-        Theme::Everything,
-        Invariant::OfferedOnce,
-    );
+    // Where agents change hands, the books of owners may find it first.
+    let settled = |seed| Plan {
+        owners: false,
+        theme: Theme::Everything,
+        ..Plan::of(seed)
+    };
+    is_caught_in(settled, Fault::OfferByMismatch, Invariant::OfferedOnce);
 }

@@ -56,6 +56,10 @@ impl Conversations {
                 self.is_untold(*gateway, now_ms);
                 Ok(())
             }
+            Fact::Broke { gateway } => {
+                self.is_untold(*gateway, now_ms);
+                Ok(())
+            }
             Fact::Mended => {
                 for until_ms in self.unheard_ms.values_mut() {
                     *until_ms = now_ms.min(*until_ms);

@@ -4,8 +4,10 @@
 //! Everything that happens is a [`Fact`]. After each one the checker says whether all invariants still hold; the
 //! numbers are those of the design.
 
+mod budget;
 mod conversations;
 mod offers;
+mod owners;
 mod replicas;
 mod rollouts;
 
@@ -18,8 +20,11 @@ use fleet::digest::Digest;
 use fleet::offer::Reported;
 use fleet::rollout::Step;
 
+use self::budget::Budget;
 use self::conversations::Conversations;
 use self::offers::Offers;
+use self::owners::Owners;
+pub use self::owners::Word;
 use self::replicas::Replicas;
 use self::rollouts::Rollouts;
 use crate::disk::End;
@@ -113,8 +118,17 @@ pub enum Fact {
     Unheard {
         gateway: u32,
     },
+    /// Its line to a node that leads has broken: what it told last may be lost.
+    Broke {
+        gateway: u32,
+    },
     /// Everybody hears everybody.
     Mended,
+
+    /// So many agents of a zone may be in work at once.
+    Limited {
+        in_work: u64,
+    },
 
     /// Something was broken, or mended.
     Trouble {
@@ -167,6 +181,12 @@ pub enum Fact {
     },
 
     // ---- people and controller ----
+    /// A person has this done to an agent by this change, which may not be stored.
+    Says {
+        change: u64,
+        agent: u32,
+        word: Word,
+    },
     /// Somebody was told that the revision with this delivery stands still, or goes back.
     Stands {
         verb: Verb,
@@ -238,6 +258,10 @@ pub enum Invariant {
     FreshEvidence,
     /// 9: the audit chain verifies on every replica, and each change of state has its entry.
     Audit,
+    /// Whose an agent is nobody changes but a person, a list that takes it over, or policy; and it goes back there.
+    Owner,
+    /// No more agents of a zone are in work than the budget says.
+    Budget,
     /// 10: when nothing is broken any more, everything converges without a person.
     Converges,
     /// A node does not go back on its vote.
@@ -272,6 +296,8 @@ fn hold(holds: bool, invariant: Invariant, what: impl FnOnce() -> String) -> Ver
 pub struct Checker {
     replicas: Replicas,
     offers: Offers,
+    owners: Owners,
+    budget: Budget,
     conversations: Conversations,
     rollouts: Rollouts,
     /// How often what happened.
@@ -300,6 +326,15 @@ impl Checker {
         }
         self.replicas.check(fact)?;
         self.offers.check(now_ms, fact)?;
+        self.owners.check(now_ms, fact)?;
+        self.budget.check(fact)?;
+        let full = std::mem::take(&mut self.budget.full);
+        if full > 0 {
+            *self.seen.entry("zones full").or_default() += full;
+        }
+        for what in self.owners.take_seen() {
+            *self.seen.entry(what).or_default() += 1;
+        }
         self.conversations.check(now_ms, fact)?;
         self.rollouts.check(now_ms, fact)?;
         match fact {
@@ -316,6 +351,11 @@ impl Checker {
     /// Has a rollout gone on within so long?
     pub fn moved_within(&self, now_ms: u64, ms: u64) -> bool {
         self.rollouts.moved_within(now_ms, ms)
+    }
+
+    /// An agent that was taken over and is not given back, though all of that rollout went back.
+    pub fn owed(&self) -> Option<String> {
+        self.owners.owed()
     }
 
     /// Agents that nobody has answered for so long.
