@@ -40,11 +40,11 @@ pub type Partition = u32;
 /// May only be sent when there is room? A rollback, a pin and the stop that a person ordered need none; what they have in
 /// flight counts.
 pub fn needs_room<S>(reason: &Reason<S>) -> bool {
-    match reason {
-        // Also who gets stable while its wave has not begun: it was away, and converges under the same budget.
-        Reason::Wave { .. } | Reason::Stable | Reason::Waiting { .. } => true,
-        _ => false,
-    }
+    // *Waiting* is who gets stable while its wave has not begun: it was away, and converges under the same budget.
+    matches!(
+        reason,
+        Reason::Wave { .. } | Reason::Stable | Reason::Waiting { .. }
+    )
 }
 
 impl Default for Budget {

@@ -2,8 +2,9 @@
 //!
 //! `idle → offered → applying → applied | failed | rolled back by the agent | no answer | withdrawn`. Only a report
 //! that names the offered hash moves it. Any other hash proves nothing, with one exception: who was applying it, or had
-//! failed with it, and says in the same conversation that it has applied another one has gone back. An offer is never derived from "reported ≠
-//! desired" alone: real supervisors answer a second delivery of the same config with APPLIED whatever their health.
+//! failed with it, and says in the same conversation that it has applied another one has gone back. An offer is never
+//! derived from "reported ≠ desired" alone: real supervisors answer a second delivery of the same config with APPLIED
+//! whatever their health.
 
 use crate::digest::Digest;
 use crate::restored::Doubt;

@@ -259,39 +259,21 @@ impl Process {
         let term = self.group(group).leads_in().filter(|_| leads)?;
         Some(self.leaders.seat(group, |seat| {
             seat.counting.begin(count, term)?;
-            let mut occupancy = self.occupancy(group, seat);
-            let bounds = seat.rooms.hold();
-            let waiting = occupancy.waiting.iter_mut();
-            let named = waiting.map(|(lane, (_, uids))| (lane.clone(), std::mem::take(uids)));
-            seat.waiting = Some(Waiting {
-                number: count.0,
-                is_numbered: true,
-                at_ms: now_ms(),
-                named: named.collect(),
-            });
-            Ok(Counted {
-                occupancy,
-                bounds,
-                number: Some(count.0),
-            })
+            let mut counted = Counted {
+                occupancy: self.occupancy(group, seat),
+                bounds: seat.rooms.hold(),
+                number: None,
+            };
+            seat.waiting = Some(Waiting::of(&mut counted, count.0, count, now_ms()));
+            Ok(counted)
         }))
     }
 
     /// What this replica has of a partition that does not answer, whose leader may have granted up to these quotas.
     pub fn seen_here(&self, group: GroupId, quotas: &BTreeMap<Lane, u64>) -> Counted {
         self.leaders.seat(group, |seat| {
-            let mut occupancy = self.occupancy(group, seat);
-            occupancy.waiting.clear();
-            let mut bounds = seat.rooms.hold();
-            for (lane, quota) in quotas {
-                let bound = bounds.entry(lane.clone()).or_default();
-                *bound = (*bound).max(*quota);
-            }
-            Counted {
-                occupancy,
-                bounds,
-                number: None,
-            }
+            let occupancy = self.occupancy(group, seat);
+            Counted::unanswered(occupancy, seat.rooms.hold(), quotas)
         })
     }
 
@@ -323,19 +305,7 @@ impl Process {
             let waiting = seat.waiting.take_if(answered)?;
             let used = seat.rooms.open(quotas);
             seat.quotas_until_ms = waiting.at_ms + millis(QUOTA_LIFE);
-            let of_lane = |(lane, uids): (Lane, Vec<Uid>)| {
-                let of = |rooms: &BTreeMap<Lane, u64>| rooms.get(&lane).copied().unwrap_or(0);
-                let more = of(quotas).saturating_sub(of(&used));
-                uids.into_iter()
-                    .take(usize::try_from(more).unwrap_or(usize::MAX))
-            };
-            Some(
-                waiting
-                    .named
-                    .into_iter()
-                    .flat_map(of_lane)
-                    .collect::<Vec<_>>(),
-            )
+            Some(waiting.with_room(quotas, &used))
         });
         for uid in named.into_iter().flatten() {
             self.tell_pending(uid);

@@ -332,7 +332,7 @@ impl Program {
         self.families.iter().find(|family| family.name == name)
     }
 
-    /// Does it decide the same for every agent? A soak that is written down stamps a new program, which does.
+    /// Does it decide the same for every agent? A soak or a clock that is written down stamps a new program, which does.
     pub fn decides_as(&self, other: &Program) -> bool {
         let incarnation = |program: &Program| program.epoch.incarnation();
         incarnation(self) == incarnation(other)

@@ -5,7 +5,6 @@ use std::sync::atomic::Ordering;
 use std::sync::{MutexGuard, PoisonError};
 
 use proto::edge::notice;
-use proto::uid::Uid;
 pub use state::partition::counting::{Count, Counted, Older};
 use state::partition::counting::{Counting, Waiting};
 use state::partition::millis;
@@ -56,41 +55,25 @@ impl Partition {
             Count::UNNUMBERED => self.counts.fetch_add(1, Ordering::SeqCst),
             Count(number) => number,
         };
-        let mut occupancy = self.look(&mut counting.counter);
+        let occupancy = self.look(&mut counting.counter);
         let wanted = occupancy.waiting.values().map(|(wanted, _)| wanted).sum();
         self.wanted.store(wanted, Ordering::Relaxed);
-        let bounds = self.rooms.hold();
-        let named =
-            |(lane, (_, uids)): (&Lane, &mut (u64, Vec<Uid>))| (lane.clone(), std::mem::take(uids));
-        *self.waiting() = Some(Waiting {
-            number,
-            is_numbered: count != Count::UNNUMBERED,
-            at_ms: self.monotonic_ms(),
-            named: occupancy.waiting.iter_mut().map(named).collect(),
-        });
-        Ok(Counted {
+        let mut counted = Counted {
             occupancy,
-            bounds,
-            number: Some(number),
-        })
+            bounds: self.rooms.hold(),
+            number: None,
+        };
+        let waiting = Waiting::of(&mut counted, number, count, self.monotonic_ms());
+        *self.waiting() = Some(waiting);
+        Ok(counted)
     }
 
     /// What this replica has of a partition that is led elsewhere and does not answer; its leader may have granted up
     /// to these quotas meanwhile. Nobody in it waits for anything.
     pub fn seen_here(&self, quotas: &BTreeMap<Lane, u64>) -> Counted {
         let mut counting = self.counting();
-        let mut occupancy = self.look(&mut counting.counter);
-        occupancy.waiting.clear();
-        let mut bounds = self.rooms.hold();
-        for (lane, quota) in quotas {
-            let bound = bounds.entry(lane.clone()).or_default();
-            *bound = (*bound).max(*quota);
-        }
-        Counted {
-            occupancy,
-            bounds,
-            number: None,
-        }
+        let occupancy = self.look(&mut counting.counter);
+        Counted::unanswered(occupancy, self.rooms.hold(), quotas)
     }
 
     /// New quotas, good for [`super::room::QUOTA_LIFE`] since the count that they answer; whoever waits for what is new in
@@ -112,13 +95,8 @@ impl Partition {
         self.given.store(given, Ordering::Relaxed);
         let until = waiting.at_ms + millis(QUOTA_LIFE);
         self.quotas_until_ms.store(until, Ordering::SeqCst);
-        for (lane, waiting) in waiting.named {
-            let quota = quotas.get(&lane).copied().unwrap_or(0);
-            let room = quota.saturating_sub(bounds.get(&lane).copied().unwrap_or(0));
-            let room = usize::try_from(room).unwrap_or(usize::MAX);
-            for uid in waiting.iter().take(room) {
-                self.tell(*uid, notice::Kind::Pending);
-            }
+        for uid in waiting.with_room(quotas, &bounds) {
+            self.tell(uid, notice::Kind::Pending);
         }
     }
 

@@ -106,9 +106,56 @@ impl Counting {
     }
 }
 
+// === impl Counted ===
+
+impl Counted {
+    /// What a replica has of a partition whose leader does not answer, and may have granted up to these quotas meanwhile.
+    /// Nobody in it waits for anything.
+    pub fn unanswered(
+        mut occupancy: Occupancy,
+        mut bounds: BTreeMap<Lane, u64>,
+        quotas: &BTreeMap<Lane, u64>,
+    ) -> Self {
+        occupancy.waiting.clear();
+        for (lane, quota) in quotas {
+            let bound = bounds.entry(lane.clone()).or_default();
+            *bound = (*bound).max(*quota);
+        }
+        Counted {
+            occupancy,
+            bounds,
+            number: None,
+        }
+    }
+}
+
 // === impl Waiting ===
 
 impl Waiting {
+    /// For a count that was made at `at_ms`, and begun as `count`. Whom it has found waiting is kept here, and taken out of it.
+    pub fn of(counted: &mut Counted, number: u64, count: Count, at_ms: u64) -> Self {
+        counted.number = Some(number);
+        let waiting = counted.occupancy.waiting.iter_mut();
+        let named = waiting.map(|(lane, (_, uids))| (lane.clone(), std::mem::take(uids)));
+        Waiting {
+            number,
+            is_numbered: count != Count::UNNUMBERED,
+            at_ms,
+            named: named.collect(),
+        }
+    }
+
+    /// Whom to ask again: as many of each lane as these quotas have room for, beside what is in flight.
+    pub fn with_room(self, quotas: &BTreeMap<Lane, u64>, bounds: &BTreeMap<Lane, u64>) -> Vec<Uid> {
+        let of = |rooms: &BTreeMap<Lane, u64>, lane: &Lane| rooms.get(lane).copied().unwrap_or(0);
+        let in_lane = |(lane, uids): (Lane, Vec<Uid>)| {
+            let room = of(quotas, &lane).saturating_sub(of(bounds, &lane));
+            let room = usize::try_from(room).unwrap_or(usize::MAX);
+            uids.into_iter().take(room)
+        };
+        self.named.into_iter().flat_map(in_lane).collect()
+    }
+
     /// Do quotas that name this count answer this one? Without a number they answer what had none, too.
     pub fn is_answered_by(&self, count: u64) -> bool {
         self.number == count || count == Count::UNNUMBERED.0 && !self.is_numbered

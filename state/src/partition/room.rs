@@ -22,7 +22,7 @@ pub const QUOTA_LIFE: Duration = Duration::from_secs(10);
 /// What is limited together: the agents of one failure domain that one role of one rollout is about.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Lane {
-    /// Rollout; empty: agents that join at their family's stable revision.
+    /// Rollout; empty: agents that get their family's stable revision, since they join or were away before their wave.
     pub rollout: String,
     /// Role.
     pub role: String,

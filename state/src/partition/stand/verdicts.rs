@@ -40,7 +40,7 @@ pub struct Verdicts {
 
 /// Of how many members one look of the controller finds anew where they stand, over all partitions, once what all of them
 /// rest on has changed.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct Pace {
     each: usize,
     left: usize,
