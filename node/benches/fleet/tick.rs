@@ -2,8 +2,8 @@
 //! of what a budget limits, which is due as often.
 //!
 //! Between two looks, and two counts, one agent in a hundred says something new, as in the middle of a large wave.
-//! `anew`: nothing that was found before holds, as after the opening of a wave. The controller then needs several looks,
-//! of which the longest is measured; a budget's count is one.
+//! `anew`: nothing that was found before holds, as after the opening of a wave. Looks and counts then come in parts: the
+//! longest look is measured, and counts of which each is the first part of all.
 //!
 //! The members are in memory as the node has them: rows and lists come in through the mirrors that the state machines
 //! write through, only the log before them is left out. Twice: with the last wave open and members spread over the

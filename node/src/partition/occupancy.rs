@@ -9,7 +9,7 @@ pub use state::partition::counting::{Count, Counted, Older};
 use state::partition::counting::{Counting, Waiting};
 use state::partition::millis;
 pub use state::partition::occupancy::Occupancy;
-use state::partition::occupancy::kept::Counter;
+use state::partition::occupancy::kept::{ASKED_AT_ONCE, Counter};
 use state::partition::room::{Lane, QUOTA_LIFE, Rooms};
 
 use super::Partition;
@@ -121,7 +121,7 @@ impl Partition {
         &self.rooms
     }
 
-    /// Looks at every agent, and asks those that have changed.
+    /// Looks at every agent, and asks those that have changed, as many as one count asks at most.
     pub fn occupancy(&self) -> Occupancy {
         self.look(&mut self.counting().counter)
     }
@@ -133,7 +133,7 @@ impl Partition {
         self.rooms.begin_count();
         let counted = {
             let columns = self.index.read();
-            counter.count(&columns, &program, &re_offering, &limits)
+            counter.count(&columns, &program, &re_offering, &limits, ASKED_AT_ONCE)
         };
         let (seen, in_flight) = counted;
         self.rooms.end_count(&in_flight);

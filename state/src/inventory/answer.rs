@@ -12,14 +12,23 @@ pub(crate) struct Answer(AtomicU64);
 impl Answer {
     /// What is kept of this question, or else what `ask` says. Two questions with the same number are the same.
     pub(crate) fn to(&self, question: u32, ask: impl FnOnce() -> u32) -> u32 {
+        self.kept(question).unwrap_or_else(|| {
+            let answer = ask();
+            self.keep(question, answer);
+            answer
+        })
+    }
+
+    /// What is kept of this question; none: it was not asked, or another one since.
+    pub(crate) fn kept(&self, question: u32) -> Option<u32> {
         let kept = self.0.load(Ordering::Relaxed);
-        if kept >> 32 == u64::from(question) {
-            return kept as u32;
-        }
-        let answer = ask();
+        (kept >> 32 == u64::from(question)).then_some(kept as u32)
+    }
+
+    /// Keeps what was answered to this question.
+    pub(crate) fn keep(&self, question: u32, answer: u32) {
         let kept = u64::from(question) << 32 | u64::from(answer);
         self.0.store(kept, Ordering::Relaxed);
-        answer
     }
 }
 

@@ -14,7 +14,7 @@ use proto::uid::Uid;
 use super::listing::Everybody;
 use super::next_for;
 use super::room::{Lane, Limits};
-use crate::inventory::{Columns, Row};
+use crate::inventory::{Columns, Delivery, Row};
 
 /// Agents that are named when there is room again. Whoever is not named asks at its next message.
 const NAMED: usize = 1_000;
@@ -96,32 +96,34 @@ impl<'a> Asked<'a> {
     /// About an agent whose uid is greater than that of the call before; none: it is counted nowhere. Rests on the row,
     /// the member lists and what is asked by: nothing here asks for the time.
     fn find(&mut self, row: &'a Row) -> Option<Finding<&'a str>> {
-        if row.alias || row.link == Link::Left {
+        let mut found = self.glance(row)?;
+        if may_wait(row)
+            && let Some(lane) = self.lane(row)
+        {
+            let sick = found.is_sick();
+            found.standing = Standing::Waiting { lane, sick };
+        }
+        Some(found)
+    }
+
+    /// As [`Asked::find`], but that nothing is taken to be due for anybody. Most of what a count costs is to find what is.
+    fn glance(&self, row: &'a Row) -> Option<Finding<&'a str>> {
+        if !is_counted(row) {
             return None;
         }
         let name = self.limits.label.as_ref().and_then(|label| row.get(label));
+        let standing = match in_flight(row) {
+            Some(open) => {
+                let domain = self.limits.domain_in(&open.rollout, row);
+                Standing::InFlight(domain.map(|domain| (&*open.rollout, &*open.role, domain)))
+            }
+            None if may_wait(row) && !row.healthy => Standing::Sick,
+            None => Standing::Idle,
+        };
         Some(Finding {
             domain: name.unwrap_or(""),
-            standing: self.standing(row),
+            standing,
         })
-    }
-
-    fn standing(&mut self, row: &'a Row) -> Standing<&'a str> {
-        let open = row.delivery.as_ref();
-        if let Some(open) = open.filter(|d| matches!(d.state, State::Offered | State::Applying)) {
-            let domain = self.limits.domain_in(&open.rollout, row);
-            return Standing::InFlight(domain.map(|domain| (&*open.rollout, &*open.role, domain)));
-        }
-        // Who is silent asks for nothing: room that is kept for it would be nobody's.
-        if row.link != Link::Connected {
-            return Standing::Idle;
-        }
-        let sick = !row.healthy;
-        match self.lane(row) {
-            Some(lane) => Standing::Waiting { lane, sick },
-            None if sick => Standing::Sick,
-            None => Standing::Idle,
-        }
     }
 
     /// The lane of the offer that is due for this agent, by borrowed names; none: nothing is, or it is not limited. As
@@ -142,6 +144,20 @@ impl<'a> Asked<'a> {
         let (_, role) = desired.owner?;
         Some((rollout, role, self.limits.domain_waited_for(rollout, row)?))
     }
+}
+
+fn is_counted(row: &Row) -> bool {
+    !row.alias && row.link != Link::Left
+}
+
+fn in_flight(row: &Row) -> Option<&Delivery> {
+    let open = row.delivery.as_ref();
+    open.filter(|d| matches!(d.state, State::Offered | State::Applying))
+}
+
+/// Something may be due for it. Who is silent asks for nothing: room that is kept for it would be nobody's.
+fn may_wait(row: &Row) -> bool {
+    is_counted(row) && row.link == Link::Connected && in_flight(row).is_none()
 }
 
 #[cfg(test)]

@@ -12,6 +12,9 @@ use crate::inventory::{Index, IndexMirror, chunk};
 use crate::ledger::{Mirror, table};
 use crate::partition::drawn::{Draw, ID, OTHER_ID, agent, member, program};
 
+/// Everybody at once.
+const ALL: usize = usize::MAX;
+
 fn uid(n: u16) -> Uid {
     let mut bytes = [3; 16];
     bytes[..2].copy_from_slice(&n.to_be_bytes());
@@ -169,7 +172,7 @@ fn what_is_kept_counts_what_would_be_found_anew() {
         mirror.publish(0);
         let columns = index.read();
         let plain = count(&columns, &decides, &re_offering, &limited);
-        let kept = counter.count(&columns, &decides, &re_offering, &limited);
+        let kept = counter.count(&columns, &decides, &re_offering, &limited, ALL);
         assert_eq!(kept, plain, "round {round}");
         let (seen, in_flight) = plain;
         lanes.extend(seen.waiting.into_keys().map(|lane| (false, lane)));
@@ -241,7 +244,7 @@ fn the_first_of_those_who_wait_are_named_healthy_or_not() {
     ] {
         let plain = count(&columns, &program, &nobody, &limits);
         for _ in 0..2 {
-            let kept = counter.count(&columns, &program, &nobody, &limits);
+            let kept = counter.count(&columns, &program, &nobody, &limits, ALL);
             assert_eq!(kept, plain);
         }
     }
@@ -265,7 +268,7 @@ fn only_who_has_changed_is_asked_again() {
     let mut counter = Counter::default();
     let mut asked = |program: &Arc<Program>| {
         let before = counter.asked;
-        counter.count(&index.read(), program, &nobody, &by_env());
+        counter.count(&index.read(), program, &nobody, &by_env(), ALL);
         counter.asked - before
     };
     assert_eq!((asked(&program), asked(&program)), (300, 0));
@@ -290,7 +293,7 @@ fn labels_that_agents_had_once_are_forgotten() {
         (1..=10).for_each(|n| join(&mut mirror, n, &format!("{round}-{n}")));
         mirror.publish(0);
         let columns = index.read();
-        let kept = counter.count(&columns, &program, &nobody, &by_env());
+        let kept = counter.count(&columns, &program, &nobody, &by_env(), ALL);
         assert_eq!(kept, count(&columns, &program, &nobody, &by_env()));
         assert!(counter.findings() < 2_000, "round {round}");
     }
@@ -318,7 +321,49 @@ fn what_is_in_flight_uses_room_whether_it_waited_or_not() {
     mirror.put(table::AGENT, uid(9).as_bytes(), 1, &agent.encode_to_vec());
     mirror.publish(0);
     let nobody = Arc::default();
-    let (_, in_flight) = Counter::default().count(&index.read(), &program, &nobody, &back);
+    let (_, in_flight) = Counter::default().count(&index.read(), &program, &nobody, &back, ALL);
     let lane = Lane::of((ID, "agent", "a"));
     assert_eq!(in_flight, BTreeMap::from([(lane, 1)]));
+}
+
+#[test]
+fn a_count_in_parts_has_everything_but_some_of_those_who_wait() {
+    let (index, mut mirror, program) = joining(300);
+    let nobody = Arc::default();
+    let (whole, in_flight) = count(&index.read(), &program, &nobody, &by_env());
+    let mut counter = Counter::default();
+    let mut in_parts = |program: &Arc<Program>| {
+        let (seen, flies) = counter.count(&index.read(), program, &nobody, &by_env(), 100);
+        assert_eq!((&seen.domains, &flies), (&whole.domains, &in_flight));
+        let waiting = seen.waiting.into_values();
+        waiting
+            .flat_map(|(_, named)| named)
+            .collect::<BTreeSet<_>>()
+    };
+    let all: BTreeSet<Uid> = (1..=300).map(uid).collect();
+    let up_to = |n| (1..=n).map(uid).collect::<BTreeSet<_>>();
+    for found in [up_to(100), up_to(200), all.clone(), all.clone()] {
+        assert_eq!(in_parts(&program), found);
+    }
+    // Who has changed is asked at once, once all others were.
+    (1..=3).for_each(|n| join(&mut mirror, n, ["a", "b"][usize::from(n % 2)]));
+    mirror.publish(0);
+    assert_eq!(in_parts(&program), all);
+}
+
+#[test]
+fn everybody_is_asked_in_turn_though_everything_changes_at_each_count() {
+    let (index, _mirror, program) = joining(300);
+    let nobody = Arc::default();
+    let mut counter = Counter::default();
+    let mut named: BTreeSet<Uid> = BTreeSet::new();
+    for round in 0..4 {
+        let limits = Limits {
+            back: [format!("ro-{round}")].into(),
+            ..by_env()
+        };
+        let (seen, _) = counter.count(&index.read(), &program, &nobody, &limits, 100);
+        named.extend(seen.waiting.into_values().flat_map(|(_, named)| named));
+    }
+    assert_eq!(named.len(), 300);
 }
