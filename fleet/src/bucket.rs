@@ -108,7 +108,7 @@ pub struct Sighting<'a> {
     /// From this program on a failure counts: by it the rollout was opened, or the first of those that it replaces
     /// without a gap. What failed before is a refusal, which a person knows of.
     pub since: Epoch,
-    /// It refuses the goal: by which program that was offered, and how it failed.
+    /// It refuses the goal: which program was in force when it failed, and how it failed.
     pub refused: Option<(Epoch, Failure)>,
     /// It reports config statuses.
     pub reports_status: bool,
@@ -199,13 +199,16 @@ fn progress(s: &Sighting<'_>, at_goal: bool) -> Bucket {
         state,
         State::Failed | State::RolledBackByAgent | State::NoAnswer
     );
-    if failed && !s.touched && s.offered_by < s.since {
+    let failed_by = s.refused.map_or(s.offered_by, |(by, _)| by);
+    if failed && !s.touched && failed_by < s.since {
         return Bucket::Refused;
     }
     match (s.presence, state) {
         (_, State::Failed) => Bucket::Failed(failure_of(error)),
         (_, State::RolledBackByAgent) => Bucket::Failed(Failure::RolledBackByAgent),
         (Presence::Left, _) => Bucket::Left,
+        // What was taken back unsent cannot be why it fell silent.
+        (Presence::Lost, State::Withdrawn) => Bucket::NotReached,
         (Presence::Lost, _) => Bucket::Failed(Failure::Vanished),
         (_, State::NoAnswer | State::Offered) if !s.reports_status => unverified(s),
         (_, State::NoAnswer) => Bucket::Failed(Failure::NoAnswer),

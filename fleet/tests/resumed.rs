@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use fleet::bucket::Bucket;
 use fleet::governance::supersede::How;
+use fleet::offer::Failure;
 use fleet::program::OwnerChange;
 use fleet::rollout::{Direction, OnStop, PlanSpec, State, WaveSpec};
 use fleet::selector::Selector;
@@ -88,6 +89,12 @@ fn replaced() -> (World, String) {
         world.reactions.insert((*id, hash), Reaction::Reject);
     }
     assert_eq!(settles(&mut world, &first), State::Halted);
+    // The other one answers, too.
+    run(&mut world, 60);
+    assert_eq!(
+        in_bucket(&world, &first, Bucket::Failed(Failure::Rejected)),
+        2
+    );
     let sleep = |world: &mut World, asleep| {
         for id in &early {
             world.agents.get_mut(id).expect("an agent").asleep = asleep;

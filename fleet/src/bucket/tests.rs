@@ -288,3 +288,31 @@ fn whether_it_was_heard_lately_is_found_as_if_each_had_been_asked_for() {
         }
     }
 }
+
+#[test]
+fn who_falls_silent_with_nothing_sent_to_it_is_not_reached_and_has_not_failed() {
+    let silent = |state| {
+        bucket(&Sighting {
+            presence: Presence::Lost,
+            offer: converged()
+                .offer
+                .map(|(hash, _, error)| (hash, state, error)),
+            ..converged()
+        })
+    };
+    assert_eq!(silent(State::Withdrawn), Bucket::NotReached);
+    assert_eq!(silent(State::Offered), Bucket::Failed(Failure::Vanished));
+}
+
+#[test]
+fn what_was_offered_before_a_resume_and_failed_after_it_has_failed() {
+    let goal = converged().goal.unwrap();
+    let failed = Sighting {
+        touched: false,
+        offer: Some((goal, State::Failed, "unknown key")),
+        offered_by: Epoch(9),
+        refused: Some((Epoch(12), Failure::Rejected)),
+        ..converged()
+    };
+    assert_eq!(bucket(&failed), Bucket::Failed(Failure::Rejected));
+}

@@ -1,8 +1,8 @@
 //! Desired state: one pure function from what an agent is and the published program to what it should run.
 
 use super::{
-    Claim, Condition, Desired, OwnerChange, PinTarget, Place, Placed, Program, ProgramFamily,
-    ProgramRole, ProgramRollout, Reason, RevisionNumber, Subject,
+    Claim, Condition, Desired, Fit, OwnerChange, PinTarget, Place, Placed, Program, ProgramFamily,
+    ProgramRole, ProgramRollout, Reason, RevisionNumber, Subject, matching,
 };
 use crate::digest::Digest;
 use crate::family::stop_delivery;
@@ -22,18 +22,22 @@ pub fn desired_borrowed<'a, F: Facts>(
     program: &'a Program,
 ) -> Desired<&'a str> {
     let placed = subject.place.and_then(|place| Placed::of(program, &place));
-    desired_placed(subject, placed.as_ref(), program, |role| {
-        role.selector.matches(subject.facts)
-    })
+    let fit = |roles: &[ProgramRole], target: &ProgramRole| {
+        Fit::of(target.selector.matches(subject.facts), || {
+            matching(roles, subject.facts).len()
+        })
+    };
+    desired_placed(subject, placed.as_ref(), program, fit)
 }
 
 /// As [`desired_borrowed`], for who asks it of every member of a large rollout: with the subject's place looked up before,
-/// and with what its role's selector says of the subject, which is only asked for where it counts.
+/// and with what the selectors of its rollout's target, and of its role among them, say of the subject, which is only asked
+/// for where it counts.
 pub fn desired_placed<'a, F: Facts>(
     subject: &Subject<'a, F>,
     placed: Option<&Placed<'a>>,
     program: &'a Program,
-    matches: impl FnOnce(&ProgramRole) -> bool,
+    fit: impl FnOnce(&[ProgramRole], &ProgramRole) -> Fit,
 ) -> Desired<&'a str> {
     if subject.stopped {
         return Desired {
@@ -45,7 +49,7 @@ pub fn desired_placed<'a, F: Facts>(
     // A person's word goes before the list of the family that it leaves.
     let listed = || {
         let placed = placed.filter(|_| !is_let_go(subject, program))?;
-        desired_as_member(subject, subject.place.as_ref()?, placed, program, matches)
+        desired_as_member(subject, subject.place.as_ref()?, placed, program, fit)
     };
     match desired_by_pin(subject, program) {
         None => listed().unwrap_or_else(|| desired_at_stable(subject, program)),
@@ -63,7 +67,7 @@ fn desired_as_member<'a, F: Facts>(
     place: &Place<'a>,
     placed: &Placed<'a>,
     program: &'a Program,
-    matches: impl FnOnce(&ProgramRole) -> bool,
+    fit: impl FnOnce(&[ProgramRole], &ProgramRole) -> Fit,
 ) -> Option<Desired<&'a str>> {
     let Placed {
         family,
@@ -104,11 +108,26 @@ fn desired_as_member<'a, F: Facts>(
     let has_target = subject.delivery == Some(target.delivery);
     let gives = rollout.running && placed.open && !placed.covered;
     if has_target || gives {
-        if !touched && !has_target && !matches(target) {
-            let conditions = vec![Condition::Relabelled {
+        let roles = family.roles(rollout.to);
+        let fits = match touched || has_target {
+            true => Fit::Only,
+            false => fit(roles, target),
+        };
+        let keeps = match fits {
+            Fit::Only => None,
+            Fit::Not => Some(Condition::Relabelled {
                 rollout: id().to_owned(),
-            }];
-            return Some(kept(subject, Reason::Kept, conditions));
+            }),
+            Fit::Ambiguous => {
+                let roles = matching(roles, subject.facts).into_iter();
+                Some(Condition::AmbiguousRole {
+                    family: family.name.clone(),
+                    roles: roles.map(str::to_owned).collect(),
+                })
+            }
+        };
+        if let Some(condition) = keeps {
+            return Some(kept(subject, Reason::Kept, vec![condition]));
         }
         let offerable = rollout.running && placed.open;
         return Some(Desired {
@@ -315,6 +334,19 @@ fn kept<'a, F>(
         offerable: false,
         reason,
         conditions,
+    }
+}
+
+// === impl Fit ===
+
+impl Fit {
+    /// Of whom its role matches or not; `count` says how many roles do.
+    pub fn of(matches: bool, count: impl FnOnce() -> usize) -> Self {
+        match matches {
+            false => Fit::Not,
+            true if count() > 1 => Fit::Ambiguous,
+            true => Fit::Only,
+        }
     }
 }
 

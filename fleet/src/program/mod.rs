@@ -289,6 +289,17 @@ pub enum Condition {
     },
 }
 
+/// How an agent fits the role that a list has for it, among the roles of the revision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fit {
+    /// The role does not match it.
+    Not,
+    /// That role alone matches it.
+    Only,
+    /// Others match it, too.
+    Ambiguous,
+}
+
 /// A family's claim on an agent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claim<'p> {
@@ -304,6 +315,11 @@ impl Epoch {
     /// Of the change with this number, in this incarnation of the cluster.
     pub fn new(incarnation: u16, counter: u64) -> Self {
         Epoch(u64::from(incarnation) << COUNTER_BITS | counter & ((1 << COUNTER_BITS) - 1))
+    }
+
+    /// The first that is later.
+    pub fn next(self) -> Self {
+        Epoch(self.0.saturating_add(1))
     }
 
     /// How often the cluster had been restored from a backup.

@@ -198,6 +198,33 @@ fn an_agent_that_comes_to_match_two_roles_keeps_what_it_runs() {
 }
 
 #[test]
+fn a_member_that_comes_to_match_two_roles_before_its_wave_keeps_what_it_runs() {
+    let mut web = family("web", 1, "app = web");
+    web.rollout = Some(rollout());
+    let target = web.revisions.get_mut(&RevisionNumber(2)).unwrap();
+    target.push(role("gateway", "gw", "web gw"));
+    let both = labels("app=web,gw=yes");
+    let member = Subject {
+        place: place(0),
+        ..subject(&both, Some("web"))
+    };
+    let program = program(vec![web]);
+    let kept = desired(&member, &program);
+    assert_eq!((kept.delivery, kept.reason), (None, Reason::Kept));
+    assert!(
+        matches!(&kept.conditions[..], [Condition::AmbiguousRole { roles, .. }] if roles.len() == 2),
+        "{:?}",
+        kept.conditions
+    );
+    // What it was offered is not taken back by a label.
+    let touched = Subject {
+        delivered_in: "ro-1",
+        ..member
+    };
+    assert_eq!(desired(&touched, &program).delivery, Some(hash("web 2")));
+}
+
+#[test]
 fn only_an_order_to_stop_delivers_the_empty_config() {
     let web = labels("app=web");
     let stopped = Subject {

@@ -18,6 +18,8 @@ struct Look<'a> {
     done: Vec<&'a str>,
     /// Why the gates cannot decide, if that counts towards the pause.
     undecided: Option<String>,
+    /// A gate passes, and has not done so for long: what it could not decide before still counts.
+    passes_again: bool,
     /// A wave that is over its deadline.
     overdue: Option<String>,
 }
@@ -31,6 +33,7 @@ pub(super) fn advance(rollout: &Rollout, observed: &Observed, elapsed_ms: u64) -
         plan: Plan::default(),
         done: done.map(|role| role.name.as_str()).collect(),
         undecided: None,
+        passes_again: false,
         overdue: None,
     };
     // Earlier waves and roles that are done are watched, too: what breaks after its wave has passed still stops it.
@@ -47,8 +50,8 @@ pub(super) fn advance(rollout: &Rollout, observed: &Observed, elapsed_ms: u64) -
     }
     for role in rollout.in_order() {
         let clock = look.clock(role);
-        // Nothing is counted of who has not begun, or is done.
-        if role.open_waves > 0 && !role.done {
+        // Nothing is counted of who has not begun. Who is done may still have members that are on their way.
+        if role.open_waves > 0 {
             look.plan.clocks.insert(role.name.clone(), clock);
         }
         if !role.done {
@@ -102,11 +105,11 @@ impl<'a> Look<'a> {
                 }];
             }
             Verdict::Inconclusive { why } => self.inconclusive(role, wave, clock, why),
-            Verdict::Pass => self.pass(role, wave),
+            Verdict::Pass => self.pass(role, wave, clock),
         }
     }
 
-    fn pass(&mut self, role: &'a Role, wave: u32) {
+    fn pass(&mut self, role: &'a Role, wave: u32, clock: Clock) {
         let spec = self.rollout.wave(role, wave);
         let soaked = role.soaked_ms + self.elapsed_ms;
         let counts = self.observed.waves(&role.name).get(wave as usize);
@@ -119,6 +122,9 @@ impl<'a> Look<'a> {
                 wave,
                 left_ms: spec.soak_ms - soaked,
             });
+            // A member that comes and goes makes it begin again and again.
+            self.passes_again |= soaked < INCONCLUSIVE_MS_MAX;
+            self.check_deadline(role, wave, clock);
             return;
         }
         // Kept, so that a freeze or another role that it waits for does not make it soak again.
@@ -195,6 +201,11 @@ impl<'a> Look<'a> {
         self.plan.soaked_ms.insert(name(), soaked_ms);
         self.plan.waiting.push(waiting);
         self.undecided = self.undecided.take().or(undecided);
+        self.check_deadline(role, wave, clock);
+    }
+
+    /// A wave that has not passed by then, soak included, pauses its rollout.
+    fn check_deadline(&mut self, role: &Role, wave: u32, clock: Clock) {
         let deadline = self.rollout.wave(role, wave).deadline_ms;
         if deadline.is_some_and(|deadline| clock.open_ms >= deadline) {
             let late = format!(
@@ -279,6 +290,7 @@ impl<'a> Look<'a> {
     fn finish(mut self) -> Plan {
         self.plan.inconclusive_ms = match self.undecided {
             Some(_) => self.rollout.inconclusive_ms + self.elapsed_ms,
+            None if self.passes_again => self.rollout.inconclusive_ms,
             None => 0,
         };
         let undecided = self
@@ -311,15 +323,16 @@ impl<'a> Look<'a> {
     fn clock(&self, role: &Role) -> Clock {
         let before = role.clock;
         let counts = self.observed.waves(&role.name).iter();
-        let outcomes = counts.map(|counts| counts.outcomes()).sum();
-        let quiet_ms = match outcomes == before.outcomes {
-            true => before.quiet_ms + self.elapsed_ms,
-            false => 0,
+        let outcomes: u64 = counts.map(|counts| counts.outcomes()).sum();
+        // More than ever before: a member that comes and goes gets nowhere.
+        let quiet_ms = match outcomes > before.outcomes {
+            true => 0,
+            false => before.quiet_ms + self.elapsed_ms,
         };
         Clock {
             open_ms: before.open_ms + self.elapsed_ms,
             quiet_ms,
-            outcomes,
+            outcomes: outcomes.max(before.outcomes),
         }
     }
 }

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::bucket::Bucket;
+
 /// Restarts of a collector within [`RESTART_LOOP`]'s window that make a loop.
 pub const RESTART_LOOP: (u32, u64) = (3, 10 * 60_000);
 
@@ -63,10 +65,23 @@ pub struct Finding {
 /// Signs of one wave's members that are no outcome by themselves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Signs {
-    /// Reachable members that report that they are not healthy.
+    /// Reachable members without a failure that have not applied the config yet, or are not healthy with it.
     pub unhealthy: u64,
     /// Members in a restart loop: see [`is_restart_loop`].
     pub restart_loops: u64,
+}
+
+impl Signs {
+    /// Counts one member, which reports that it is healthy, or does not; `loops`: it is in a restart loop.
+    pub fn add(&mut self, bucket: Bucket, healthy: bool, loops: bool) {
+        let is_not = match bucket {
+            Bucket::Waiting | Bucket::PendingPickup | Bucket::Applying => true,
+            Bucket::Soaking | Bucket::Converged => !healthy,
+            _ => false,
+        };
+        self.unhealthy += u64::from(is_not);
+        self.restart_loops += u64::from(loops);
+    }
 }
 
 /// Does a collector that restarted so often since its offer, which is so old, restart again and again?

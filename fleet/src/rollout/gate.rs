@@ -175,7 +175,8 @@ impl Gate {
             }
             (_, None) => Answer::Inconclusive("no evidence source".to_owned()),
             (Check::Healthy, Some(signs)) => at_least(
-                wave.reachable().saturating_sub(signs.unhealthy),
+                wave.reachable()
+                    .saturating_sub(wave.failures() + signs.unhealthy),
                 needed,
                 "healthy",
             ),
@@ -347,11 +348,9 @@ impl WaveView<'_> {
         self.counts.of(Bucket::NotReached) + self.counts.of(Bucket::Unverifiable)
     }
 
-    /// Neither converged nor failed, or converged and for the moment not healthy.
+    /// Neither converged nor failed.
     fn on_their_way(&self) -> u64 {
-        let converged = self.counts.of(Bucket::Converged);
-        let unhealthy = self.signs.map_or(0, |signs| signs.unhealthy);
-        (self.reachable() - converged - self.failures()).max(unhealthy.min(converged))
+        self.reachable() - self.counts.of(Bucket::Converged) - self.failures()
     }
 }
 

@@ -77,7 +77,7 @@ pub struct Agent {
     pub health_since_ms: u64,
     pub seen_ms: u64,
     pub refused: Vec<Digest>,
-    /// By refused hash: program by which it was offered, and how it failed.
+    /// By refused hash: program by which it failed, and how.
     pub refusals: BTreeMap<Digest, (u64, Failure)>,
     pub duplicate: bool,
     pub stopped: bool,

@@ -237,7 +237,7 @@ impl World {
                 if !error.is_empty() {
                     delivery.error = error;
                 }
-                let (hash, epoch) = (delivery.hash, delivery.epoch);
+                let (hash, epoch) = (delivery.hash, program.epoch.0);
                 let failure = offer::failure_of(&delivery.error);
                 if failed && !agent.refused.contains(&hash) {
                     agent.refused.push(hash);

@@ -49,15 +49,11 @@ impl World {
             counts[wave].add(found);
             let agent = &self.agents[id];
             let signs = observed.signs.get_mut(&member.role).expect("a role");
-            if found == Bucket::Converged && !agent.told_healthy {
-                signs[wave].unhealthy += 1;
-            }
             let delivery = agent.delivery.as_ref().filter(|d| d.rollout == rollout);
-            if !agent.deleted
-                && delivery.is_some_and(|d| is_restart_loop(d.restarts, self.now_ms - d.offered_ms))
-            {
-                signs[wave].restart_loops += 1;
-            }
+            let loops = !agent.deleted
+                && delivery
+                    .is_some_and(|d| is_restart_loop(d.restarts, self.now_ms - d.offered_ms));
+            signs[wave].add(found, agent.told_healthy, loops);
         }
         (observed, stands)
     }

@@ -318,7 +318,7 @@ impl World {
 
     /// What has failed until now is accepted: before the look, so that nobody is forgiven who does not count any more.
     pub fn resume(&mut self, id: &str) -> bool {
-        let now = self.epoch;
+        let now = self.epoch + 1;
         let since = |world: &mut Self, since| {
             let doc = world.rollouts.get_mut(id).expect("a rollout");
             std::mem::replace(&mut doc.since, since)

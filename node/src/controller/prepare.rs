@@ -112,7 +112,8 @@ pub(super) async fn prepare(
         let replaced = documents.rollouts.get(&stored.supersedes);
         let replaced = replaced.filter(|r| !rollout_state(r.value.state()).is_final());
         let since = replaced.map(|r| failures_since(&r.value));
-        stored.failures_since = supersede::since(documents.epoch(), since).0;
+        // What has failed by the program before this one is a refusal.
+        stored.failures_since = supersede::since(documents.epoch().next(), since).0;
         let mut writes = vec![
             put(table::ROLLOUT, stored.id.as_str(), version, &stored),
             put(table::FAMILY, stored.family.as_str(), family.version, &next),

@@ -130,9 +130,9 @@ pub async fn order(
         }
         let observed = match verb {
             Verb::Resume => {
-                // What has failed until now is accepted: who would have to be offered it once more refuses it. Before the
-                // look, so that nobody is forgiven who does not count any more.
-                stored.failures_since = node.control.read().epoch().0;
+                // What has failed until now, by this program, is accepted: who would have to be offered it once more refuses
+                // it. Before the look, so that nobody is forgiven who does not count any more.
+                stored.failures_since = node.control.read().epoch().next().0;
                 let (node, stored) = (node.clone(), stored.clone());
                 let seen = aside(move || observe(&node, &stored)).await;
                 seen.unwrap_or_default() // the node stops: nothing will be stored

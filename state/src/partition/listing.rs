@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 
 use fleet::program::{
-    Desired, Place, Placed, Program, ProgramRole, ProgramRollout, desired_borrowed, desired_placed,
+    Desired, Fit, Place, Placed, Program, ProgramRole, ProgramRollout, desired_borrowed,
+    desired_placed,
 };
 
 use super::subject_of;
@@ -60,8 +61,10 @@ impl<'a> Listing<'a> {
         let look_up = || Placed::of(program, place.as_ref()?);
         let wave = self.waves.entry((member.role, member.wave));
         let placed = *wave.or_insert_with(look_up);
-        let matches = |_: &ProgramRole| asked.holds(row, member.role);
-        let desired = desired_placed(&subject_of(row, place), placed.as_ref(), program, matches);
+        let fit = |_: &[ProgramRole], _: &ProgramRole| {
+            Fit::of(asked.holds(row, member.role), || asked.count(row))
+        };
+        let desired = desired_placed(&subject_of(row, place), placed.as_ref(), program, fit);
         (placed, desired)
     }
 

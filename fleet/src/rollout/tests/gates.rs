@@ -119,7 +119,7 @@ fn an_external_check_without_an_answer_pauses_after_fifteen_minutes() {
 }
 
 /// Minutes until it does not run any more; at most a day.
-fn minutes_until_it_stands(r: &mut Rollout, observed: &Observed) -> u64 {
+pub(super) fn minutes_until_it_stands(r: &mut Rollout, observed: &Observed) -> u64 {
     let mut minutes = 0;
     while r.state == State::Running && minutes < 1_440 {
         let next = plan(r, observed, 60_000);
@@ -268,19 +268,38 @@ fn restart_loops_stop_like_crashes_and_need_to_be_looked_for() {
 
 #[test]
 fn a_wave_whose_members_are_not_healthy_waits() {
-    let sick = WaveView {
-        signs: Some(Signs {
-            unhealthy: 1,
-            ..Signs::default()
-        }),
-        ..good(&[])
+    // Whether they have converged is only looked at.
+    let only_observed = CheckSpec {
+        check: Check::Converged,
+        observe: true,
     };
-    assert!(matches!(
-        WaveSpec::default().judge(&sick),
-        Verdict::Inconclusive {
-            why: Inconclusive::OnTheirWay { needed: 10 }
+    let spec = with_checks(vec![CheckSpec::gate(Check::Healthy), only_observed]);
+    let judge = |of: [(Bucket, bool); 2]| {
+        let mut wave = good(&[]);
+        let (mut counted, mut signs) = (Counts::default(), Signs::default());
+        for (bucket, healthy) in of {
+            counted.add(bucket);
+            signs.add(bucket, healthy, false);
         }
-    ));
+        (wave.counts, wave.signs) = (counted, Some(signs));
+        spec.judge(&wave)
+    };
+    let well = (Bucket::Converged, true);
+    // What it is with the old config says nothing.
+    let waiting = [Bucket::PendingPickup, Bucket::Applying].map(|bucket| (bucket, true));
+    for sick in waiting.into_iter().chain([(Bucket::Soaking, false)]) {
+        assert!(
+            matches!(
+                judge([well, sick]),
+                Verdict::Inconclusive {
+                    why: Inconclusive::OnTheirWay { needed: 2 }
+                }
+            ),
+            "{sick:?}"
+        );
+    }
+    assert_eq!(judge([well, (Bucket::Soaking, true)]), Verdict::Pass);
+    assert_eq!(judge([well, (Bucket::WasUnhealthy, false)]), Verdict::Pass);
 }
 
 #[test]

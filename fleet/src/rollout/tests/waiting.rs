@@ -156,3 +156,60 @@ fn a_failed_external_check_stops_the_newest_wave() {
     };
     assert_eq!((cause.name(), cause.failure()), ("promql", None));
 }
+
+#[test]
+fn members_that_arrive_after_the_last_wave_has_passed_do_not_count_towards_the_pause() {
+    let (mut r, _) = last_wave(&[]);
+    for arrived in 0..40 {
+        let rest = [
+            (Bucket::Converged, 59 + arrived),
+            (Bucket::Applying, 40 - arrived),
+        ];
+        let (_, observed) = last_wave(&rest);
+        let next = plan(&r, &observed, 60_000);
+        assert_eq!(next.inconclusive_ms, 0, "{arrived} have arrived");
+        r.apply(&next);
+    }
+    // From here on nobody does.
+    let (_, stuck) = last_wave(&[(Bucket::Converged, 98), (Bucket::Applying, 1)]);
+    assert_eq!(
+        super::gates::minutes_until_it_stands(&mut r, &stuck),
+        10 + 15
+    );
+}
+
+#[test]
+fn a_member_that_comes_and_goes_does_not_keep_a_wave_from_its_pause() {
+    let mut r = rollout(vec![role("agent", &[], &[1, 10], 1)]);
+    let mut looks = 0;
+    while r.state == State::Running && looks < 1_000 {
+        let now = [Bucket::Converged, Bucket::Soaking][looks % 2];
+        let observed = seen("agent", vec![counts(&[(now, 1)])]);
+        // Shorter than the soak.
+        let next = plan(&r, &observed, 40_000);
+        let opens = |step: &Step| matches!(step, Step::OpenWave { .. });
+        assert!(!next.steps.iter().any(opens));
+        r.apply(&next);
+        looks += 1;
+    }
+    assert_eq!(r.state, State::Paused);
+}
+
+#[test]
+fn a_wave_that_soaks_when_its_deadline_is_over_pauses() {
+    let mut r = rollout(vec![role("agent", &[], &[1, 10], 1)]);
+    r.plan.waves[0].deadline_ms = Some(120_000);
+    r.roles[0].clock.open_ms = 119_500;
+    let observed = seen("agent", vec![counts(&[(Bucket::Converged, 1)])]);
+    assert!(matches!(
+        plan(&r, &observed, 500).steps[..],
+        [Step::Pause { .. }]
+    ));
+    // Soaked, it has passed, though something else keeps the next one.
+    r.roles[0].soaked_ms = 60_000;
+    let frozen = Observed {
+        freeze: Some("black-friday".into()),
+        ..observed
+    };
+    assert_eq!(plan(&r, &frozen, 500).steps, []);
+}

@@ -116,7 +116,9 @@ impl Turn<'_> {
         if failed && !error.is_empty() {
             delivery.error = cut(error, 1024);
         }
-        let (hash, epoch) = (delivery.hash.clone(), delivery.epoch);
+        let hash = delivery.hash.clone();
+        // When it failed, not when it was offered: a person who resumes accepts what has failed until then.
+        let epoch = self.ctx.program.epoch.0;
         let short = digest(&hash).to_string();
         if failed && !self.agent.refused.iter().any(|r| r.hash == hash) {
             self.agent.refused.push(store::Refusal {

@@ -51,6 +51,8 @@ struct World {
     now_ms: u64,
     number: u64,
     incarnation: u16,
+    /// Of the program since.
+    changes: u64,
     /// By the answer before.
     full_asked: bool,
     /// If it was asked.
@@ -81,6 +83,7 @@ impl World {
             now_ms: 1000,
             number: 0,
             incarnation: 0,
+            changes: 0,
             full_asked: false,
             asked_ms_ago: 60_000,
             has_lost: false,
@@ -120,7 +123,8 @@ impl World {
         self.now_ms += 1000;
         let number = self.number;
         let uid = Uid::from_wire(&[7; 16]).unwrap();
-        let program = program(self.incarnation);
+        let mut program = program(self.incarnation);
+        program.epoch.0 += self.changes;
         let ctx = Context {
             program: &program,
             place: None,
@@ -424,6 +428,16 @@ fn an_agent_that_went_back_before_it_could_say_why_is_not_offered_it_again() {
     assert_eq!(agent.refused.len(), 1);
     assert_eq!(agent.refused[0].hash, offered);
     assert!(!world.says(AgentToServer::default()).offers);
+}
+
+#[test]
+fn a_refusal_is_of_the_program_in_force_when_it_failed_not_of_the_one_that_offered_it() {
+    let mut world = World::offered(false);
+    let offered = world.delivery();
+    world.changes += 1;
+    world.says(reports(&offered.hash, RemoteConfigStatuses::Failed));
+    let (_, agent) = world.stored.as_ref().unwrap();
+    assert_eq!(agent.refused[0].epoch, offered.epoch + 1);
 }
 
 #[test]

@@ -174,8 +174,7 @@ impl Verdicts {
                 stale
             };
             counts.add(bucket);
-            signs.unhealthy += u64::from(bucket == Bucket::Converged && !verdict.healthy);
-            signs.restart_loops += u64::from(verdict.restart_loop);
+            signs.add(bucket, verdict.healthy, verdict.restart_loop);
         }
         let of = |(wave, lane): (&(u32, u32), &u32)| (*wave, counted[*lane as usize]);
         self.lanes.iter().map(of).collect()
