@@ -32,7 +32,10 @@ const ANSWER_MS: u64 = 3_000;
 pub struct Cluster {
     pub watch: Watch,
     pub network: Network,
-    nodes: Vec<Node>,
+    /// By id. Who has lost its disk is gone, and its id with it.
+    nodes: Mutex<BTreeMap<u64, Arc<Node>>>,
+    /// Whoever changes members holds it: none is replaced meanwhile.
+    members: Arc<()>,
 }
 
 struct Node {
@@ -73,19 +76,43 @@ pub enum NoAnswer {
 
 impl Cluster {
     pub fn new(watch: Watch, nodes: u64) -> Arc<Self> {
-        let node = |_| Node {
-            disk: Disk::new(watch.shared_chance()),
-            process: Mutex::default(),
-        };
-        Arc::new(Cluster {
+        let cluster = Arc::new(Cluster {
             network: Network::new(watch.shared_chance()),
-            nodes: (0..nodes).map(node).collect(),
+            nodes: Mutex::default(),
+            members: Arc::default(),
             watch,
-        })
+        });
+        (1..=nodes).for_each(|id| cluster.add(id));
+        cluster
     }
 
-    pub fn node_ids(&self) -> std::ops::RangeInclusive<u64> {
-        1..=self.nodes.len() as u64
+    fn nodes(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Node>>> {
+        self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Of those that are there now.
+    pub fn node_ids(&self) -> std::vec::IntoIter<u64> {
+        let ids: Vec<u64> = self.nodes().keys().copied().collect();
+        ids.into_iter()
+    }
+
+    /// A node with an empty disk.
+    pub fn add(&self, id: u64) {
+        let node = Node {
+            disk: Disk::new(self.watch.shared_chance()),
+            process: Mutex::default(),
+        };
+        self.nodes().insert(id, Arc::new(node));
+    }
+
+    /// For who changes members, as long as that takes.
+    pub fn changing(&self) -> Arc<()> {
+        Arc::clone(&self.members)
+    }
+
+    /// Nobody changes members now.
+    pub fn is_steady(&self) -> bool {
+        Arc::strong_count(&self.members) == 1
     }
 
     pub fn groups() -> impl Iterator<Item = GroupId> {
@@ -96,29 +123,28 @@ impl Cluster {
         (1..=PARTITIONS).map(GroupId)
     }
 
-    fn node(&self, id: u64) -> &Node {
-        &self.nodes[usize::try_from(id).expect("few nodes") - 1]
-    }
-
-    fn slot(&self, id: u64) -> MutexGuard<'_, Option<Arc<Process>>> {
-        let process = &self.node(id).process;
-        process.lock().unwrap_or_else(PoisonError::into_inner)
+    fn node(&self, id: u64) -> Option<Arc<Node>> {
+        self.nodes().get(&id).cloned()
     }
 
     /// The process that lives there now.
     pub fn process(&self, id: u64) -> Option<Arc<Process>> {
-        self.slot(id).clone()
+        self.node(id)?.process().clone()
     }
 
-    pub fn disk(&self, id: u64) -> &Disk {
-        &self.node(id).disk
+    /// A disk takes this many times as long for a sync.
+    pub fn slow_down(&self, id: u64, times: u64) {
+        if let Some(node) = self.node(id) {
+            node.disk.set_slowness(times);
+        }
     }
 
     // ---- life and death ----
 
     /// Begins a process with what is on the disk.
     pub async fn start(self: &Arc<Self>, id: u64) {
-        let disk = self.node(id).disk.open();
+        let Some(node) = self.node(id) else { return };
+        let disk = node.disk.open();
         let mut groups = BTreeMap::new();
         for group in Self::groups() {
             let Some(started) = self.start_group(id, group, &disk).await else {
@@ -134,7 +160,7 @@ impl Cluster {
             groups,
             alive: AtomicBool::new(true),
         });
-        *self.slot(id) = Some(Arc::clone(&process));
+        *node.process() = Some(Arc::clone(&process));
         leader::run(self, &process);
         let _controller = spawn(controller::run(Arc::clone(self), process));
     }
@@ -209,8 +235,12 @@ impl Cluster {
 
     /// The process dies at once: whatever it is doing ends, and nobody gets an answer from it.
     pub fn end(&self, id: u64, how: End) {
-        let dead = self.slot(id).take();
-        let lost = self.disk(id).end(how);
+        let Some(node) = self.node(id) else { return };
+        let dead = node.process().take();
+        let lost = node.disk.end(how);
+        if how == End::DiskLost {
+            self.nodes().remove(&id);
+        }
         let Some(dead) = dead else { return };
         dead.alive.store(false, Ordering::SeqCst);
         self.watch.note(Fact::Ended {
@@ -226,9 +256,7 @@ impl Cluster {
 
     /// After the last event: processes and network know each other, and would never be freed.
     pub fn forget(&self) {
-        for node in self.node_ids() {
-            *self.slot(node) = None;
-        }
+        self.nodes().clear();
     }
 
     // ---- reaching a leader ----
@@ -319,6 +347,14 @@ fn settings() -> Config {
     }
     .validate()
     .expect("the settings are sound")
+}
+
+// === impl Node ===
+
+impl Node {
+    fn process(&self) -> MutexGuard<'_, Option<Arc<Process>>> {
+        self.process.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 // === impl Process ===

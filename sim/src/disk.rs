@@ -59,6 +59,8 @@ type Images = BTreeMap<GroupId, Image>;
 pub enum End {
     Kill,
     PowerCut,
+    /// For good, and its disk with it.
+    DiskLost,
 }
 
 #[derive(Debug, Default)]
@@ -179,7 +181,7 @@ impl Disk {
     pub fn end(&self, how: End) -> u64 {
         let mut state = self.lock();
         state.process += 1;
-        if how == End::Kill {
+        if how != End::PowerCut {
             return 0;
         }
         let keep = self.chance().below(state.pending.len() as u64 + 1);

@@ -6,6 +6,8 @@
 pub enum Fault {
     /// A vote is answered before it is on disk.
     VoteNotSynced,
+    /// Who has lost its disk goes on under its id.
+    IdReused,
     /// Entries count as flushed before they are on disk.
     AckBeforeFlush,
     /// State and applied position are two writes.

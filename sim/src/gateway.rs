@@ -154,10 +154,13 @@ impl Gateway {
             memory: Mutex::new(Memory::new(0)),
         });
         let _presence = spawn(gather_presence(Arc::clone(&gateway)));
-        for node in cluster.node_ids() {
-            let _line = spawn(hold_line(Arc::clone(&gateway), node));
-        }
+        cluster.node_ids().for_each(|node| gateway.hold_line(node));
         gateway
+    }
+
+    /// From now on it has a line to this node, whenever that can be reached.
+    pub fn hold_line(self: &Arc<Self>, node: u64) {
+        let _line = spawn(hold_line(Arc::clone(self), node));
     }
 
     fn memory(&self) -> MutexGuard<'_, Memory> {

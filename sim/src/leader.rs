@@ -53,6 +53,9 @@ pub const TIMING: Timing = Timing {
     lost_after_ms: 3 * SLOW_POLL_MS,
 };
 
+/// Of so many agents a count finds what is due for them. Fewer than there are, so that counts come in parts.
+const ASKED_AT_ONCE: usize = 3;
+
 /// Tries after a conflicting change.
 const TRIES: u32 = 5;
 
@@ -284,7 +287,7 @@ impl Process {
             let columns = self.group(group).index.read();
             let limits = seat.rooms.limits();
             let counter = &mut seat.counting.counter;
-            counter.count(&columns, &program, &none, &limits)
+            counter.count(&columns, &program, &none, &limits, ASKED_AT_ONCE)
         };
         seat.rooms.end_count(&in_flight);
         seen

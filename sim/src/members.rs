@@ -1,4 +1,5 @@
-//! Members of groups change, one node at a time: nodes join, stop voting, and vote again.
+//! Members of groups change, one node at a time: nodes join, stop voting, and vote again; those whose disk is lost are
+//! replaced.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ const STEP_MS: u64 = 5_000;
 
 /// Makes this node a voter of every group, as soon as that is possible.
 pub async fn join(cluster: Arc<Cluster>, node: u64) {
+    let _changing = cluster.changing();
     for group in Cluster::groups() {
         while !votes(&cluster, group, node).unwrap_or(false) {
             let _done_or_not = set_voter(&cluster, group, node, true).await;
@@ -27,9 +29,28 @@ pub async fn join(cluster: Arc<Cluster>, node: u64) {
     }
 }
 
-/// Who votes there, by what its leader knows; none: it has none now.
+/// Does it vote there for good, by what its leader knows? None: the group has none now, or its members are just changing.
 fn votes(cluster: &Cluster, group: GroupId, node: u64) -> Option<bool> {
-    Some(voters(&leader(cluster, group)?).contains(&node))
+    let leader = leader(cluster, group)?;
+    is_settled(&leader).then(|| voters(&leader).contains(&node))
+}
+
+/// The last change of members is over: one quorum decides, and what says so is applied. Before that, who is replaced is
+/// still needed.
+fn is_settled(group: &Group) -> bool {
+    let metrics = group.raft.metrics();
+    let metrics = metrics.borrow_watched();
+    let members = &metrics.membership_config;
+    members.membership().get_joint_config().len() == 1 && metrics.last_applied >= *members.log_id()
+}
+
+/// Is it a member in any way, by what the leader knows? None: it has none now.
+fn belongs(cluster: &Cluster, group: GroupId, node: u64) -> Option<bool> {
+    let leader = leader(cluster, group)?;
+    let metrics = leader.raft.metrics();
+    let metrics = metrics.borrow_watched();
+    let membership = metrics.membership_config.membership();
+    is_settled(&leader).then(|| membership.get_node(&node).is_some())
 }
 
 fn voters(group: &Group) -> BTreeSet<u64> {
@@ -71,6 +92,7 @@ pub async fn rest(cluster: Arc<Cluster>, group: GroupId, node: u64, ms: u64) {
     if voters.len() as u64 <= FIRST || !voters.contains(&node) {
         return;
     }
+    let _changing = cluster.changing();
     if set_voter(&cluster, group, node, false).await.is_some() {
         sleep_ms(ms).await;
         while !votes(&cluster, group, node).unwrap_or(false) {
@@ -78,4 +100,32 @@ pub async fn rest(cluster: Arc<Cluster>, group: GroupId, node: u64, ms: u64) {
             sleep_ms(300).await;
         }
     }
+}
+
+/// Has a node with an empty disk and an id of its own take the place of one that is gone with its disk: no group counts on
+/// that one any more before the new one votes.
+pub async fn replace(cluster: Arc<Cluster>, gone: u64, by: u64) {
+    let _changing = cluster.changing();
+    for group in Cluster::groups() {
+        while belongs(&cluster, group, gone).unwrap_or(true) {
+            let _done_or_not = remove(&cluster, group, gone).await;
+            sleep_ms(300).await;
+        }
+    }
+    join(Arc::clone(&cluster), by).await;
+    cluster.watch.note(Fact::Replaced { gone, by });
+}
+
+/// One step.
+async fn remove(cluster: &Cluster, group: GroupId, node: u64) -> Option<()> {
+    let leader = leader(cluster, group)?;
+    let mut voters = voters(&leader);
+    let change = if voters.remove(&node) {
+        ChangeMembers::ReplaceAllVoters(voters)
+    } else {
+        ChangeMembers::RemoveNodes(BTreeSet::from([node]))
+    };
+    let changed = leader.raft.change_membership(change, false);
+    within_ms(STEP_MS, changed).await?.ok()?;
+    Some(())
 }

@@ -27,6 +27,22 @@ pub async fn live(cluster: Arc<Cluster>, until_ms: u64) {
             once += 1;
             give(&cluster, &Order::Found { family }, once).await;
         }
+        // In some worlds nobody has to be asked, as long as she leaves it so.
+        if cluster.watch.chance().one_in(3) {
+            for (family, ..) in FAMILIES {
+                once += 1;
+                let owner_change = OwnerChange::Auto;
+                give(
+                    &cluster,
+                    &Order::Policy {
+                        family,
+                        owner_change,
+                    },
+                    once,
+                )
+                .await;
+            }
+        }
     }
     loop {
         let pause = cluster.watch.chance().between(300, 3_000);

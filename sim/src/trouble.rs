@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::cluster::Cluster;
 use crate::disk::End;
+use crate::fault::Fault;
 use crate::gateway::Gateway;
 use crate::invariants::Fact;
 use crate::members;
@@ -28,6 +29,8 @@ enum Trouble {
     Freeze,
     /// A node stops voting in a group, for a while.
     NoVoter,
+    /// A node and its disk are gone for good; another one takes its place.
+    DiskLost,
     // ---- links ----
     /// A node that nobody hears.
     Mute,
@@ -48,7 +51,7 @@ enum Trouble {
 }
 
 use Trouble::{
-    Alone, Apart, Blackout, BlackoutUnderLoad, Deaf, Delay, Freeze, GatewayFreezes,
+    Alone, Apart, Blackout, BlackoutUnderLoad, Deaf, Delay, DiskLost, Freeze, GatewayFreezes,
     GatewayRestarts, GatewaysRestart, Kill, LeadMoves, LeadersApart, Loss, Mute, NoGateway,
     NoVoter, OneWay, PowerCut, SlowDisk,
 };
@@ -62,6 +65,7 @@ const NODES: &[Trouble] = &[
     LeadMoves,
     Freeze,
     NoVoter,
+    DiskLost,
 ];
 const LINKS: &[Trouble] = &[Mute, Deaf, OneWay, Apart, LeadersApart, Alone, Loss, Delay];
 const GATEWAYS: &[Trouble] = &[NoGateway, GatewayRestarts, GatewaysRestart, GatewayFreezes];
@@ -156,7 +160,7 @@ fn mend(cluster: &Cluster) {
     cluster.network.heal();
     cluster.watch.note(Fact::Mended);
     for node in cluster.node_ids() {
-        cluster.disk(node).set_slowness(1);
+        cluster.slow_down(node, 1);
     }
 }
 
@@ -198,11 +202,12 @@ fn happen(cluster: &Arc<Cluster>, gateways: &[Arc<Gateway>], kind: Trouble) {
             let rests = members::rest(Arc::clone(cluster), group, one, still(cluster));
             let _beside = spawn(rests);
         }
+        DiskLost => lose(cluster, gateways, one),
         GatewayFreezes => {
             network.freeze(Place::Gateway(gateway.id), still(cluster));
             unheard(gateway);
         }
-        SlowDisk => cluster.disk(one).set_slowness(SLOWNESS),
+        SlowDisk => cluster.slow_down(one, SLOWNESS),
         Mute => everybody().for_each(|node| network.cut(here, node)),
         Deaf => everybody().for_each(|node| network.cut(node, here)),
         OneWay => network.cut(here, there),
@@ -250,7 +255,7 @@ fn hand_over(cluster: &Arc<Cluster>, to: u64) {
 
 fn black_out_under_load(cluster: &Arc<Cluster>, nodes: Vec<u64>) {
     for node in &nodes {
-        cluster.disk(*node).set_slowness(SLOWNESS);
+        cluster.slow_down(*node, SLOWNESS);
     }
     let until = cluster.watch.chance().between(300, 3_000);
     let cluster = Arc::clone(cluster);
@@ -258,8 +263,31 @@ fn black_out_under_load(cluster: &Arc<Cluster>, nodes: Vec<u64>) {
         sleep_ms(until).await;
         for node in nodes {
             fall(&cluster, node, End::PowerCut);
-            cluster.disk(node).set_slowness(1);
+            cluster.slow_down(node, 1);
         }
+    });
+}
+
+/// One at a time: what stood on one disk stands on others, and what stood on two may not.
+fn lose(cluster: &Arc<Cluster>, gateways: &[Arc<Gateway>], node: u64) {
+    if !cluster.is_steady() {
+        return;
+    }
+    let changing = cluster.changing();
+    let by = match cluster.watch.fault() {
+        Some(Fault::IdReused) => node,
+        _ => 1 + cluster.node_ids().max().unwrap_or(0),
+    };
+    cluster.end(node, End::DiskLost);
+    let after = cluster.watch.chance().between(100, DOWN_MS);
+    let (cluster, gateways) = (Arc::clone(cluster), gateways.to_vec());
+    let _beside = spawn(async move {
+        sleep_ms(after).await;
+        cluster.add(by);
+        cluster.start(by).await;
+        gateways.iter().for_each(|gateway| gateway.hold_line(by));
+        members::replace(cluster, node, by).await;
+        drop(changing);
     });
 }
 

@@ -39,6 +39,11 @@ fn a_vote_that_is_not_synced_is_caught() {
 }
 
 #[test]
+fn an_empty_disk_under_an_old_id_is_caught() {
+    is_caught_by(Fault::IdReused, Theme::Nodes, Invariant::Vote);
+}
+
+#[test]
 fn an_acknowledgement_before_the_flush_is_caught() {
     is_caught_by(Fault::AckBeforeFlush, Theme::Nodes, Invariant::Acknowledged);
 }

@@ -9,7 +9,7 @@ use sim::trouble::Theme;
 use sim::world::{Plan, Report, run};
 
 /// What happens in some worlds and not in others.
-const SOMETIMES: [&str; 14] = [
+const SOMETIMES: [&str; 16] = [
     "begun",
     "passed",
     "completed",
@@ -19,6 +19,8 @@ const SOMETIMES: [&str; 14] = [
     "kills",
     "voters added",
     "voters removed",
+    "disks lost",
+    "nodes replaced",
     "power cuts that lost something",
     "relabelled",
     "kept",

@@ -47,7 +47,7 @@ impl Conversations {
                 self.forgot_ms.insert(*gateway, now_ms);
                 self.is_untold(*gateway, now_ms);
                 for answered in self.answered.values_mut() {
-                    answered.retain(|one| one.by != *gateway || now_ms - one.asked_ms > UNTOLD_MS);
+                    answered.retain(|one| one.by != *gateway || now_ms - one.at_ms > UNTOLD_MS);
                 }
                 Ok(())
             }
@@ -131,11 +131,11 @@ impl Conversations {
         }
     }
 
-    /// What this gateway has answered from memory just now no node knows of.
+    /// What this gateway has answered from memory just now no node knows of, whenever it was asked.
     fn is_untold(&mut self, gateway: u32, now_ms: u64) {
         for (agent, answered) in &self.answered {
             let mut untold = answered.iter();
-            if untold.any(|one| one.by == gateway && now_ms - one.asked_ms <= UNTOLD_MS) {
+            if untold.any(|one| one.by == gateway && now_ms - one.at_ms <= UNTOLD_MS) {
                 self.unsure_ms.insert(*agent, u64::MAX);
             }
         }

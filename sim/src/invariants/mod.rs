@@ -109,6 +109,12 @@ pub enum Fact {
         votes: bool,
     },
 
+    /// A new node votes in every group in which this one did.
+    Replaced {
+        gone: u64,
+        by: u64,
+    },
+
     /// A gateway has begun anew, and remembers nothing.
     Forgot {
         gateway: u32,
@@ -396,6 +402,10 @@ impl Fact {
     fn kinds(&self) -> Vec<&'static str> {
         let one = match self {
             Fact::Ended { how: End::Kill, .. } => "kills",
+            Fact::Ended {
+                how: End::DiskLost, ..
+            } => "disks lost",
+            Fact::Replaced { .. } => "nodes replaced",
             Fact::Ended { lost: 0, .. } => "power cuts",
             Fact::Ended { .. } => return vec!["power cuts", "power cuts that lost something"],
             Fact::Leads { .. } => "elections",
