@@ -363,6 +363,38 @@ async fn a_node_that_lost_its_disk_is_refused_under_its_old_number() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_lost_its_disk_while_all_were_down_does_not_found_the_cluster_anew() {
+    let cluster = Cluster::start(&NODE, &[]);
+    let described = cluster.described();
+    let api = Api::new(described.gateways[0].api);
+    eventually(PATIENCE, "every node to have registered", async || {
+        let audit = api.audit("node/").await;
+        holds(audit.len() == 3, audit.len())
+    })
+    .await;
+    // The one without a disk first, so that it asks while the others still start.
+    cluster.lose_data(3);
+    for node in described.nodes.iter().rev() {
+        assert!(signal(node.pid, Signal::KILL));
+    }
+    eventually(PATIENCE, "the node to be refused", async || {
+        let log = cluster.log("node-3");
+        holds(log.contains("node 3 has had another data directory"), &log)
+    })
+    .await;
+    let cli = cluster.cli();
+    eventually(
+        PATIENCE,
+        "the others to go on with what they had",
+        async || {
+            let verified = cli.run(&["audit", "verify"]);
+            holds(verified.code == 0, &verified)
+        },
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn with_certificates_only_nodes_and_gateways_of_the_cluster_are_heard() {
     let cluster = Cluster::start_with(&["--certificates"], &NODE, &[]);
     let described = cluster.described();

@@ -128,7 +128,7 @@ async fn serve(args: NodeArgs, stop: CancellationToken) -> anyhow::Result<()> {
         .map(|(id, at)| (NodeId(*id), at.clone()))
         .collect();
     let cluster = Arc::new(Cluster::new(config, &known, certificates.clone()));
-    let door = Door::new(cluster.clone(), store.clone());
+    let door = Door::new(cluster.clone(), store.clone(), fresh);
     let mut registry = Registry::default();
     let gauges = node::metrics::Metrics::register(&mut registry);
     // Others are answered until everything here has ended.

@@ -32,16 +32,19 @@ const PROGRAM: Duration = Duration::from_secs(2);
 #[derive(Clone)]
 pub struct Door {
     cluster: Arc<Cluster>,
+    fresh: bool,
     node: Arc<OnceLock<Arc<Node>>>,
     arrivals: Arc<Arrivals>,
     refused: Arc<Told>,
 }
 
 impl Door {
-    /// Shut until the node runs. Snapshots are received into this store.
-    pub fn new(cluster: Arc<Cluster>, store: Store) -> Self {
+    /// Shut until the node runs. Snapshots are received into this store. `fresh`: the node's data directory was empty when
+    /// the process began, so that there is nothing that it could remember of others.
+    pub fn new(cluster: Arc<Cluster>, store: Store, fresh: bool) -> Self {
         Door {
             cluster,
+            fresh,
             node: Arc::default(),
             arrivals: Arc::new(Arrivals::new(store)),
             refused: Arc::default(),
@@ -112,8 +115,25 @@ impl Door {
 
     fn running(&self, from: &Shown, caller: Option<&Caller>) -> Result<&Arc<Node>, Status> {
         self.check(from, caller)?;
-        let starting = || Status::unavailable(format!("{} starts", self.cluster.config.node));
-        self.node.get().ok_or_else(starting)
+        self.node.get().ok_or_else(|| self.starts())
+    }
+
+    fn starts(&self) -> Status {
+        Status::unavailable(format!("{} starts", self.cluster.config.node))
+    }
+
+    /// The disk on which this node remembers another one's number; none: it does not. A node that starts with what it had
+    /// before cannot say that yet: a founder that has lost its disk would take silence for leave to vote again.
+    fn remembered(&self, id: NodeId) -> Result<Option<Vec<u8>>, Status> {
+        match self.node.get() {
+            Some(node) => {
+                let documents = node.control.read();
+                let known = documents.nodes.get(&id.0);
+                Ok(known.map(|known| known.value.disk.clone()))
+            }
+            None if self.fresh => Ok(None),
+            None => Err(self.starts()),
+        }
     }
 
     fn led(
@@ -162,13 +182,7 @@ impl Peer for Door {
     async fn hello(&self, request: Request<HelloRequest>) -> Result<Response<HelloReply>, Status> {
         let (from, request) = (Shown::of(&request), request.into_inner());
         let caller = self.check(&from, request.caller.as_ref())?;
-        let known = self.node.get().and_then(|node| {
-            let documents = node.control.read();
-            documents
-                .nodes
-                .get(&caller.0)
-                .map(|known| known.value.disk.clone())
-        });
+        let known = self.remembered(caller)?;
         Ok(Response::new(HelloReply {
             node: self.cluster.config.node.0,
             disk: self.cluster.config.disk.to_vec().into(),
@@ -398,7 +412,7 @@ mod tests {
     use crate::ledger::{Mirror, table};
 
     /// The door of node 1 of the cluster `prod`, which was restored once.
-    fn door(dir: &std::path::Path) -> Door {
+    fn door(dir: &std::path::Path, fresh: bool) -> Door {
         let config = Config {
             name: "prod".to_owned(),
             node: NodeId(1),
@@ -421,14 +435,35 @@ mod tests {
         mirror.publish(0);
         cluster.learn(&control.read());
         let store = Store::open(dir, StoreConfig::default()).unwrap();
-        Door::new(Arc::new(cluster), store)
+        Door::new(Arc::new(cluster), store, fresh)
+    }
+
+    #[tokio::test]
+    async fn a_node_that_starts_with_its_data_does_not_say_that_it_remembers_nobody() {
+        let hello = async |fresh| {
+            let dir = tempfile::tempdir().unwrap();
+            let caller = Caller {
+                cluster: "prod".to_owned(),
+                from: 2,
+                to: 1,
+                ..Caller::default()
+            };
+            let caller = Some(caller);
+            let asked = Request::new(HelloRequest { caller });
+            door(dir.path(), fresh).hello(asked).await
+        };
+        let refused = hello(false).await.unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::Unavailable);
+        // Else founders would wait for each other for ever.
+        let told = hello(true).await.unwrap().into_inner();
+        assert!(told.caller_disk.is_empty());
     }
 
     #[tokio::test]
     async fn a_node_of_the_cluster_that_was_restored_is_refused_and_one_that_has_just_joined_is_not()
      {
         let dir = tempfile::tempdir().unwrap();
-        let door = door(dir.path());
+        let door = door(dir.path(), false);
         let nobody = Shown(tls::Peer::of(None));
         let calls = |id: Vec<u8>, incarnation| {
             let caller = Caller {
