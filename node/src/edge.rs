@@ -505,8 +505,13 @@ impl Node {
             secret_hash: token.value.secret_hash.clone().into(),
             expires_ms: token.value.expires_ms,
         };
+        // Nothing removes tokens, so that the newest of them says when the list changed last: also when one was revoked.
+        let changed = documents.tokens.values().map(|t| t.version).max();
+        let id = documents.cluster_id();
         Tokens {
             tokens: valid.map(token).collect(),
+            changed: Some(changed.unwrap_or(0)),
+            incarnation: id.map_or(0, ClusterId::incarnation),
         }
     }
 }

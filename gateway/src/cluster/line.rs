@@ -322,7 +322,7 @@ impl Line {
                     cluster.changed.send_modify(|n| *n += 1);
                 }
             }
-            downward::What::Tokens(tokens) => cluster.take_tokens(tokens),
+            downward::What::Tokens(tokens) => cluster.take_tokens(&tokens),
         }
     }
 }
