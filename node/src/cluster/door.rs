@@ -19,6 +19,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::arrivals::{self, Arrivals};
 use super::{Cluster, Told, members, rooms};
+use crate::ledger;
 use crate::local::Node;
 use crate::partition::{Count, Partition, chain};
 
@@ -296,8 +297,10 @@ impl Peer for Door {
         request: Request<ProposeRequest>,
     ) -> Result<Response<ProposeReply>, Status> {
         let (from, request) = (Shown::of(&request), request.into_inner());
-        let node = self.running(&from, request.caller.as_ref())?;
+        let caller = request.caller.as_ref();
+        let node = self.running(&from, caller)?;
         let group = node.group(GroupId(request.group)).ok_or_else(no_group)?;
+        appliable(caller, &request.entry)?;
         let (answer, applied) = match group.propose(request.entry).await {
             Ok(answered) => answered,
             Err(raft::ProposeError::NotLeader { .. }) => return Err(not_led(request.group)),
@@ -388,6 +391,17 @@ impl Peer for Door {
         partition.open_rooms(request.count, &rooms::lanes(request.quotas));
         Ok(Response::new(OpenRoomsReply {}))
     }
+}
+
+/// Bytes that replicas could not apply would end all of them, so they do not get into a log.
+fn appliable(caller: Option<&Caller>, entry: &[u8]) -> Result<(), Status> {
+    let Err(why) = ledger::read(entry) else {
+        return Ok(());
+    };
+    let from = NodeId(caller.map_or(0, |caller| caller.from));
+    let why = chain(&why);
+    tracing::error!(%from, why, "an entry that another node proposes is refused");
+    Err(Status::invalid_argument(format!("not proposed: {why}")))
 }
 
 fn refused(error: ReceiveError) -> Status {
@@ -496,6 +510,26 @@ mod tests {
             (own.cluster_id.to_vec(), own.incarnation),
             (vec![0xbb; 16], 1)
         );
+    }
+
+    #[test]
+    fn an_entry_that_would_end_every_replica_is_refused_before_it_is_proposed() {
+        let entry = |format| {
+            let entry = proto::store::Entry {
+                format,
+                ..Default::default()
+            };
+            entry.encode_to_vec()
+        };
+        assert!(appliable(None, &entry(1)).is_ok());
+        for bad in [entry(2), vec![], vec![0xff]] {
+            let refused = appliable(None, &bad).unwrap_err();
+            assert_eq!(refused.code(), tonic::Code::InvalidArgument);
+            assert!(
+                refused.message().starts_with("not proposed: it "),
+                "{refused}"
+            );
+        }
     }
 
     #[test]

@@ -191,7 +191,12 @@ impl Leaders for Cluster {
                 }
                 Err(status) if status.code() == Code::FailedPrecondition => Err(nowhere),
                 // Also a connection that broke: it may have arrived.
-                Err(_) => Err(raft::ProposeError::Unknown),
+                Err(status) => {
+                    if status.code() == Code::InvalidArgument {
+                        tracing::error!(%leader, why = status.message(), "an entry is refused");
+                    }
+                    Err(raft::ProposeError::Unknown)
+                }
             }
         })
     }

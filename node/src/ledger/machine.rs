@@ -15,6 +15,20 @@ const META_OUTCOMES: &[u8] = b"outcomes";
 /// Outcomes kept for repeated idempotency keys. At one change a second, a little under three hours.
 const OUTCOMES_KEPT: u64 = 10_000;
 
+/// The format of entries that this version writes and knows.
+const ENTRY_FORMAT: u32 = 1;
+
+/// Bytes that no replica of this version could apply.
+#[derive(Debug, thiserror::Error)]
+pub enum Unreadable {
+    /// They are no entry.
+    #[error("it cannot be decoded")]
+    Damaged(#[from] prost::DecodeError),
+    /// They were written by another version.
+    #[error("it has format {0}, this version knows {ENTRY_FORMAT}")]
+    Format(u32),
+}
+
 /// The state machine of every group.
 pub struct Machine<M> {
     chain: String,
@@ -35,6 +49,16 @@ struct Writing<'a, 'b, M> {
     index: u64,
     machine: &'a mut Machine<M>,
     batch: &'a mut Batch<'b>,
+}
+
+/// An entry as it was proposed. What is refused here must not get into a log: it would end every replica, and again at
+/// each start.
+pub fn read(bytes: &[u8]) -> Result<Entry, Unreadable> {
+    let entry = Entry::decode(bytes)?;
+    match entry.format {
+        ENTRY_FORMAT => Ok(entry),
+        other => Err(Unreadable::Format(other)),
+    }
 }
 
 // === impl Machine ===
@@ -145,13 +169,8 @@ impl<M: Mirror> StateMachine for Machine<M> {
         entry: &[u8],
         batch: &mut Batch<'_>,
     ) -> Result<Vec<u8>, Fatal> {
-        let entry = Entry::decode(entry).map_err(|e| Fatal::because("decode a log entry", e))?;
-        if entry.format != 1 {
-            return Err(Fatal::new(format!(
-                "log entry {log_index} has format {}, this version knows 1",
-                entry.format
-            )));
-        }
+        let read = read(entry);
+        let entry = read.map_err(|e| Fatal::because(format!("read log entry {log_index}"), e))?;
         let mut writing = Writing {
             index: log_index,
             machine: self,
@@ -237,6 +256,20 @@ pub(super) fn head_of(chain: &str, view: &View) -> Result<audit::Head, Fatal> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_entry_that_cannot_be_applied_is_known_before_it_is_in_a_log() {
+        let entry = |format| Entry {
+            format,
+            ..Entry::default()
+        };
+        assert_eq!(read(&entry(1).encode_to_vec()).unwrap(), entry(1));
+        let newer = read(&entry(2).encode_to_vec()).unwrap_err();
+        assert_eq!(newer.to_string(), "it has format 2, this version knows 1");
+        // Nothing at all decodes, and has no format.
+        assert!(matches!(read(b""), Err(Unreadable::Format(0))));
+        assert!(matches!(read(b"\xff"), Err(Unreadable::Damaged(_))));
+    }
 
     // What stands here stands in databases: a line is never edited. A change is a new `FORMAT` that still reads this one.
 

@@ -6,7 +6,7 @@ mod machine;
 pub use crate::clock::now_ms;
 pub use fleet::{audit, digest};
 pub use handle::{Leaders, Ledger, ProposeError, Proposed, ReadMark, View};
-pub use machine::Machine;
+pub use machine::{Machine, Unreadable, read};
 pub use state::ledger::{
     Key, Mirror, delete, delete_any, entry, once, put, put_any, record, table,
 };
