@@ -94,6 +94,18 @@ pub enum ProposeError {
 pub struct View(raft::View);
 
 impl ProposeError {
+    /// Is it sure that nothing was stored, and that nothing of it will be? Everything else may be committed yet.
+    pub fn stored_nothing(&self) -> bool {
+        match self {
+            ProposeError::Conflict(_) | ProposeError::StaleEpoch(_) => true,
+            ProposeError::Group { source, .. } => matches!(
+                source,
+                raft::ProposeError::NotLeader { .. } | raft::ProposeError::TooLarge { .. }
+            ),
+            ProposeError::Answer(_) => false,
+        }
+    }
+
     /// Was there no leader, so that nothing has happened?
     pub fn is_leaderless(&self) -> bool {
         matches!(
@@ -350,4 +362,30 @@ fn audit_entry(bytes: &[u8]) -> Result<audit::Entry, Fatal> {
         digest: Digest::from_slice(&stored.hash).ok_or_else(damaged)?,
         record: record(stored.act.as_ref().ok_or_else(damaged)?),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_an_unknown_outcome_may_be_stored() {
+        let of_group = |source| ProposeError::Group {
+            group: "inventory-0".to_owned(),
+            source,
+        };
+        let never = [
+            ProposeError::Conflict(Conflict::default()),
+            ProposeError::StaleEpoch(StaleEpoch::default()),
+            of_group(raft::ProposeError::NotLeader { leader: None }),
+            of_group(raft::ProposeError::TooLarge { bytes: 5 << 20 }),
+        ];
+        assert!(never.iter().all(ProposeError::stored_nothing));
+        let perhaps = [
+            of_group(raft::ProposeError::Unknown),
+            of_group(raft::ProposeError::Fatal("it stopped".to_owned())),
+            ProposeError::Answer("inventory-0".to_owned()),
+        ];
+        assert!(!perhaps.iter().any(ProposeError::stored_nothing));
+    }
 }

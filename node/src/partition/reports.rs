@@ -190,7 +190,7 @@ impl Partition {
                     &ctx,
                 )
             };
-            let taken = UnderWay {
+            let mut taken = UnderWay {
                 rooms: &self.rooms,
                 lane: taken.into_inner(),
                 stored: false,
@@ -214,15 +214,16 @@ impl Partition {
                 return Ok(evaluation);
             };
             let bodies: Vec<_> = body::kept_by(&entry.writes).collect();
+            // From here on it may be stored, also where nobody waits for the answer any more.
+            taken.stored = true;
             let stored = self.ledger.propose_here(entry).await;
+            taken.stored = !stored.as_ref().is_err_and(ProposeError::stored_nothing);
+            drop(taken);
             if stored.is_ok() {
                 self.bodies.stored(bodies, &evaluation.learned);
-                taken.stored();
                 if evaluation.can_wait {
                     self.core().wrote(uid);
                 }
-            } else {
-                drop(taken);
             }
             match stored {
                 // Checked before proposing and again after commit: a lease that ran out in between authorises nothing.
@@ -305,17 +306,12 @@ fn check_token(uid: Uid, agent: &store::Agent, report: &Report) -> Result<(), Er
     }
 }
 
-/// An offer that is under way in a lane, until it is known whether it was stored.
+/// An offer that is under way in a lane, until it is known whether it was stored. What is not known uses room: the next
+/// count finds what there is.
 struct UnderWay<'a> {
     rooms: &'a room::Rooms,
     lane: Option<room::Lane>,
     stored: bool,
-}
-
-impl UnderWay<'_> {
-    fn stored(mut self) {
-        self.stored = true;
-    }
 }
 
 impl Drop for UnderWay<'_> {
