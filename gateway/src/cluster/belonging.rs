@@ -38,6 +38,11 @@ impl Belonging {
         self.ours
     }
 
+    /// Is a node of this cluster heard, as far as is known now?
+    pub fn is_heard(&self, theirs: Option<ClusterId>) -> bool {
+        cluster_id::check("", theirs, "", self.ours).is_ok()
+    }
+
     /// A node says of which cluster it is; None: it does not know yet.
     pub fn judge(&mut self, node: impl Display, theirs: Option<ClusterId>) -> Verdict {
         let Err(why) = cluster_id::check(node, theirs, "this gateway", self.ours) else {

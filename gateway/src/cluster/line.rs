@@ -317,7 +317,7 @@ impl Line {
                         "connected to a node"
                     );
                 }
-                cluster.take_routes(routes);
+                cluster.take_routes(&routes);
                 if first {
                     cluster.changed.send_modify(|n| *n += 1);
                 }

@@ -53,6 +53,7 @@ pub struct Cluster {
     started: Instant,
     /// By address.
     lines: Mutex<BTreeMap<String, Arc<Line>>>,
+    /// Held while the table is written.
     belonging: Mutex<Belonging>,
     table: ArcSwap<Table>,
     /// Wakes on every change of the table.
@@ -152,21 +153,20 @@ impl Cluster {
 
     /// Which cluster is served, as far as that is known.
     fn id(&self) -> Option<ClusterId> {
-        let belonging = self.belonging.lock();
-        belonging.unwrap_or_else(PoisonError::into_inner).ours()
+        self.belonging().ours()
+    }
+
+    fn belonging(&self) -> MutexGuard<'_, Belonging> {
+        self.belonging
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Is the node that says this of the cluster that is served? Err says why not.
     fn admit(&self, routes: &edge::Routes) -> Result<(), String> {
         let theirs = ClusterId::of(&routes.cluster_id, routes.incarnation);
-        let verdict = {
-            let mut belonging = self
-                .belonging
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            belonging.judge(format_args!("n{}", routes.node), theirs)
-        };
-        match verdict {
+        let mut belonging = self.belonging();
+        match belonging.judge(format_args!("n{}", routes.node), theirs) {
             Verdict::Ours => Ok(()),
             Verdict::Later => {
                 tracing::warn!(
@@ -185,13 +185,87 @@ impl Cluster {
         }
     }
 
-    /// A node has said where everything is.
-    fn take_routes(&self, routes: edge::Routes) {
-        let before = self.table.load_full();
-        let mut table = Table::clone(&before);
-        if table.take(&routes) {
+    /// A node has said where everything is. One line at a time, so that none overwrites what another one has just heard.
+    fn take_routes(&self, routes: &edge::Routes) {
+        let theirs = ClusterId::of(&routes.cluster_id, routes.incarnation);
+        let belonging = self.belonging();
+        if !belonging.is_heard(theirs) {
+            // Since it was admitted, the cluster was restored.
+            return;
+        }
+        let mut table = Table::clone(&self.table.load());
+        if table.take(routes) {
             self.table.store(Arc::new(table));
+            drop(belonging);
             self.changed.send_modify(|n| *n += 1);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cluster(stop: &CancellationToken) -> Arc<Cluster> {
+        let config = Config {
+            name: "gateway".to_owned(),
+            cluster: "prod".to_owned(),
+            nodes: Vec::new(),
+            certificates: None,
+        };
+        Cluster::start(config, stop.clone())
+    }
+
+    #[tokio::test]
+    async fn lines_that_hear_news_at_the_same_time_lose_none_of_it() {
+        let stop = CancellationToken::new();
+        let _ends = stop.clone().drop_guard();
+        let cluster = cluster(&stop);
+        let route = |group| edge::Route {
+            group,
+            leader: 1,
+            term: 1,
+            members: vec![1],
+        };
+        std::thread::scope(|scope| {
+            for line in 0..4 {
+                let cluster = &cluster;
+                scope.spawn(move || {
+                    for n in 0..250 {
+                        cluster.take_routes(&edge::Routes {
+                            groups: vec![route(n * 4 + line)],
+                            ..edge::Routes::default()
+                        });
+                    }
+                });
+            }
+        });
+        let table = cluster.table.load();
+        let lost = (0..1000).filter(|group| table.leader(*group).is_none());
+        assert_eq!(lost.count(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_was_said_before_the_cluster_was_restored_does_not_come_in_late() {
+        let stop = CancellationToken::new();
+        let _ends = stop.clone().drop_guard();
+        let cluster = cluster(&stop);
+        let said = |id: u8, incarnation, leader, term| edge::Routes {
+            cluster_id: vec![id; 16].into(),
+            incarnation,
+            groups: vec![edge::Route {
+                group: 0,
+                leader,
+                term,
+                members: vec![1, 2],
+            }],
+            ..edge::Routes::default()
+        };
+        let (old, restored) = (said(1, 0, 1, 40), said(2, 1, 2, 3));
+        cluster.admit(&old).unwrap();
+        cluster.admit(&restored).unwrap();
+        cluster.take_routes(&old);
+        cluster.take_routes(&restored);
+        assert_eq!(cluster.table.load().leader(0), Some(2));
     }
 }
