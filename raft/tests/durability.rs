@@ -133,6 +133,18 @@ async fn a_machine_that_cannot_go_on_stops_the_node() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_that_cannot_be_written_stops_the_node() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_, aborts, config) = faulty();
+    let store = Store::open(dir.path(), config).unwrap();
+    let (group, _) = start(&store, 1).await;
+    group.propose(entry("a", 1)).await.unwrap();
+    std::fs::remove_dir_all(dir.path().join("snapshots")).unwrap();
+    assert!(group.snapshot_now().await.is_err());
+    told_to_stop(&aborts).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_directory_is_open_once() {
     let dir = tempfile::tempdir().unwrap();
     let _store = open(dir.path());

@@ -1,7 +1,8 @@
 //! The snapshot files of one group, and which of them is current.
 //!
 //! Invariants: the current one is named by a synced record and is whole; an older one never
-//! replaces a newer; everything else of the group in the directory is rubbish from a crash.
+//! replaces a newer; everything else of the group in the directory is rubbish from a crash. Who
+//! builds or adopts stops the node when that fails: the core gives up the group, for good.
 
 use std::fs::File;
 use std::io::BufWriter;
@@ -98,12 +99,16 @@ impl Shelf {
         let path = self.store.snapshots.join(&name);
         std::fs::rename(draft, &path).map_err(failed("rename a snapshot"))?;
         crate::store::mark::sync_dir(&path).map_err(failed("sync the snapshot directory"))?;
-        self.record(&name)
-            .map_err(|fatal| self.store.stop.stop(fatal))?;
+        self.record(&name)?;
         *current = Some((contents.meta.clone(), opened.clone()));
         self.sweep(Some(&name))
             .map_err(failed("clean the snapshot directory"))?;
         Ok(opened)
+    }
+
+    /// Ends the node: there is no group any more for which this could be tried again.
+    pub(crate) fn stop(&self, fatal: Fatal) -> Fatal {
+        self.store.stop.stop(fatal)
     }
 
     fn record(&self, name: &str) -> Result<(), Fatal> {

@@ -21,6 +21,12 @@ impl<M: StateMachine> Core<M> {
         source: &SnapshotFile,
     ) -> Result<(), Fatal> {
         let contents = self.check(meta, source)?;
+        self.replace(&contents, source)
+            .map_err(|fatal| self.store.stop.stop(fatal))
+    }
+
+    /// Whatever fails here leaves the core without its group: the node has to stop.
+    fn replace(&mut self, contents: &Contents, source: &SnapshotFile) -> Result<(), Fatal> {
         let draft = self.shelf.copy(source)?;
         let generation = self.applied.generation.wrapping_add(1);
         let next = Applied {
@@ -29,17 +35,19 @@ impl<M: StateMachine> Core<M> {
             members: contents.meta.last_membership.clone(),
             sm_format: contents.sm_format,
         };
-        let installed = self.write(&next, source).and_then(|()| self.flip(&next));
-        installed.map_err(|fatal| self.store.stop.stop(fatal))?;
+        self.write(&next, source)?;
+        self.flip(&next)?;
         let old = std::mem::replace(&mut self.applied, next);
-        self.shelf.adopt(&draft, &contents)?;
+        self.shelf.adopt(&draft, contents)?;
         remove_in_background(Arc::clone(&self.store), self.group, old.generation);
-        self.restore().map_err(|fatal| self.store.stop.stop(fatal))
+        self.restore()
     }
 
     /// Refuses what does not verify, is of another group, or is of a newer machine.
     fn check(&self, meta: &SnapshotMeta, source: &SnapshotFile) -> Result<Contents, Fatal> {
-        let contents = snapshot::verify(source)?;
+        // It has verified when it arrived: what cannot be read now, the disk has lost since.
+        let verified = snapshot::verify(source);
+        let contents = verified.map_err(|fatal| self.store.stop.stop(fatal))?;
         if contents.group != self.group || contents.meta.last_log_id != meta.last_log_id {
             return Err(Fatal::new("the snapshot is not the one announced"));
         }
@@ -131,7 +139,7 @@ fn remove_in_background(store: Arc<Shared>, group: GroupId, generation: u32) {
 #[cfg(test)]
 mod tests {
     use std::path::Path;
-    use std::sync::atomic::AtomicU64;
+    use std::sync::atomic::{AtomicU64, Ordering};
 
     use openraft::storage::{RaftSnapshotBuilder, RaftStateMachine};
 
@@ -287,6 +295,29 @@ mod tests {
         );
         assert_eq!(names(&store, 9, 0), ["\u{1}kept"]);
         assert!(other.get_current_snapshot().await.unwrap().is_none());
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_snapshot_that_cannot_be_copied_stops_the_node() {
+        let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let sent = snapshot(from.path(), 7).await;
+        let aborts = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&aborts);
+        let abort = Arc::new(move || {
+            counted.fetch_add(1, Ordering::SeqCst);
+        });
+        let config = StoreConfig {
+            abort,
+            ..StoreConfig::default()
+        };
+        let store = Store::open(to.path(), config).unwrap();
+        put(&store, 7, 0, "\u{1}old");
+        let mut target = worker(&store, 7);
+        std::fs::remove_dir_all(&store.shared.snapshots).unwrap();
+        let installed = target.install_snapshot(&sent.meta, sent.snapshot).await;
+        assert!(installed.is_err());
+        assert_eq!(aborts.load(Ordering::SeqCst), 1);
+        assert_eq!(names(&store, 7, 0), ["\u{1}old"]);
     }
 
     #[test]

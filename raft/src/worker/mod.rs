@@ -202,20 +202,23 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
         let view = self
             .view
             .take()
-            .ok_or_else(|| Fatal::new("a builder builds once"))??;
+            .ok_or_else(|| Fatal::new("a builder builds once"))?;
         let (group, sm_format, shelf) = (self.group, self.sm_format, Arc::clone(&self.shelf));
         let built = tokio::task::spawn_blocking(move || {
+            let view = view?;
             let contents = Contents {
                 group,
                 sm_format,
                 meta: view.snapshot_meta(),
             };
             let snapshot = shelf.build(&contents, view.everything())?;
-            Ok::<_, Fatal>(Snapshot {
+            Ok(Snapshot {
                 meta: contents.meta,
                 snapshot,
             })
         });
-        Ok(built.await.map_err(io::Error::other)??)
+        let built = built.await;
+        let built = built.unwrap_or_else(|error| Err(Fatal::because("build a snapshot", error)));
+        Ok(built.map_err(|fatal| self.shelf.stop(fatal))?)
     }
 }
