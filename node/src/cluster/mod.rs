@@ -64,6 +64,8 @@ pub struct Cluster {
     id: OnceLock<ClusterId>,
     /// What other nodes have refused this one for.
     refusals: Told,
+    /// How fast snapshots leave this node.
+    pace: peers::Pace,
     /// Do the processes of this cluster show certificates?
     secured: bool,
 }
@@ -86,6 +88,7 @@ impl Cluster {
             channels,
             id: OnceLock::new(),
             refusals: Told::default(),
+            pace: peers::Pace::default(),
             secured,
         }
     }

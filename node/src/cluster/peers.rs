@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,6 +10,7 @@ use proto::cluster::peer_client::PeerClient;
 use proto::cluster::{ArrivedRequest, RaftMessage, SnapshotName, SnapshotPart};
 use raft::{GroupId, NodeId, PeerError, Peers, SnapshotFile};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
@@ -33,8 +34,28 @@ const ASK: Duration = Duration::from_secs(10);
 /// Bytes at the end of a snapshot that are the digest of all before.
 const DIGEST: usize = 32;
 
-/// Bytes of snapshots a second from this node, so that appends and agents come first.
+/// Bytes of snapshots a second from this node, all together, so that appends and agents come first.
 const RATE: u64 = 64 << 20;
+
+/// When parts of snapshots are sent, over all streams of this node. Nothing is made up for: after a stall it goes on at the
+/// same rate.
+pub(super) struct Pace(Mutex<Instant>);
+
+impl Default for Pace {
+    fn default() -> Self {
+        Pace(Mutex::new(Instant::now()))
+    }
+}
+
+impl Pace {
+    /// The next part that is asked for goes then.
+    fn turn(&self, now: Instant) -> Instant {
+        let mut free = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = now.max(*free);
+        *free = turn + Duration::from_micros(PART as u64 * 1_000_000 / RATE);
+        turn
+    }
+}
 
 /// The way of this node's groups to their replicas.
 pub struct Wires(pub Arc<Cluster>);
@@ -71,6 +92,7 @@ impl Peers for Wires {
         let announced = self.message(to, group, message);
         let channel = self.0.channels.snapshots(to);
         let large = snapshot.bytes() > self.0.config.resume_above;
+        let cluster = self.0.clone();
         Box::pin(async move {
             let mut client = client(channel.ok_or(PeerError::Unreachable(to))?);
             let mut first = SnapshotPart::default();
@@ -84,7 +106,7 @@ impl Peers for Wires {
             let (bytes, from) = (snapshot.bytes(), first.offset);
             tracing::info!(%group, %to, bytes, from, "sending a snapshot");
             let (parts, stream) = mpsc::channel(WINDOW);
-            let sending = tokio::spawn(send(snapshot, first, parts));
+            let sending = tokio::spawn(send(cluster, snapshot, first, parts));
             let mut request = tonic::Request::new(ReceiverStream::new(stream));
             request.set_timeout(timeout);
             let answer = client.snapshot(request).await;
@@ -173,13 +195,16 @@ async fn arrived(
 }
 
 /// Hands the first part over and what follows on its offset, at no more than [`RATE`]; ends when nobody takes them.
-async fn send(snapshot: SnapshotFile, first: SnapshotPart, parts: mpsc::Sender<SnapshotPart>) {
+async fn send(
+    cluster: Arc<Cluster>,
+    snapshot: SnapshotFile,
+    first: SnapshotPart,
+    parts: mpsc::Sender<SnapshotPart>,
+) {
     let mut offset = first.offset;
     let mut part = first;
-    let pace = Duration::from_micros(PART as u64 * 1_000_000 / RATE);
-    let mut ticks = tokio::time::interval(pace);
     loop {
-        ticks.tick().await;
+        tokio::time::sleep_until(cluster.pace.turn(Instant::now())).await;
         match tokio::time::timeout(STALL, parts.send(part)).await {
             Ok(Ok(())) => {}
             // The call has ended, and who made it knows why.
@@ -209,5 +234,32 @@ async fn send(snapshot: SnapshotFile, first: SnapshotPart, parts: mpsc::Sender<S
             Ok(Err(error)) => return tracing::error!(%error, "a snapshot cannot be read"),
             Err(_) => return,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_streams_of_a_node_keep_to_one_rate_and_make_up_for_no_stall() {
+        let (pace, begin) = (Pace::default(), Instant::now());
+        let second = |from: Instant| {
+            let mut parts = 0;
+            // Whoever asks: each stream asks for its next part when it has sent the one before.
+            while pace.turn(from) < from + Duration::from_secs(1) {
+                parts += 1;
+            }
+            parts * PART as u64
+        };
+        let part = PART as u64;
+        assert!(second(begin).abs_diff(RATE) <= part);
+        let after_a_stall = begin + Duration::from_secs(11);
+        assert_eq!(
+            pace.turn(after_a_stall),
+            after_a_stall,
+            "nobody was before it"
+        );
+        assert!(second(after_a_stall).abs_diff(RATE) <= 2 * part);
     }
 }
