@@ -12,6 +12,7 @@ use proto::edge::{
     Answered, Answers, Ask, Closed, Downward, Hello, Notice, Notices, Presences, Refused, Route,
     Routes, Token, Tokens, Upward, answered, downward, refused, upward,
 };
+use proto::protocol::{self, Spoken};
 use proto::uid::Uid;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{Semaphore, mpsc};
@@ -177,9 +178,8 @@ impl Edge for EdgeDoor {
             )));
         }
         let gateway = format!("gateway {}", hello.gateway);
-        if let Err(refused) =
-            proto::protocol::check(&gateway, hello.protocol, &node.id().to_string())
-        {
+        let spoken = Spoken::of(hello.protocol, hello.protocol_highest);
+        if let Err(refused) = protocol::check(&gateway, spoken, &node.id().to_string()) {
             tracing::warn!(%refused, "a gateway is refused");
             return Err(Status::permission_denied(refused.to_string()));
         }

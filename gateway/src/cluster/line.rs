@@ -205,7 +205,8 @@ impl Line {
         let hello = Hello {
             gateway: cluster.config.name.clone(),
             cluster: cluster.config.cluster.clone(),
-            protocol: proto::protocol::PROTOCOL,
+            protocol: proto::protocol::LOWEST,
+            protocol_highest: proto::protocol::HIGHEST,
             cluster_id: id.map(ClusterId::bytes).unwrap_or_default(),
             incarnation: id.map_or(0, ClusterId::incarnation),
         };

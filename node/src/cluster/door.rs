@@ -14,6 +14,7 @@ use proto::cluster::{
     RegisterRequest, SnapshotPart,
 };
 use proto::cluster_id::{self, ClusterId, Foreign};
+use proto::protocol::{self, Spoken};
 use raft::{GroupId, NodeId, ReceiveError, Store};
 use tonic::{Request, Response, Status, Streaming};
 
@@ -166,7 +167,8 @@ fn understood(caller: &Caller, own: NodeId) -> Result<(), Status> {
         0 => "the node that wants to join".to_owned(),
         node => NodeId(node).to_string(),
     };
-    proto::protocol::check(&who, caller.protocol, &own.to_string())
+    let spoken = Spoken::of(caller.protocol, caller.protocol_highest);
+    protocol::check(&who, spoken, &own.to_string())
         .map_err(|refused| Status::permission_denied(refused.to_string()))
 }
 
@@ -542,6 +544,11 @@ mod tests {
         for protocol in [0, 1] {
             assert!(understood(&speaks(2, protocol), NodeId(1)).is_ok());
         }
+        let ranges = Caller {
+            protocol_highest: 2,
+            ..speaks(2, 1)
+        };
+        assert!(understood(&ranges, NodeId(1)).is_ok());
         let refused = understood(&speaks(2, 7), NodeId(1)).unwrap_err();
         assert_eq!(refused.code(), tonic::Code::PermissionDenied);
         let said = refused.message();

@@ -119,7 +119,8 @@ impl Cluster {
             from: self.config.node.0,
             to: to.0,
             from_disk: self.config.disk.to_vec().into(),
-            protocol: proto::protocol::PROTOCOL,
+            protocol: proto::protocol::LOWEST,
+            protocol_highest: proto::protocol::HIGHEST,
             cluster_id: id.map(ClusterId::bytes).unwrap_or_default(),
             incarnation: id.map_or(0, ClusterId::incarnation),
         })

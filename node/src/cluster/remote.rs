@@ -149,7 +149,8 @@ pub async fn join(
             caller: Some(Caller {
                 cluster: cluster.to_owned(),
                 from_disk: disk.to_vec().into(),
-                protocol: proto::protocol::PROTOCOL,
+                protocol: proto::protocol::LOWEST,
+                protocol_highest: proto::protocol::HIGHEST,
                 ..Caller::default()
             }),
             address: own_address.to_owned(),
