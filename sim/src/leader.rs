@@ -497,7 +497,11 @@ impl Process {
             let bodies: Vec<_> = kept_by(&entry.writes).collect();
             let said = says(&entry);
             let stored = self.store(group, entry).await;
-            settle(matches!(stored, Ok(Outcome::Stored(_))));
+            // What nobody has answered may be stored, or may be later.
+            settle(matches!(
+                stored,
+                Ok(Outcome::Stored(_)) | Err(NoAnswer::Unknown)
+            ));
             match stored {
                 Ok(Outcome::Stored(version)) => {
                     if evaluation.can_wait {

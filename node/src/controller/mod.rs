@@ -55,11 +55,21 @@ pub struct Controller {
 struct Memory {
     looked: Instant,
     kept: Instant,
-    /// Of the document it belongs to; a person's change makes it void.
+    /// Of the document it belongs to.
     version: u64,
+    /// What that document says of it; another word, as of who resumes, makes it void.
+    counted: Counted,
     soaked_ms: BTreeMap<String, u64>,
     clocks: BTreeMap<String, Clock>,
     forgiven: BTreeMap<String, Vec<u64>>,
+    inconclusive_ms: u64,
+}
+
+/// Where a stored rollout stands, and what was counted of that when it was written.
+#[derive(PartialEq)]
+struct Counted {
+    state: i32,
+    roles: Vec<store::RoleProgress>,
     inconclusive_ms: u64,
 }
 
@@ -197,9 +207,7 @@ impl Controller {
                 .memory
                 .entry(id.to_owned())
                 .or_insert_with(|| Memory::of(&stored, version, now));
-            if memory.version != version {
-                *memory = Memory::of(&stored, version, now);
-            }
+            memory.follow(&stored, version, now);
             let elapsed = now.duration_since(std::mem::replace(&mut memory.looked, now));
             let mut rollout = self.node.control.read().domain(&stored);
             for role in &mut rollout.roles {
@@ -295,6 +303,7 @@ impl Controller {
         if next.steps.is_empty() {
             if let Some(kept) = memory.to_keep(&stored, now.duration_since(memory.kept)) {
                 memory.kept = now;
+                memory.counted = Counted::of(&kept);
                 let change = entry(vec![put(table::ROLLOUT, id, version, &kept)], vec![]);
                 memory.version = self.node.control_ledger.propose(change).await?;
             }
@@ -333,10 +342,24 @@ impl Memory {
             looked: now,
             kept: now,
             version,
+            counted: Counted::of(stored),
             soaked_ms,
             clocks: BTreeMap::new(),
             forgiven: BTreeMap::new(),
             inconclusive_ms: stored.inconclusive_ms,
+        }
+    }
+
+    /// Somebody may have written the rollout. Who has written something else, as an answer to a check, has not seen what was
+    /// counted since: it is not forgotten for that.
+    fn follow(&mut self, stored: &store::Rollout, version: u64, now: Instant) {
+        if self.version == version {
+            return;
+        }
+        if self.counted == Counted::of(stored) {
+            self.version = version;
+        } else {
+            *self = Memory::of(stored, version, now);
         }
     }
 
@@ -350,7 +373,16 @@ impl Memory {
             || roles.any(|(now, before)| {
                 (now.soaked_ms, &now.forgiven) != (before.soaked_ms, &before.forgiven)
             });
-        let every = if decides { KEEP } else { KEEP_CLOCKS };
+        // Who recovers is forgiven no more: whoever fails next must not be, whoever controls then.
+        let forgives_less = kept.roles.iter().zip(&stored.roles).any(|(now, before)| {
+            let mut waves = now.forgiven.iter().zip(&before.forgiven);
+            waves.any(|(now, before)| now < before)
+        });
+        let every = match (forgives_less, decides) {
+            (true, _) => Duration::ZERO,
+            (false, true) => KEEP,
+            (false, false) => KEEP_CLOCKS,
+        };
         (ago >= every && kept != *stored).then_some(kept)
     }
 
@@ -374,6 +406,16 @@ impl Memory {
             }
         }
         stored.inconclusive_ms = self.inconclusive_ms;
+    }
+}
+
+impl Counted {
+    fn of(stored: &store::Rollout) -> Self {
+        Counted {
+            state: stored.state,
+            roles: stored.roles.clone(),
+            inconclusive_ms: stored.inconclusive_ms,
+        }
     }
 }
 
@@ -718,6 +760,10 @@ mod tests {
         );
         assert_eq!(kept.roles[0].forgiven, [1]);
         assert_eq!(memory.to_keep(&kept, KEEP_CLOCKS), None);
+        // Who recovers is forgiven no more, at once.
+        memory.forgiven.insert("agent".into(), vec![0]);
+        assert!(memory.to_keep(&kept, Duration::ZERO).is_some());
+        memory.forgiven.insert("agent".into(), vec![1]);
         // In a freeze of days the clocks alone go on.
         let open_ms = clock.open_ms + 5_000;
         memory
@@ -725,5 +771,24 @@ mod tests {
             .insert("agent".into(), Clock { open_ms, ..clock });
         assert_eq!(memory.to_keep(&kept, KEEP), None);
         assert!(memory.to_keep(&kept, KEEP_CLOCKS).is_some());
+    }
+    #[test]
+    fn who_writes_something_else_of_a_rollout_does_not_set_its_clocks_back() {
+        let stored = stored();
+        let now = Instant::now();
+        let mut memory = Memory::of(&stored, 1, now);
+        memory.inconclusive_ms = 840_000;
+        let answered = store::Rollout {
+            cause: "ben says pass".into(),
+            ..stored.clone()
+        };
+        memory.follow(&answered, 2, now);
+        assert_eq!((memory.version, memory.inconclusive_ms), (2, 840_000));
+        let resumed = store::Rollout {
+            state: RolloutState::Halted.into(),
+            ..stored
+        };
+        memory.follow(&resumed, 3, now);
+        assert_eq!((memory.version, memory.inconclusive_ms), (3, 0));
     }
 }
