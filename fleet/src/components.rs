@@ -72,6 +72,13 @@ pub fn missing(used: &Used, available: &Available) -> Vec<(Kind, String)> {
     missing
 }
 
+/// As [`missing`], in words: `processor redaction, exporter kafka`; none: nothing is.
+pub fn lacking(used: &Used, available: &Available) -> Option<String> {
+    let lacks = missing(used, available);
+    let names = lacks.iter().map(|(kind, name)| format!("{kind} {name}"));
+    (!lacks.is_empty()).then(|| names.collect::<Vec<_>>().join(", "))
+}
+
 /// True if both are names of one component type, deprecated or not.
 pub fn is_same_type(kind: Kind, one: &str, other: &str) -> bool {
     current_name(kind, one) == current_name(kind, other)

@@ -522,6 +522,7 @@ impl Node {
             tracing::info!("the program is confirmed again");
         }
         let confirm = self.partitions.iter().map(|partition| async move {
+            partition.try_read_components();
             partition.take_program();
             if partition.leads() {
                 match partition.ledger.group().linearize().await {

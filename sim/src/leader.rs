@@ -596,6 +596,7 @@ impl Process {
                 has_room: &has_room,
                 remembered: &bodies,
                 knows_components: &|_| true,
+                build: &|_| None,
                 offer_timeout_ms: OFFER_TIMEOUT_MS,
                 now_ms: wall_ms(),
                 new_uid: uid,

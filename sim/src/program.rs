@@ -52,6 +52,7 @@ fn family(control: &Ledger, name: &str, precedence: i64) -> ProgramFamily {
             selector: selector(name),
             delivery: delivery(name, number),
             baseline: delivery(name, 0),
+            needs: std::sync::Arc::default(),
         };
         (RevisionNumber(number), vec![role])
     };

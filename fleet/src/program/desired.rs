@@ -129,6 +129,10 @@ fn desired_as_member<'a, F: Facts>(
         if let Some(condition) = keeps {
             return Some(kept(subject, Reason::Kept, vec![condition]));
         }
+        if !touched && let Some(components) = subject.lacks(target) {
+            let lacks = lacking(&family.name, components);
+            return Some(kept(subject, Reason::Kept, vec![lacks]));
+        }
         let offerable = rollout.running && placed.open;
         return Some(Desired {
             owner: Some(here),
@@ -289,6 +293,7 @@ fn join<'a, F>(
 ) -> Desired<&'a str> {
     let mut revision = None;
     let mut stands = false;
+    let mut joins = None;
     if let Some(found) = program.family(family) {
         let rollout = found.rollout.as_ref();
         let own = subject.owner.is_some_and(|(owner, _)| owner == family);
@@ -296,9 +301,9 @@ fn join<'a, F>(
         let late = rollout.filter(|rollout| {
             !rollout.returning && since.is_none_or(|since| since >= rollout.opened)
         });
-        conditions.extend(late.map(|rollout| Condition::Late {
+        joins = late.map(|rollout| Condition::Late {
             rollout: rollout.id.clone(),
-        }));
+        });
         // A rollout that stands still takes nothing back from those that came after its last wave, either.
         let kept = late
             .filter(|rollout| !rollout.running && own)
@@ -311,6 +316,12 @@ fn join<'a, F>(
         let number = number.or(late.and(found.joins_at())).or(found.stable);
         revision = number.and_then(|number| Some((number, found.role(number, role)?)));
     }
+    // No wave and no gate would see it fail.
+    if let Some(components) = revision.and_then(|(_, role)| subject.lacks(role)) {
+        conditions.insert(0, lacking(family, components));
+        return kept(subject, Reason::Kept, conditions);
+    }
+    conditions.extend(joins);
     Desired {
         owner: Some((family, role)),
         revision: revision.map(|(number, _)| number),
@@ -318,6 +329,13 @@ fn join<'a, F>(
         offerable: !stands,
         reason: Reason::Stable,
         conditions,
+    }
+}
+
+fn lacking(family: &str, components: String) -> Condition {
+    Condition::LacksComponents {
+        family: family.to_owned(),
+        components,
     }
 }
 

@@ -7,9 +7,11 @@ mod desired;
 pub mod word;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 pub use desired::{desired, desired_borrowed, desired_placed};
 
+use crate::components::{Available, Used, lacking};
 use crate::digest::Digest;
 use crate::selector::{Facts, Selector};
 
@@ -94,6 +96,8 @@ pub struct ProgramRole {
     pub delivery: Digest,
     /// Hash of the config map a rollback delivers where there is nothing to go back to.
     pub baseline: Digest,
+    /// The components that its config uses, shared by everybody who has this program.
+    pub needs: Arc<Used>,
 }
 
 /// A rollout as far as decisions go.
@@ -206,6 +210,8 @@ pub struct Subject<'a, F> {
     pub resolved: Option<Epoch>,
     /// A person has ordered its collector to be stopped.
     pub stopped: bool,
+    /// The components of its build; none: it does not report them.
+    pub components: Option<&'a Available>,
     /// Its place in a rollout that the program names.
     pub place: Option<Place<'a>>,
 }
@@ -286,6 +292,13 @@ pub enum Condition {
     Relabelled {
         /// Rollout id.
         rollout: String,
+    },
+    /// It is not given what its role gets, since its build could not run that.
+    LacksComponents {
+        /// The family.
+        family: String,
+        /// What its build lacks, in words.
+        components: String,
     },
 }
 
@@ -431,6 +444,16 @@ impl<'a, F> Subject<'a, F> {
             granted: self.granted,
             resolved: self.resolved,
         }
+    }
+
+    /// What its build lacks of what the config of this role uses, in words. None: nothing, or it has not said what it has,
+    /// or it was offered that config before.
+    fn lacks(&self, role: &ProgramRole) -> Option<String> {
+        let available = self.components?;
+        let was_offered = self.delivery == Some(role.delivery);
+        (!was_offered)
+            .then(|| lacking(&role.needs, available))
+            .flatten()
     }
 }
 

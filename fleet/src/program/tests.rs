@@ -20,6 +20,7 @@ fn role(name: &str, selector: &str, delivery: &str) -> ProgramRole {
         selector: Selector::parse(selector).unwrap(),
         delivery: hash(delivery),
         baseline: hash("baseline"),
+        needs: Arc::default(),
     }
 }
 
@@ -80,6 +81,7 @@ fn subject<'a>(facts: &'a Labels, owner: Option<&'a str>) -> Subject<'a, Labels>
         granted: None,
         resolved: None,
         stopped: false,
+        components: None,
         place: None,
     }
 }
@@ -476,6 +478,107 @@ fn who_is_only_held_by_a_pin_goes_back_with_the_rollback() {
     assert!(matches!(wants.reason, Reason::RolledBack { .. }) && wants.offerable);
     program.pins = vec![pin(PinTarget::Agent([1; 16]))];
     assert_eq!(desired(&touched, &program).reason, Reason::Pinned);
+}
+
+/// Its config uses the processor `redaction`.
+fn redacting(role: &mut ProgramRole) {
+    let needs = Used {
+        processors: ["redaction".to_owned()].into(),
+        ..Used::default()
+    };
+    role.needs = Arc::new(needs);
+}
+
+#[test]
+fn who_lacks_a_component_of_what_its_role_gets_keeps_what_it_runs_under_that_name() {
+    let lacks = Available::from_report([("processors", "batch")]);
+    let has = Available::from_report([("processors", "batch"), ("processors", "redaction")]);
+    let silent = Available::from_report([("receivers", "otlp")]);
+    let mut web = family("web", 1, "app = web");
+    let stable = web.revisions.get_mut(&RevisionNumber(1)).unwrap();
+    redacting(&mut stable[0]);
+    let program = program(vec![web]);
+    let facts = labels("app=web");
+    let with = |components, owner: Option<&str>, delivery: &str| {
+        let subject = Subject {
+            components,
+            delivery: owner.map(|_| hash(delivery)),
+            ..subject(&facts, owner)
+        };
+        desired(&subject, &program)
+    };
+    let kept = [Condition::LacksComponents {
+        family: "web".into(),
+        components: "processor redaction".into(),
+    }];
+    for owner in [None, Some("web")] {
+        let wants = with(Some(&lacks), owner, "web 0");
+        assert_eq!(
+            (wants.delivery, wants.offerable, &wants.reason),
+            (None, false, &Reason::Kept),
+            "{owner:?}"
+        );
+        assert_eq!(wants.conditions, kept);
+        // Who says nothing of its processors may have them.
+        for unknown in [None, Some(&silent), Some(&has)] {
+            let wants = with(unknown, owner, "web 0");
+            assert_eq!(
+                (wants.delivery, wants.offerable, wants.conditions),
+                (Some(hash("web 1")), true, vec![])
+            );
+        }
+    }
+    let runs_it = with(Some(&lacks), Some("web"), "web 1");
+    assert_eq!(
+        (runs_it.delivery, runs_it.conditions),
+        (Some(hash("web 1")), vec![])
+    );
+}
+
+#[test]
+fn who_lacks_a_component_is_given_it_neither_by_a_wave_nor_after_the_last_one() {
+    let lacks = Available::from_report([("processors", "batch")]);
+    let facts = labels("app=web");
+    let mut web = family("web", 1, "app = web");
+    let target = web.revisions.get_mut(&RevisionNumber(2)).unwrap();
+    redacting(&mut target[0]);
+    web.rollout = Some(ProgramRollout {
+        passed: true,
+        ..rollout()
+    });
+    let program = program(vec![web]);
+    let with = |owner, place| {
+        let subject = Subject {
+            components: Some(&lacks),
+            place,
+            ..subject(&facts, owner)
+        };
+        desired(&subject, &program)
+    };
+    for (owner, place) in [(Some("web"), place(0)), (None, place(0)), (None, None)] {
+        let wants = with(owner, place);
+        assert_eq!((wants.delivery, wants.offerable), (None, false));
+        let lacks = |c: &Condition| matches!(c, Condition::LacksComponents { .. });
+        // Who is given nothing has not joined late, either.
+        assert!(matches!(&wants.conditions[..], [one] if lacks(one)));
+    }
+    // Before its wave nothing is asked of it.
+    let waits = with(Some("web"), place(3));
+    assert!(matches!(waits.reason, Reason::Waiting { .. }));
+    // Its config can be given back to it all the same.
+    let mut back = program;
+    back.families[0] = rolled_back();
+    let target = back.families[0].revisions.get_mut(&RevisionNumber(1));
+    redacting(&mut target.unwrap()[0]);
+    let touched = Subject {
+        components: Some(&lacks),
+        delivery: Some(hash("web 2")),
+        delivered_in: "ro-1",
+        place: place(0),
+        ..subject(&facts, Some("web"))
+    };
+    let wants = desired(&touched, &back);
+    assert!(matches!(wants.reason, Reason::RolledBack { .. }) && wants.offerable);
 }
 
 #[test]

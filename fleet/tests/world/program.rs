@@ -33,6 +33,7 @@ impl World {
                 selector: selector.clone(),
                 delivery: delivery(name, role, revision),
                 baseline: delivery(name, role, 0),
+                needs: std::sync::Arc::default(),
             };
             family.roles.iter().map(role).collect()
         };
@@ -131,6 +132,7 @@ impl World {
                 granted: whose.granted,
                 resolved: whose.resolved,
                 stopped: agent.stopped,
+                components: None,
                 place,
             },
             program,

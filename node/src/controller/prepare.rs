@@ -408,7 +408,7 @@ fn versions(node: &Node, candidates: &[Vec<Candidate>]) -> BTreeSet<String> {
         let columns = partition.index().read();
         let known = candidates
             .iter()
-            .filter(|c| c.role.is_some() && !c.components.is_empty());
+            .filter(|c| c.role.is_some() && c.build.is_some());
         let rows = known.filter_map(|c| columns.rows.get(&c.uid));
         versions.extend(rows.filter_map(|row| Some(row.get("service.version")?.to_owned())));
     }
@@ -613,7 +613,7 @@ mod tests {
             applied: false,
             drifted: false,
             effective: Arc::default(),
-            components: Box::default(),
+            build: None,
             owned: true,
             ahead: false,
             pinned: false,

@@ -41,6 +41,7 @@ impl Partition {
         self.last_grant_ms.fetch_max(earlier, Ordering::SeqCst);
         self.rooms.hold();
         *self.waiting() = None;
+        self.try_read_components();
         self.take_program();
         self.leads_in.store(term, Ordering::SeqCst);
         if let Err(error) = self.read_numbers().await {

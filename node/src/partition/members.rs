@@ -20,8 +20,8 @@ use state::partition::stand::Stand;
 use state::partition::stand::verdicts::{Pace, Verdicts};
 
 use super::{Partition, desired_of};
-use crate::control::role;
-use crate::inventory::{List, Row, chunk};
+use crate::control::{needs, role};
+use crate::inventory::{Build, List, Row, chunk};
 use crate::ledger::{ProposeError, delete_any, entry, now_ms, put_any, table};
 
 /// Members in one chunk: about 400 KiB.
@@ -54,8 +54,8 @@ pub struct Candidate {
     pub drifted: bool,
     /// As in [`Row::effective`].
     pub effective: Arc<str>,
-    /// Component list hash.
-    pub components: Box<[u8]>,
+    /// Its component list; none: it names none.
+    pub build: Option<Arc<Build>>,
     /// Owned by this family now.
     pub owned: bool,
     /// A rollout that is continued has brought it through its wave.
@@ -102,6 +102,7 @@ impl Partition {
                 selector: r.selector.clone(),
                 delivery: delivery_hash(&r.config),
                 baseline: delivery_hash(&r.baseline()),
+                needs: needs(delivery_hash(&r.config), &r.config),
             })
             .collect();
         let columns = self.index.read();
@@ -318,7 +319,7 @@ fn candidate(
         applied: delivery.is_some_and(|d| d.state == State::Applied),
         drifted: delivery.is_some_and(|d| d.effective == store::Match::No),
         effective: row.effective.clone(),
-        components: row.components.clone(),
+        build: row.build.clone(),
         owned,
         ahead: false,
         pinned: false,
@@ -387,6 +388,7 @@ mod tests {
             selector: Selector::parse("*").unwrap(),
             delivery: Digest::of("test", &[b"target"]),
             baseline: Digest::of("test", &[b"baseline"]),
+            needs: Arc::default(),
         }
     }
 

@@ -3,6 +3,7 @@
 //! The decisions are those of [`state::partition`]; this file performs them: turns, proposals, leases, notices.
 
 mod changes;
+mod components;
 mod lead;
 mod liveness;
 mod members;

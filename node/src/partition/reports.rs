@@ -177,6 +177,11 @@ impl Partition {
                     has_room: &has_room,
                     remembered: &self.bodies,
                     knows_components: &|hash| self.index.read().components.contains_key(hash),
+                    build: &|hash| {
+                        let columns = self.index.read();
+                        let told = columns.components.get(hash);
+                        told.map(|told| told.build.clone())
+                    },
                     offer_timeout_ms: millis(self.config.offer_timeout),
                     now_ms: now_ms(),
                     new_uid: new_uid(uid),
@@ -221,6 +226,7 @@ impl Partition {
             drop(taken);
             if stored.is_ok() {
                 self.bodies.stored(bodies, &evaluation.learned);
+                self.try_read_components();
                 if evaluation.can_wait {
                     self.core().wrote(uid);
                 }

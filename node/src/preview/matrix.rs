@@ -1,15 +1,17 @@
 //! The component matrix over the fleet: which agents could not run a revision, since their build lacks something.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use fleet::components::{Available, Used, missing};
+use fleet::components::{self, Used};
+use fleet::family::delivery_hash;
 use proto::store;
 use proto::uid::Uid;
 
-use crate::control::config_map;
-use crate::ledger::table;
+use crate::control::{config_map, needs};
+use crate::inventory::Build;
 use crate::local::Node;
-use crate::partition::{Candidate, Partition, body, merged_config};
+use crate::partition::Candidate;
 
 /// Everyone the revision touches, by partition, and how many of them do not report their components.
 ///
@@ -20,64 +22,41 @@ pub fn candidates(
     precedence: i64,
     revision: &store::Revision,
 ) -> Result<(Vec<Vec<Candidate>>, u64), raft::Fatal> {
-    let config = |r: &store::Role| merged_config(&config_map(&r.config));
-    let used: Vec<Option<Used>> = revision
-        .roles
-        .iter()
-        .map(|r| config(r).map(|value| Used::by(&value)))
-        .collect();
+    let used = |stored: &store::Role| {
+        let config = config_map(&stored.config);
+        needs(delivery_hash(&config), &config)
+    };
+    let used: Vec<Arc<Used>> = revision.roles.iter().map(used).collect();
     let mut unknown = 0;
     let mut all = Vec::new();
     for partition in node.partitions.iter() {
+        partition.read_components()?;
         let mut candidates = partition.candidates(family, precedence, revision);
-        let mut lists: BTreeMap<Box<[u8]>, Option<Available>> = BTreeMap::new();
-        for candidate in candidates.iter_mut().filter(|c| c.role.is_some()) {
-            if !lists.contains_key(&candidate.components) {
-                lists.insert(
-                    candidate.components.clone(),
-                    available(partition, &candidate.components)?,
-                );
-            }
-            let Some(used) = candidate.role.and_then(|r| used.get(r as usize)?.as_ref()) else {
+        // By build and role: agents share few of both.
+        let mut known: BTreeMap<(*const Build, u32), Option<String>> = BTreeMap::new();
+        for candidate in &mut candidates {
+            let Some(role) = candidate.role else {
                 continue;
             };
-            let Some(Some(available)) = lists.get(&candidate.components) else {
+            let Some(used) = used.get(role as usize) else {
+                continue;
+            };
+            let build = candidate.build.as_ref();
+            let Some((build, available)) = build.and_then(|b| Some((b, b.available()?))) else {
                 unknown += 1;
                 continue;
             };
-            let lacks = missing(used, available);
-            if !lacks.is_empty() {
-                let names = lacks.iter().map(|(kind, name)| format!("{kind} {name}"));
-                let names = names.collect::<Vec<_>>().join(", ");
+            let lacks = known.entry((Arc::as_ptr(build), role));
+            let lacks = lacks.or_insert_with(|| components::lacking(used, available));
+            if let Some(names) = lacks {
                 candidate.left_out = Some(format!("its build lacks {names}"));
-                candidate.lacks = Some(names);
+                candidate.lacks = Some(names.clone());
                 candidate.role = None;
             }
         }
         all.push(candidates);
     }
     Ok((all, unknown))
-}
-
-/// The component list with this hash; none: it was never told in full.
-fn available(partition: &Partition, hash: &[u8]) -> Result<Option<Available>, raft::Fatal> {
-    let Some(address) = partition.index().read().components.get(hash).copied() else {
-        return Ok(None);
-    };
-    let kept: Option<(u64, store::Body)> = partition.ledger.view()?.get(table::BODY, &address)?;
-    let bytes = kept.and_then(|(_, kept)| body::open(&kept));
-    let list = bytes.and_then(|b| {
-        <proto::opamp::AvailableComponents as prost::Message>::decode(b.as_slice()).ok()
-    });
-    Ok(list.map(|list| {
-        let pairs = list.components.iter().flat_map(|(kind, details)| {
-            details
-                .sub_component_map
-                .keys()
-                .map(move |name| (kind.as_str(), name.as_str()))
-        });
-        Available::from_report(pairs)
-    }))
 }
 
 /// Who lacks what, as a reason not to start; none: nobody lacks anything.

@@ -18,7 +18,7 @@ pub use convert::{
     role, role_to_store, rollout, rollout_state, scope, settings, settings_in_force,
     settings_to_store, stored_rollout_state,
 };
-pub use program::{build as build_program, failures_since};
+pub use program::{build as build_program, failures_since, needs};
 
 use crate::ledger::table;
 

@@ -1,14 +1,24 @@
 //! The program that partitions decide by, from the control group's documents.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use fleet::family::{Role, delivery_hash};
+use fleet::components::Used;
+use fleet::digest::Digest;
+use fleet::family::{ConfigMap, Role, delivery_hash};
 use fleet::program::{
     Epoch, Program, ProgramFamily, ProgramRole, ProgramRollout, RevisionNumber, RollBack,
 };
 use proto::store::{self, RolloutState};
 
 use super::{Documents, convert};
+use crate::partition::merged_config;
+
+/// Configs of which it is kept what they use. Programs name fewer.
+const KNOWN_MAX: usize = 4_096;
+
+/// What configs use, by delivery hash: a program is made with every change of a document, and a config is read once.
+static KNOWN: Mutex<BTreeMap<Digest, Arc<Used>>> = Mutex::new(BTreeMap::new());
 
 /// The program as the documents stand, stamped with the version of their newest change.
 pub fn build(documents: &Documents) -> Program {
@@ -76,11 +86,15 @@ fn number(stored: u64) -> Option<RevisionNumber> {
 }
 
 fn roles(revision: &store::Revision) -> Vec<ProgramRole> {
-    let role = |role: Role| ProgramRole {
-        delivery: delivery_hash(&role.config),
-        baseline: delivery_hash(&role.baseline()),
-        name: role.name,
-        selector: role.selector,
+    let role = |role: Role| {
+        let delivery = delivery_hash(&role.config);
+        ProgramRole {
+            delivery,
+            baseline: delivery_hash(&role.baseline()),
+            needs: needs(delivery, &role.config),
+            name: role.name,
+            selector: role.selector,
+        }
     };
     revision
         .roles
@@ -88,6 +102,21 @@ fn roles(revision: &store::Revision) -> Vec<ProgramRole> {
         .filter_map(convert::role)
         .map(role)
         .collect()
+}
+
+/// The components that the config of this delivery hash uses; one that cannot be read uses none.
+pub fn needs(delivery: Digest, config: &ConfigMap) -> Arc<Used> {
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(needs) = known.get(&delivery) {
+        return Arc::clone(needs);
+    }
+    if known.len() == KNOWN_MAX {
+        known.clear();
+    }
+    let used = merged_config(config).map(|config| Used::by(&config));
+    let needs = Arc::new(used.unwrap_or_default());
+    known.insert(delivery, Arc::clone(&needs));
+    needs
 }
 
 fn program_rollout(stored: &store::Rollout) -> ProgramRollout {
@@ -112,5 +141,31 @@ fn program_rollout(stored: &store::Rollout) -> ProgramRollout {
             stored.state(),
             RolloutState::RollingBack | RolloutState::RolledBack
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fleet::family::ConfigFile;
+
+    use super::*;
+
+    #[test]
+    fn a_config_is_read_once_for_what_it_uses() {
+        let file = |body: &str| ConfigFile {
+            body: body.into(),
+            content_type: "text/yaml".into(),
+        };
+        let body = "processors:\n  redaction/pii:\n  batch:\n";
+        let config = ConfigMap::from([(String::new(), file(body))]);
+        let hash = delivery_hash(&config);
+        let first = needs(hash, &config);
+        assert_eq!(
+            first.processors,
+            ["batch", "redaction"].map(str::to_owned).into()
+        );
+        assert!(Arc::ptr_eq(&first, &needs(hash, &config)));
+        let broken = ConfigMap::from([(String::new(), file("{"))]);
+        assert_eq!(*needs(delivery_hash(&broken), &broken), Used::default());
     }
 }

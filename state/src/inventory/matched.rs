@@ -126,6 +126,7 @@ mod tests {
             selector: Selector::parse(selector).unwrap(),
             delivery: hash,
             baseline: hash,
+            needs: std::sync::Arc::default(),
         };
         selectors.iter().map(role).collect()
     }

@@ -1,6 +1,7 @@
 //! The column index of one partition: every agent in memory, compact, rebuilt from the documents at start.
 
 mod answer;
+pub mod build;
 mod list;
 mod matched;
 mod record;
@@ -9,10 +10,12 @@ mod row;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, RwLock, RwLockReadGuard};
 
+use fleet::components::Available;
 use prost::Message;
 use proto::store::{self, MemberChunk};
 use proto::uid::Uid;
 
+pub use build::{Build, Told};
 pub use list::{List, Walk};
 pub use matched::Question;
 pub use record::{
@@ -49,12 +52,14 @@ pub struct Columns {
     /// The open rollouts an agent is listed by.
     pub listed: HashMap<Uid, Vec<Arc<str>>>,
     /// Component lists by hash as reported that some agent has told in full.
-    pub components: HashMap<Box<[u8]>, [u8; 32]>,
+    pub components: HashMap<Box<[u8]>, Told>,
+    /// Those of them that nobody has read here yet: see [`Index::tell`].
+    pub unread: HashMap<Box<[u8]>, [u8; 32]>,
     /// No program before this one is accepted.
     pub floor: u64,
     /// Grows with every change.
     pub moment: u64,
-    /// The moment in which a member list changed last; 0: there was none.
+    /// The moment in which a member list changed last, or a component list was read; 0: there was none.
     pub lists_changed: u64,
 }
 
@@ -71,11 +76,9 @@ pub struct IndexMirror {
 }
 
 enum Staged {
-    Agent(Uid, Option<Box<(Row, Option<Components>)>>),
+    Agent(Uid, Option<Box<(Row, Option<Told>)>>),
     Chunk(String, Option<MemberChunk>),
 }
-
-type Components = (Box<[u8]>, [u8; 32]);
 
 // === impl Index ===
 
@@ -85,6 +88,23 @@ impl Index {
         self.0
             .read()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// What stands in the component list of this hash was read; nothing: it cannot be read, and stays unknown. Whoever has
+    /// looked at its agents looks again.
+    pub fn tell(&self, hash: &[u8], available: Available) {
+        let mut columns = self
+            .0
+            .write()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        if columns.unread.remove(hash).is_none() {
+            return;
+        }
+        if let Some(told) = columns.components.get(hash) {
+            told.build.tell(available);
+            columns.moment += 1;
+            columns.lists_changed = columns.moment;
+        }
     }
 
     /// The writing side, for the state machine.
@@ -124,11 +144,14 @@ impl Mirror for IndexMirror {
                     return;
                 };
                 let row = Row::new(uid, version, &agent, &mut self.interner);
-                let components = agent
-                    .components
-                    .and_then(|c| Some((c.hash.into_boxed_slice(), c.body.try_into().ok()?)));
+                let told = agent.components.and_then(|list| {
+                    Some(Told {
+                        address: list.body.try_into().ok()?,
+                        build: row.build.clone()?,
+                    })
+                });
                 self.staged
-                    .push(Staged::Agent(uid, Some(Box::new((row, components)))));
+                    .push(Staged::Agent(uid, Some(Box::new((row, told)))));
             }
             table::MEMBERS => {
                 if let (Some(rollout), Ok(list)) = (chunk_key(key), MemberChunk::decode(value)) {
@@ -177,8 +200,10 @@ impl Mirror for IndexMirror {
 impl Columns {
     /// Component lists that no agent names any more. Whoever names one again is asked for it again.
     fn forget_components(&mut self) {
-        let named: HashSet<&[u8]> = self.rows.values().map(|row| &*row.components).collect();
+        let builds = self.rows.values().filter_map(|row| row.build.as_ref());
+        let named: HashSet<&[u8]> = builds.map(|build| build.hash()).collect();
         self.components.retain(|hash, _| named.contains(&**hash));
+        self.unread.retain(|hash, _| named.contains(&**hash));
     }
 
     /// The lists that name this agent know that its record was written.
@@ -193,8 +218,14 @@ impl Columns {
     fn take(&mut self, staged: Staged) {
         match staged {
             Staged::Agent(uid, Some(agent)) => {
-                let (row, components) = *agent;
-                self.components.extend(components);
+                let (row, told) = *agent;
+                if let Some(told) = told {
+                    let hash: Box<[u8]> = told.build.hash().into();
+                    if !told.build.is_read() {
+                        self.unread.insert(hash.clone(), told.address);
+                    }
+                    self.components.insert(hash, told);
+                }
                 self.rows.insert(uid, row);
                 self.touch(&uid);
             }

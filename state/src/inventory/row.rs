@@ -13,12 +13,14 @@ use proto::store::{self, Link};
 use proto::uid::Uid;
 
 use super::answer::Answer;
+use super::build::Build;
 use super::record::{BRIDGE, is_healthy, reported, resolved, reverted, state, word};
 
-/// Texts that many agents share, kept once.
+/// Texts and component lists that many agents share, kept once.
 #[derive(Default)]
 pub struct Interner {
     texts: HashMap<Arc<str>, ()>,
+    builds: HashMap<Box<[u8]>, Arc<Build>>,
 }
 
 impl Interner {
@@ -32,9 +34,23 @@ impl Interner {
         shared
     }
 
-    /// Forgets texts that no agent uses any more.
+    /// The shared component list of this hash; none: an empty hash names none.
+    fn build(&mut self, hash: &[u8]) -> Option<Arc<Build>> {
+        if hash.is_empty() {
+            return None;
+        }
+        if let Some(shared) = self.builds.get(hash) {
+            return Some(Arc::clone(shared));
+        }
+        let shared = Arc::new(Build::new(hash));
+        self.builds.insert(hash.into(), Arc::clone(&shared));
+        Some(shared)
+    }
+
+    /// Forgets what no agent uses any more.
     pub fn sweep(&mut self) {
         self.texts.retain(|text, ()| Arc::strong_count(text) > 1);
+        self.builds.retain(|_, build| Arc::strong_count(build) > 1);
     }
 }
 
@@ -137,8 +153,8 @@ pub struct Row {
     pub websocket: bool,
     /// Last message that changed the record, wall clock.
     pub last_seen_ms: u64,
-    /// Hash of its component list as reported; zero-length: none.
-    pub components: Box<[u8]>,
+    /// Its component list; none: it names none.
+    pub build: Option<Arc<Build>>,
     /// This uid was replaced: a stub.
     pub alias: bool,
     /// Addresses of the bodies of its effective config, in hex and in order; agents that run the same share it.
@@ -216,11 +232,10 @@ impl Row {
             restart_pending: agent.restart_pending,
             websocket: agent.transport == "websocket",
             last_seen_ms: agent.last_seen_ms,
-            components: agent
+            build: agent
                 .components
                 .as_ref()
-                .map(|c| c.hash.clone().into_boxed_slice())
-                .unwrap_or_default(),
+                .and_then(|c| interner.build(&c.hash)),
             alias: !agent.alias_of.is_empty(),
             effective: interner.get(&effective(agent)),
         }

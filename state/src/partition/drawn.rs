@@ -60,6 +60,7 @@ pub(super) fn family(draw: &mut Draw, name: &str, precedence: i64) -> ProgramFam
             selector: selector(draw.of(&selectors)),
             delivery: hash(name, role, revision),
             baseline: hash(name, role, 0),
+            needs: std::sync::Arc::default(),
         };
         (RevisionNumber(revision), ROLES.iter().map(role).collect())
     };

@@ -86,6 +86,7 @@ pub(super) fn subject_of<'a>(row: &'a Row, place: Option<Place<'a>>) -> Subject<
         granted: whose.granted,
         resolved: whose.resolved,
         stopped: row.stopped,
+        components: row.build.as_ref().and_then(|build| build.available()),
         facts: row,
         owner: whose.owner,
         delivery: row.delivery.as_ref().map(|d| d.hash),

@@ -125,6 +125,7 @@ mod tests {
             selector: Selector::parse("*").unwrap(),
             delivery: Digest::of("test", &[name.as_bytes()]),
             baseline: Digest::of("test", &[b"baseline"]),
+            needs: std::sync::Arc::default(),
         };
         ProgramFamily {
             name: name.into(),

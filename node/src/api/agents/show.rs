@@ -94,6 +94,9 @@ fn condition(condition: &Condition) -> String {
         Condition::Relabelled { rollout } => {
             format!("relabelled: listed by rollout {rollout}, matches its role no more")
         }
+        Condition::LacksComponents { family, components } => {
+            format!("lacks components: {components}, which family {family} needs; upgrade it")
+        }
     }
 }
 
@@ -262,7 +265,7 @@ impl Api {
                 .read()
                 .components
                 .get(list.hash.as_slice())
-                .copied();
+                .map(|told| told.address);
             let bytes = self.body_text(
                 partition,
                 address.as_ref().map_or(&list.body, |a| a.as_slice()),

@@ -10,6 +10,7 @@ use proto::store::Link;
 
 use super::Turn;
 use crate::drift::{self, Last, Seen};
+use crate::inventory::build::available;
 use crate::inventory::{BRIDGE, RecordFacts, is_healthy, owner, reported, reverted, whose};
 use crate::partition::merge::attribute;
 
@@ -18,12 +19,21 @@ impl Turn<'_> {
         let facts = RecordFacts(&self.agent);
         let delivery = self.agent.delivery.as_ref();
         let whose = whose(&self.agent);
+        // What it tells with this very message is not kept yet.
+        let told = self.report.message.as_ref();
+        let told = told.and_then(|message| message.available_components.as_ref());
+        let told = told.filter(|list| !list.components.is_empty());
+        let told = told.map(available);
+        let named = self.agent.components.as_ref();
+        let build = named.and_then(|list| (self.ctx.build)(&list.hash));
+        let kept = build.as_ref().and_then(|build| build.available());
         let subject = Subject {
             uid: *self.uid.as_bytes(),
             owned_since: delivery.map(|d| Epoch(d.owned_since)),
             granted: whose.granted,
             resolved: whose.resolved,
             stopped: self.agent.stopped,
+            components: told.as_ref().or(kept),
             facts: &facts,
             owner: whose.owner,
             delivery: delivery.and_then(|d| Digest::from_slice(&d.hash)),

@@ -1,6 +1,7 @@
 //! What one report means: the new record, what to write, what to answer. A function of its arguments.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use fleet::digest::Digest;
 use fleet::family::ConfigMap;
@@ -25,7 +26,7 @@ pub use said::history_key;
 use super::body::{Redacted, Remembered};
 use super::merge::{Merged, link_word, merge, transition};
 use crate::control::digest;
-use crate::inventory::reported;
+use crate::inventory::{Build, reported};
 use crate::ledger::act;
 
 /// AcceptsStatus, OffersRemoteConfig, AcceptsEffectiveConfig: what is really served.
@@ -68,6 +69,8 @@ pub struct Context<'a> {
     pub remembered: &'a Remembered,
     /// Is the component list with this hash kept?
     pub knows_components: &'a dyn Fn(&[u8]) -> bool,
+    /// The component list with this hash, if it is kept.
+    pub build: &'a dyn Fn(&[u8]) -> Option<Arc<Build>>,
     /// Unanswered offers of this age are closed.
     pub offer_timeout_ms: u64,
     /// Wall clock.

@@ -1,5 +1,6 @@
 //! One agent's reports, one after the other: when it converges, and what follows when it drifts.
 
+use fleet::components::{Available, Used};
 use fleet::family::{ConfigFile, delivery_hash};
 use fleet::program::{OwnerChange, ProgramFamily, ProgramRole, RevisionNumber};
 use fleet::selector::Selector;
@@ -21,12 +22,13 @@ fn config() -> ConfigMap {
     ConfigMap::from([(String::new(), file)])
 }
 
-fn program(incarnation: u16) -> Program {
+fn program(incarnation: u16, needs: &Arc<Used>) -> Program {
     let role = ProgramRole {
         name: "agent".into(),
         selector: Selector::parse("service.name = web").unwrap(),
         delivery: delivery_hash(&config()),
         baseline: Digest::of("test", &[b"baseline"]),
+        needs: Arc::clone(needs),
     };
     let family = ProgramFamily {
         name: "web".into(),
@@ -61,6 +63,10 @@ struct World {
     may_ask_full: bool,
     stored: Option<(u64, store::Agent)>,
     remembered: Remembered,
+    /// Of the config.
+    needs: Arc<Used>,
+    /// The component list that is kept.
+    build: Option<Arc<Build>>,
 }
 
 impl World {
@@ -90,6 +96,8 @@ impl World {
             may_ask_full: true,
             stored: None,
             remembered: Remembered::default(),
+            needs: Arc::default(),
+            build: None,
         }
     }
 
@@ -123,7 +131,7 @@ impl World {
         self.now_ms += 1000;
         let number = self.number;
         let uid = Uid::from_wire(&[7; 16]).unwrap();
-        let mut program = program(self.incarnation);
+        let mut program = program(self.incarnation, &self.needs);
         program.epoch.0 += self.changes;
         let ctx = Context {
             program: &program,
@@ -142,6 +150,7 @@ impl World {
             has_room: &|_, _| self.has_room,
             remembered: &self.remembered,
             knows_components: &|_| true,
+            build: &|hash| self.build.clone().filter(|build| build.hash() == hash),
             offer_timeout_ms: 180_000,
             now_ms: self.now_ms,
             new_uid: uid,
@@ -232,6 +241,75 @@ fn runs(body: &str) -> AgentToServer {
         }),
         ..AgentToServer::default()
     }
+}
+
+/// The list of a build that has these processors, or its hash alone.
+fn names(processors: &[&str], whole: bool) -> AgentToServer {
+    let details = |name: &&str| ((*name).to_owned(), opamp::ComponentDetails::default());
+    let list = opamp::ComponentDetails {
+        sub_component_map: processors.iter().map(details).collect(),
+        ..Default::default()
+    };
+    let list = whole.then(|| ("processors".to_owned(), list));
+    AgentToServer {
+        available_components: Some(opamp::AvailableComponents {
+            hash: processors.concat().into_bytes(),
+            components: list.into_iter().collect(),
+        }),
+        ..full()
+    }
+}
+
+/// A world whose config needs `redaction`.
+fn redacting() -> World {
+    let needs = Used {
+        processors: ["redaction".to_owned()].into(),
+        ..Used::default()
+    };
+    World {
+        needs: Arc::new(needs),
+        ..World::new()
+    }
+}
+
+#[test]
+fn who_tells_that_it_lacks_a_component_is_not_offered_what_needs_it() {
+    for (processors, offers) in [(&["batch"][..], false), (&["batch", "redaction"], true)] {
+        let told = redacting().says(names(processors, true));
+        assert_eq!(told.offers, offers, "{processors:?}");
+    }
+    // Whose list nobody knows is unknown, as is who reports none.
+    assert!(redacting().says(names(&["batch"], false)).offers);
+    assert!(redacting().registers().offers);
+}
+
+#[test]
+fn who_names_a_list_that_another_agent_has_told_is_held_to_it() {
+    let index = crate::inventory::Index::default();
+    let mut mirror = index.mirror();
+    let agent = store::Agent {
+        components: Some(store::ComponentList {
+            hash: b"batch".to_vec(),
+            body: vec![1; 32],
+        }),
+        ..store::Agent::default()
+    };
+    crate::ledger::Mirror::put(
+        &mut mirror,
+        table::AGENT,
+        &[9; 16],
+        1,
+        &agent.encode_to_vec(),
+    );
+    crate::ledger::Mirror::publish(&mut mirror, 0);
+    index.tell(b"batch", Available::from_report([("processors", "batch")]));
+    let build = index.read().components[&b"batch"[..]].build.clone();
+    let world = || World {
+        build: Some(build.clone()),
+        ..redacting()
+    };
+    assert!(!world().says(names(&["batch"], false)).offers);
+    assert!(world().says(names(&["redaction"], false)).offers);
 }
 
 fn acts(evaluation: &Evaluation) -> Vec<&Act> {
