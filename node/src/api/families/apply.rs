@@ -12,6 +12,7 @@ use proto::api::{self, apply_response};
 use proto::store;
 use tonic::Status;
 
+use super::lent::Lent;
 use super::sources;
 use crate::checks;
 use crate::control::BUDGET_KEY;
@@ -58,6 +59,8 @@ pub(super) struct Change {
 pub(super) struct Seen {
     /// Agents by the family that owns them.
     pub owned: BTreeMap<String, u64>,
+    /// Agents by the family that another one's rollout takes them from.
+    pub lent: BTreeMap<String, Lent>,
     /// By family that gets a new revision: what its agents and their collectors say against it.
     pub findings: BTreeMap<String, Vec<api::Finding>>,
 }
@@ -69,9 +72,8 @@ pub(super) fn change(
     order: &Order<'_>,
     seen: &Seen,
 ) -> Result<Change, Status> {
-    let owned = &seen.owned;
     let fates = match order.source {
-        Some(source) => sources::fates(documents, manifests, source, order.keep_gone, owned),
+        Some(source) => sources::fates(documents, manifests, source, order.keep_gone, seen),
         None => edits(documents, manifests),
     };
     let gone: Vec<&Object> = fates.iter().flatten().filter_map(pruned).collect();
@@ -229,7 +231,7 @@ fn edits(
     documents: &Documents,
     manifests: &[Manifest],
 ) -> Result<BTreeMap<Object, source::Change>, Vec<String>> {
-    let stored = sources::objects(documents, &BTreeMap::new());
+    let stored = sources::objects(documents, &Seen::default());
     let (mut fates, mut refused, mut patches) = (BTreeMap::new(), Vec::new(), Vec::new());
     for manifest in manifests {
         let object = object_of(manifest);

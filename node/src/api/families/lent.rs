@@ -1,7 +1,11 @@
 //! Agents of a family that a rollout of another one has taken, or is about to, and may have to give back.
 
+use std::collections::BTreeMap;
+use std::fmt;
+
 use fleet::program::Epoch;
 use fleet::rollout::State;
+use proto::uid::Uid;
 use state::partition::place::came_from;
 
 use crate::control::{Documents, rollout_state};
@@ -18,14 +22,60 @@ struct Taker {
     open: bool,
 }
 
+/// Agents of one family that are lent.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Lent {
+    /// How many.
+    pub agents: u64,
+    /// The first of them, at most [`NAMED`].
+    pub named: Vec<Uid>,
+}
+
+/// So many of the agents that are lent are named: who has to look at them one after the other asks again.
+pub(super) const NAMED: usize = 3;
+
 impl Api {
-    /// How many agents of this family are lent.
-    pub(super) fn lent(&self, family: &str) -> u64 {
+    /// Which agents of this family are lent.
+    pub(super) fn lent(&self, family: &str) -> Lent {
         let takers = takers(&self.node.control.read(), family);
-        let partitions = self.node.partitions.iter();
-        partitions
-            .map(|partition| lent_in(&partition.index().read(), &takers, family))
-            .sum()
+        let mut lent = Lent::default();
+        for partition in self.node.partitions.iter() {
+            lent_in(&partition.index().read(), &takers, family, &mut lent);
+        }
+        lent
+    }
+
+    /// What the families that this source has are lent, by name.
+    pub(super) fn lent_by(&self, documents: &Documents, source: &str) -> BTreeMap<String, Lent> {
+        let families = documents.families.values().map(|family| &family.value);
+        let of_it = families.filter(|family| family.source == source);
+        of_it
+            .map(|family| (family.name.clone(), self.lent(&family.name)))
+            .collect()
+    }
+}
+
+// === impl Lent ===
+
+impl Lent {
+    fn add(&mut self, uid: Uid) {
+        self.agents += 1;
+        if self.named.len() < NAMED {
+            self.named.push(uid);
+        }
+    }
+}
+
+impl fmt::Display for Lent {
+    /// `2 of its agents (…, …)`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let named: Vec<String> = self.named.iter().map(Uid::to_string).collect();
+        let more = match self.agents > named.len() as u64 {
+            true => ", …",
+            false => "",
+        };
+        let agents = self.agents;
+        write!(f, "{agents} of its agents ({}{more})", named.join(", "))
     }
 }
 
@@ -49,21 +99,25 @@ fn takers(documents: &Documents, family: &str) -> Vec<Taker> {
     takers.collect()
 }
 
-fn lent_in(columns: &Columns, takers: &[Taker], family: &str) -> u64 {
-    let lent_to = |taker: &Taker| {
-        let list = columns.lists.get(&taker.id)?;
-        let taken = list.iter().filter(|(_, member)| {
+fn lent_in(columns: &Columns, takers: &[Taker], family: &str, lent: &mut Lent) {
+    for taker in takers {
+        let Some(list) = columns.lists.get(&taker.id) else {
+            continue;
+        };
+        for (uid, member) in list.iter() {
             let from = member.taken_from.as_ref();
-            from.is_some_and(|from| *from.0 == *family)
-        });
-        let owed = taken.filter(|(uid, _)| {
-            let row = columns.rows.get(uid);
-            let owed = row.and_then(|row| came_from(row, Some((taker.opened, list))));
-            taker.open || owed.is_some()
-        });
-        Some(owed.count() as u64)
-    };
-    takers.iter().filter_map(lent_to).sum()
+            if from.is_none_or(|from| *from.0 != *family) {
+                continue;
+            }
+            // Whoever was forgotten, or speaks with another uid now, is given back to nobody.
+            let Some(row) = columns.rows.get(uid).filter(|row| !row.alias) else {
+                continue;
+            };
+            if taker.open || came_from(row, Some((taker.opened, list))).is_some() {
+                lent.add(*uid);
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -76,7 +130,7 @@ mod tests {
     use crate::inventory::{Index, chunk};
     use crate::ledger::{Mirror, table};
 
-    /// Rollout `ro-1` of `b` has taken agents 1 and 2 from `a`; 1 has gone back since.
+    /// Rollout `ro-1` of `b` has taken agents 1, 2 and 3 from `a`; 1 has gone back since.
     fn lent(state: RolloutState, named: bool) -> u64 {
         lent_unless(0, state, named)
     }
@@ -103,9 +157,11 @@ mod tests {
         let index = Index::default();
         let mut mirror = index.mirror();
         let mut members = vec![];
-        for (n, owner) in [(1, "a"), (2, "b")] {
+        // Agent 3 is nobody's any more: it was given another uid.
+        for (n, owner) in [(1, "a"), (2, "b"), (3, "b")] {
             let uid = vec![n; 16];
             let agent = store::Agent {
+                alias_of: if n == 3 { vec![2; 16] } else { vec![] },
                 resolved_epoch: said,
                 delivery: Some(store::Delivery {
                     family: owner.into(),
@@ -131,7 +187,10 @@ mod tests {
         mirror.put(table::MEMBERS, &chunk("ro-1", 0), 1, &list);
         mirror.publish(0);
         let takers = takers(&control.read(), "a");
-        lent_in(&index.read(), &takers, "a")
+        let mut lent = Lent::default();
+        lent_in(&index.read(), &takers, "a", &mut lent);
+        assert_eq!(lent.named.len() as u64, lent.agents);
+        lent.agents
     }
 
     #[test]
@@ -148,5 +207,16 @@ mod tests {
         assert_eq!(lent_unless(9, RolloutState::RolledBack, true), 0);
         // The family has gone on: its next rollout's list says who is owed a way back.
         assert_eq!(lent(RolloutState::RolledBack, false), 0);
+    }
+
+    #[test]
+    fn the_first_few_that_are_lent_are_named() {
+        let mut lent = Lent::default();
+        (1..=4).for_each(|n| lent.add(Uid::from_wire(&[n; 16]).unwrap()));
+        let [one, two, three] = [1, 2, 3].map(|n| Uid::from_wire(&[n; 16]).unwrap());
+        assert_eq!(
+            lent.to_string(),
+            format!("4 of its agents ({one}, {two}, {three}, …)")
+        );
     }
 }

@@ -23,6 +23,7 @@ use crate::ledger::{ProposeError, entry, once};
 use crate::manifest::{FamilySpec, Manifest, parse};
 use crate::preview;
 use apply::{Change, FAMILY, Order, Seen, is_fresh};
+use lent::Lent;
 use sources::Due;
 
 pub(super) use show::{on_stop_word, summary};
@@ -58,16 +59,16 @@ impl Api {
             commit: &request.commit,
             draft: request.draft,
         };
-        let prunes = order.source.is_some() && !order.keep_gone;
-        let owned = match prunes {
-            true => self.owned(),
-            false => BTreeMap::new(),
-        };
-        let seen = Seen {
-            owned,
+        // Before the agents, so that what has changed since then has a newer version.
+        let documents = self.node.control.read().clone();
+        let mut seen = Seen {
             findings: findings.clone(),
+            ..Seen::default()
         };
-        let documents = self.node.control.read();
+        if let Some(source) = order.source.filter(|_| !order.keep_gone) {
+            seen.owned = self.owned();
+            seen.lent = self.lent_by(&documents, source);
+        }
         apply::change(&documents, manifests, &order, &seen)
     }
 
@@ -151,13 +152,13 @@ impl Api {
     }
 
     /// Deletes or deactivates (`done`) a family by what `change` makes of the documents, and of how many agents it owns and
-    /// has lent. When this answers, nobody is offered anything of it any more.
+    /// which it has lent. When this answers, nobody is offered anything of it any more.
     async fn end_family(
         &self,
         name: &str,
         done: &str,
         key: &str,
-        change: impl Fn(&Documents, (u64, u64)) -> Result<Change, Status>,
+        change: impl Fn(&Documents, (u64, Lent)) -> Result<Change, Status>,
     ) -> Result<Response<api::ApplyResponse>, Status> {
         let known = self.node.control_ledger.has_done(key);
         let results = if known.map_err(|error| broken(&error))? {
@@ -165,10 +166,10 @@ impl Api {
             vec![sources::ended(name, done, 0)]
         } else {
             let end = || {
+                // Before the agents: whose lists are complete only afterwards has given the family a newer version.
+                let documents = self.node.control.read().clone();
                 let owned = self.owned().get(name).copied().unwrap_or(0);
-                let agents = (owned, self.lent(name));
-                let documents = self.node.control.read();
-                let mut change = change(&documents, agents)?;
+                let mut change = change(&documents, (owned, self.lent(name)))?;
                 let results = std::mem::take(&mut change.results);
                 Ok((change, results))
             };

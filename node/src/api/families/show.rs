@@ -144,12 +144,18 @@ impl Api {
         };
         for partition in self.node.partitions.iter() {
             let columns = partition.index().read();
-            for (family, _) in columns.rows.values().filter_map(|row| row.owner()) {
+            // Who speaks with another uid now is counted by that.
+            let rows = columns.rows.values().filter(|row| !row.alias);
+            for (family, _) in rows.filter_map(|row| row.owner()) {
                 count(family);
             }
             let lists = open.iter().filter_map(|id| columns.lists.get(id));
             for (uid, member) in lists.flat_map(List::iter) {
-                let owner = columns.rows.get(uid).and_then(|row| row.owner());
+                let row = columns.rows.get(uid);
+                let owner = row.and_then(|row| row.owner());
+                if row.is_some_and(|row| row.alias) {
+                    continue;
+                }
                 if let Some(taken) = &member.taken_from
                     && owner.is_none_or(|(family, _)| *family != *taken.0)
                 {

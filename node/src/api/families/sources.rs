@@ -11,8 +11,9 @@ use proto::store;
 use tonic::Status;
 
 use super::apply::{
-    BUDGET, Change, FAMILY, Order, PLAN, content_of, object, object_of, stored_family_content,
+    BUDGET, Change, FAMILY, Order, PLAN, Seen, content_of, object, object_of, stored_family_content,
 };
+use super::lent::Lent;
 use crate::api::governance::asked_for;
 use crate::control::BUDGET_KEY;
 use crate::control::{Doc, Documents, built_in_plan, plan_spec, revision_key, rollout_state};
@@ -55,16 +56,13 @@ pub(super) fn check_request(request: &api::ApplyRequest) -> Result<(), Status> {
     mistake.map_or(Ok(()), |mistake| Err(Status::invalid_argument(mistake)))
 }
 
-/// Everything that can be owned, as it is stored. `owned` counts agents by family.
-pub(super) fn objects(
-    documents: &Documents,
-    owned: &BTreeMap<String, u64>,
-) -> BTreeMap<Object, Stored> {
+/// Everything that can be owned, as it is stored.
+pub(super) fn objects(documents: &Documents, seen: &Seen) -> BTreeMap<Object, Stored> {
     let mut objects = BTreeMap::new();
     let families = documents.families.iter().filter_map(|(name, family)| {
         let latest = documents.revision(name, 0)?;
         let content = stored_family_content(&family.value, &latest.value);
-        let in_use = family_in_use(documents, &family.value, owned);
+        let in_use = family_in_use(documents, &family.value, seen);
         Some((
             object(FAMILY, name),
             stored(&family.value.source, content, in_use),
@@ -96,19 +94,24 @@ fn stored(source: &str, content: Digest, in_use: Option<String>) -> Stored {
     }
 }
 
-fn family_in_use(
-    documents: &Documents,
-    family: &store::Family,
-    owned: &BTreeMap<String, u64>,
-) -> Option<String> {
+fn family_in_use(documents: &Documents, family: &store::Family, seen: &Seen) -> Option<String> {
     if let Some(open) = open_rollout(documents, &family.name) {
         return Some(open);
     }
-    match owned.get(&family.name).copied().unwrap_or(0) {
+    let lent = seen.lent.get(&family.name);
+    if let Some(lent) = lent.filter(|lent| lent.agents > 0) {
+        return Some(takes(lent));
+    }
+    match seen.owned.get(&family.name).copied().unwrap_or(0) {
         0 => None,
         1 => Some("1 agent runs it or may go back to it".to_owned()),
         agents => Some(format!("{agents} agents run it or may go back to it")),
     }
+}
+
+/// What is lent, and by whose doing, in words.
+fn takes(lent: &Lent) -> String {
+    format!("another family's rollout takes {lent} and may have to give them back")
 }
 
 /// In words; none: no rollout of this family is open, nor does one wait.
@@ -143,12 +146,12 @@ pub(super) fn fates(
     manifests: &[Manifest],
     source: &str,
     keep_gone: bool,
-    owned: &BTreeMap<String, u64>,
+    seen: &Seen,
 ) -> Result<BTreeMap<Object, source::Change>, Vec<String>> {
     let written = manifests
         .iter()
         .map(|manifest| (object_of(manifest), content_of(manifest)));
-    let stored = objects(documents, owned);
+    let stored = objects(documents, seen);
     let fates = source::sync(source, &stored, &written.collect(), !keep_gone);
     fates.map_err(|refused| refused.iter().map(ToString::to_string).collect())
 }
@@ -204,10 +207,10 @@ pub(super) fn deletion(
     documents: &Documents,
     request: &api::DeleteFamilyRequest,
     actor: &str,
-    (owned, lent): (u64, u64),
+    (owned, lent): (u64, Lent),
 ) -> Result<Change, Status> {
     let name = request.name.as_str();
-    let family = family_to_end(documents, name, "deleted", lent)?;
+    let family = family_to_end(documents, name, "deleted", &lent)?;
     if let Some(owner) = git_owner(&family.value) {
         // The patch that this refusal ends with elsewhere is here a file that goes.
         return Err(Status::failed_precondition(format!(
@@ -228,10 +231,10 @@ pub(super) fn deactivation(
     documents: &Documents,
     request: &api::DeactivateFamilyRequest,
     actor: &str,
-    (owned, lent): (u64, u64),
+    (owned, lent): (u64, Lent),
 ) -> Result<Change, Status> {
     let name = request.name.as_str();
-    let family = family_to_end(documents, name, "deactivated", lent)?;
+    let family = family_to_end(documents, name, "deactivated", &lent)?;
     if let Some(owner) = git_owner(&family.value) {
         return Err(Status::failed_precondition(format!(
             "family {name} is owned by source {owner}: take it back with `muster adopt {name} --to-api` first"
@@ -276,7 +279,7 @@ fn family_to_end<'d>(
     documents: &'d Documents,
     name: &str,
     done: &str,
-    lent: u64,
+    lent: &Lent,
 ) -> Result<&'d Doc<store::Family>, Status> {
     let family = documents.families.get(name).ok_or_else(|| {
         Status::not_found(format!(
@@ -288,11 +291,12 @@ fn family_to_end<'d>(
             "family {name} is not {done} while {open}: roll it back or let it end first"
         )));
     }
-    if lent > 0 {
+    if lent.agents > 0 {
         return Err(Status::failed_precondition(format!(
-            "family {name} is not {done} while another family's rollout takes {lent} of its agents and may have to give \
-             them back: let it end first or, where it has been rolled back, wait for those that are silent, or say whose they are \
-             (`muster agents owner`)"
+            "family {name} is not {done} while {}: let it end first. Where it has been rolled back, wait for those that \
+             are silent, and try those again that have refused what they had (`muster agents retry UID`), or let them \
+             stay where they are (`muster agents owner UID --keep`), or forget them (`muster agents forget UID`)",
+            takes(lent)
         )));
     }
     Ok(family)
@@ -573,7 +577,7 @@ pub(super) fn source_deletion(
             "there is no source `{name}`: list them with `muster sources list`"
         ))
     })?;
-    let stored = objects(documents, &BTreeMap::new());
+    let stored = objects(documents, &Seen::default());
     let owned = source::orphaned(name, &stored, request.orphan)
         .map_err(|refused| Status::failed_precondition(refused.to_string()))?;
     let of_kind = |kind: &str| {

@@ -8,9 +8,11 @@ use fleet::program::OwnerChange;
 use prost::Message;
 use proto::api;
 use proto::store::{self, RolloutState};
+use proto::uid::Uid;
 use tonic::{Code, Status};
 
 use super::apply::{Change, Order, Seen, change};
+use super::lent::Lent;
 use super::show;
 use super::sources::{self, Due};
 use crate::api::governance::asked_for;
@@ -24,6 +26,7 @@ struct Fleet {
     control: Control,
     version: u64,
     owned: BTreeMap<String, u64>,
+    lent: BTreeMap<String, Lent>,
     /// What agents and collectors say, by family.
     findings: BTreeMap<String, Vec<api::Finding>>,
 }
@@ -104,6 +107,7 @@ impl Fleet {
         });
         let mut seen = Seen {
             owned: self.owned.clone(),
+            lent: self.lent.clone(),
             findings: families.map(|name| (name, vec![])).collect(),
         };
         for (family, found) in &self.findings {
@@ -430,6 +434,16 @@ fn what_is_in_use_is_not_pruned_and_then_nothing_changes() {
         "family db is gone from source git but 12 agents run it or may go back to it: end that first, or apply with --keep-gone"
     );
     fleet.owned.clear();
+    fleet.lent.insert("db".to_owned(), lent(1));
+    let (_, text) = fleet.refused(&[family("web", "b")], git("c2"));
+    assert_eq!(
+        text,
+        format!(
+            "family db is gone from source git but another family's rollout takes 1 of its agents ({}) and may have to give them back: end that first, or apply with --keep-gone",
+            uid(1)
+        )
+    );
+    fleet.lent.clear();
     fleet.rollout("ro-1", "db", 1, RolloutState::Paused);
     let (_, text) = fleet.refused(&[family("web", "a")], git("c2"));
     assert!(
@@ -723,6 +737,17 @@ fn a_pruned_revision_is_deleted_at_the_version_that_was_read() {
     assert_eq!(write.expect, fleet.version);
 }
 
+fn uid(number: u8) -> Uid {
+    Uid::from_wire(&[number; 16]).unwrap()
+}
+
+fn lent(agents: u8) -> Lent {
+    Lent {
+        agents: u64::from(agents),
+        named: (1..=agents).map(uid).collect(),
+    }
+}
+
 fn delete(fleet: &mut Fleet, name: &str) -> Result<Change, Status> {
     let request = api::DeleteFamilyRequest {
         name: name.to_owned(),
@@ -730,7 +755,12 @@ fn delete(fleet: &mut Fleet, name: &str) -> Result<Change, Status> {
         ..api::DeleteFamilyRequest::default()
     };
     let owned = fleet.owned.get(name).copied().unwrap_or(0);
-    let change = sources::deletion(&fleet.control.read(), &request, "ann", (owned, 0))?;
+    let change = sources::deletion(
+        &fleet.control.read(),
+        &request,
+        "ann",
+        (owned, Lent::default()),
+    )?;
     fleet.store(&change);
     Ok(change)
 }
@@ -794,9 +824,14 @@ fn a_family_is_not_deleted_under_a_rollout_or_a_source_or_twice() {
         name: "web".to_owned(),
         ..api::DeleteFamilyRequest::default()
     };
-    let lent = sources::deletion(&fleet.control.read(), &request, "ann", (5, 2));
+    let lent = sources::deletion(&fleet.control.read(), &request, "ann", (5, lent(2)));
     let lent = lent.err().unwrap();
-    assert!(lent.message().contains("takes 2 of its agents"), "{lent}");
+    let uid = format!("takes 2 of its agents ({}, ", uid(1));
+    assert!(lent.message().contains(&uid), "{lent}");
+    for way_out in ["retry UID", "owner UID --keep", "forget UID"] {
+        let way_out = format!("`muster agents {way_out}`");
+        assert!(lent.message().contains(&way_out), "{lent}");
+    }
     delete(&mut fleet, "web").unwrap();
     let gone = delete(&mut fleet, "web").err().unwrap();
     assert_eq!(gone.code(), Code::NotFound);
@@ -808,14 +843,19 @@ fn a_family_is_not_deleted_under_a_rollout_or_a_source_or_twice() {
     );
 }
 
-fn deactivate(fleet: &mut Fleet, name: &str, lent: u64) -> Result<Change, Status> {
+fn deactivate(fleet: &mut Fleet, name: &str, lent: u8) -> Result<Change, Status> {
     let request = api::DeactivateFamilyRequest {
         name: name.to_owned(),
         reason: "not needed".to_owned(),
         ..api::DeactivateFamilyRequest::default()
     };
     let owned = fleet.owned.get(name).copied().unwrap_or(0);
-    let change = sources::deactivation(&fleet.control.read(), &request, "ann", (owned, lent))?;
+    let change = sources::deactivation(
+        &fleet.control.read(),
+        &request,
+        "ann",
+        (owned, self::lent(lent)),
+    )?;
     fleet.store(&change);
     Ok(change)
 }
