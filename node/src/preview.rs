@@ -3,6 +3,7 @@
 
 mod matrix;
 
+use std::cell::OnceCell;
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use fleet::components;
 use fleet::diff::{Change, Kind, diff};
 use fleet::digest::Digest;
 use fleet::drift::{Difference, Sort, content};
-use fleet::family::{ConfigMap, Role};
+use fleet::family::{ConfigMap, Role, delivery_hash};
 use fleet::membership::reach_limit;
 use fleet::rollout::{PlanSpec, Rollout};
 use fleet::validate::Policy;
@@ -163,6 +164,7 @@ pub fn make_with(
         node,
         roles: &roles,
         configs: BTreeMap::new(),
+        deliveries: OnceCell::new(),
         shown: api::PreviewResponse::default(),
     };
     if unknown > 0 {
@@ -445,11 +447,38 @@ fn from_running(running: &Value, to: &Value) -> Vec<Change> {
     content.differences().map(change).collect()
 }
 
+/// Family, role and revision.
+type Delivered = (String, String, u64);
+
+/// What makes two changes one group: whatever they are compared with, they are seen as one change of one role.
+fn group_digest(role: &str, diff: &str) -> Digest {
+    Digest::of(
+        "muster.preview.group.v2",
+        &[role.as_bytes(), diff.as_bytes()],
+    )
+}
+
+/// Family, role and revision of each delivery; the newest where several are the same.
+fn delivered(
+    revisions: &BTreeMap<(String, u64), control::Doc<store::Revision>>,
+) -> BTreeMap<Digest, Delivered> {
+    let mut all = BTreeMap::new();
+    for ((family, number), revision) in revisions {
+        for role in &revision.value.roles {
+            let delivery = delivery_hash(&config_map(&role.config));
+            all.insert(delivery, (family.clone(), role.name.clone(), *number));
+        }
+    }
+    all
+}
+
 struct Maker<'a> {
     node: &'a Arc<Node>,
     roles: &'a [Role],
     /// Merged configs by family, role, revision: what agents run now.
     configs: BTreeMap<(String, String, u64, String), Option<Arc<Value>>>,
+    /// Every delivery that there is a revision of, once somebody asks.
+    deliveries: OnceCell<BTreeMap<Digest, Delivered>>,
     shown: api::PreviewResponse,
 }
 
@@ -510,7 +539,7 @@ impl Maker<'_> {
         for (i, role) in self.roles.iter().enumerate() {
             let to = merged_config(&role.config).unwrap_or_else(nothing);
             for candidate in members(candidates, i) {
-                let base = self.base(candidate);
+                let base = self.base(candidate)?;
                 let Compared {
                     digest,
                     text,
@@ -544,7 +573,7 @@ impl Maker<'_> {
     }
 
     /// What an agent runs now: what it said it applied, unless it has drifted from that, else what it reports to run.
-    fn base(&self, candidate: &Candidate) -> Base {
+    fn base(&self, candidate: &Candidate) -> Result<Base, Error> {
         let delivery = candidate.delivery.as_ref();
         let name = |d: &store::Delivery| {
             (
@@ -557,7 +586,11 @@ impl Maker<'_> {
         // Who is sent nothing is no change that somebody has to see.
         let drifted = candidate.drifted && !candidate.unchanged;
         if let Some(delivery) = delivery.filter(|_| candidate.applied && !drifted) {
-            return Base::Delivered(name(delivery));
+            return Ok(Base::Delivered(name(delivery)));
+        }
+        // What is offered to it, or has failed with it, is not what it runs.
+        if let Some((family, role, revision)) = self.before_offer(candidate)? {
+            return Ok(Base::Delivered((family, role, revision, String::new())));
         }
         let why = |d: &store::Delivery| {
             let delivered = format!("{}/{} r{}", d.family, d.role, d.revision);
@@ -566,11 +599,32 @@ impl Maker<'_> {
                 false => format!("{delivered} was offered and is not applied"),
             }
         };
-        Base::Reported {
+        Ok(Base::Reported {
             partition: self.node.partition_index(candidate.uid),
             effective: candidate.effective.clone(),
             why: delivery.map(why),
+        })
+    }
+
+    /// Family, role and revision of what an agent had applied before it was offered something that it has not applied;
+    /// none: nothing that there is a revision of.
+    fn before_offer(&self, candidate: &Candidate) -> Result<Option<Delivered>, Error> {
+        if candidate.applied || candidate.delivery.is_none() {
+            return Ok(None);
         }
+        let view = self.node.partition(candidate.uid).ledger.view();
+        let view = view.map_err(Error::Read)?;
+        let stored: Option<(u64, store::Agent)> = view
+            .get(table::AGENT, candidate.uid.as_bytes())
+            .map_err(Error::Read)?;
+        let delivery = stored.and_then(|(_, agent)| agent.delivery);
+        let before = delivery.and_then(|d| Digest::from_slice(d.earlier.first()?));
+        // Everybody waits for who holds the documents: they are hashed without.
+        let all = || {
+            let revisions = self.node.control.read().revisions.clone();
+            delivered(&revisions)
+        };
+        Ok(before.and_then(|hash| self.deliveries.get_or_init(all).get(&hash).cloned()))
     }
 
     fn compare(&mut self, role: &str, base: &Base, to: &Value) -> Result<Compared, Error> {
@@ -609,9 +663,8 @@ impl Maker<'_> {
             }
         };
         let text: String = changes.iter().map(|change| format!("{change}\n")).collect();
-        let parts = [role.as_bytes(), against.as_bytes(), text.as_bytes()];
         Ok(Compared {
-            digest: Digest::of("muster.preview.group.v1", &parts),
+            digest: group_digest(role, &text),
             same: changes.is_empty(),
             text,
             against,
@@ -795,5 +848,39 @@ mod tests {
         );
         assert_eq!(moved(0..3, 0..4), Vec::<String>::new());
         assert_eq!(moved(0..3, 0..5), ["2 members joined and 0 left, of 3"]);
+    }
+
+    #[test]
+    fn a_delivery_is_known_by_its_hash_and_a_group_by_its_role_and_its_diff() {
+        let control = control::Control::default();
+        let mut mirror = control.mirror();
+        let file = store::ConfigFile {
+            body: "a: 1".into(),
+            ..store::ConfigFile::default()
+        };
+        let role = store::Role {
+            name: "agent".into(),
+            selector: "*".into(),
+            config: [(String::new(), file)].into(),
+            ..store::Role::default()
+        };
+        let delivery = delivery_hash(&config_map(&role.config));
+        for number in [1, 2] {
+            let revision = store::Revision {
+                family: "edge".into(),
+                number,
+                roles: vec![role.clone()],
+                ..store::Revision::default()
+            };
+            let key = control::revision_key("edge", number);
+            let value = revision.encode_to_vec();
+            crate::ledger::Mirror::put(&mut mirror, table::REVISION, &key, number, &value);
+        }
+        crate::ledger::Mirror::publish(&mut mirror, 0);
+        let known = delivered(&control.read().revisions);
+        assert_eq!(known[&delivery], ("edge".into(), "agent".into(), 2));
+        assert_eq!(group_digest("agent", "+ a"), group_digest("agent", "+ a"));
+        assert_ne!(group_digest("agent", "+ a"), group_digest("gateway", "+ a"));
+        assert_ne!(group_digest("agent", "+ a"), group_digest("agent", "+ b"));
     }
 }

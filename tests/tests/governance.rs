@@ -345,6 +345,41 @@ async fn what_is_to_be_replaced_goes_on_until_the_newer_one_has_its_approvals() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_approval_that_comes_while_members_are_in_flight_starts_what_it_was_given_for() {
+    let scene = Scene::slow(4, Duration::from_secs(4)).await;
+    scene.stable("one").await;
+    let two = scene.store("two").await;
+    scene.apply(&plan("soaking", &["size: 1, soak: 12s", "size: 100%"], ""));
+    let old = scene.start("soaking").await;
+    scene
+        .until(&old, "the canary to run it", |rollout| {
+            rollout.total.as_ref().is_some_and(|t| t.converged == 1)
+        })
+        .await;
+    scene.apply(&edge("three", "  approvals: 1\n"));
+    let start = "rollout start edge --plan quick --yes --supersede restart";
+    let start: Vec<&str> = start.split(' ').collect();
+    let new = scene.cli.json(&start)["id"].as_str().unwrap().to_owned();
+    scene.state(&new, "awaiting approval").await;
+    // What they run has been seen, and so has what they are about to run.
+    eventually(PATIENCE, "the others to be in flight", async || {
+        let offered = scene.offered(&two).len();
+        holds(offered == 4, offered)
+    })
+    .await;
+    scene
+        .cli
+        .as_user("bob")
+        .ok(&["approve", "edge", "--plan", "quick"]);
+    scene
+        .until(&new, "the rollout to begin", |rollout| {
+            assert_ne!(rollout.state, "aborted", "{}", rollout.cause);
+            rollout.state == "running"
+        })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_joins_while_a_rollout_is_open_is_late_and_outside_of_its_figures() {
     let scene = Scene::of(6).await;
     scene.stable("one").await;
