@@ -845,6 +845,33 @@ async fn who_waits_to_be_taken_over_is_served_by_the_rollout_of_the_family_that_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_family_is_not_ended_while_another_one_may_have_to_give_its_agents_back() {
+    let scene = Scene::of(4).await;
+    scene.store("unused").await;
+    scene.apply(&two_families());
+    scene.apply(&plan("patient", &["size: 1", "size: 100%, soak: 1h"], ""));
+    scene.complete("base").await;
+    let uid = scene.fleet.agent(0).uid().to_string();
+    scene.cli.ok(&["agents", "label", &uid, "team=special"]);
+    scene.cli.ok(&[
+        "rollout", "start", "special", "--plan", "patient", "--yes", "--reach", "1",
+    ]);
+    let special = scene.api.delivery_hash("special", "agent").await;
+    scene.until_offered(&special, 1).await;
+    for end in ["deactivate", "delete"] {
+        let said = scene.refused(&["families", end, "base", "--yes", "--reason", "why"]);
+        let why = format!("while another family's rollout takes 1 of its agents ({uid})");
+        assert!(said.contains(&why), "{said}");
+        assert!(said.contains("`muster agents owner UID --keep`"), "{said}");
+    }
+    let id = scene.api.rollout("special").await.id;
+    scene.cli.ok(&["rollout", "rollback", &id]);
+    scene.state(&id, "rolled back").await;
+    let off = ["families", "deactivate", "base", "--yes", "--reason", "why"];
+    scene.cli.ok(&off);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_slept_through_a_rollback_goes_back_to_its_family_by_the_next_one() {
     let scene = Scene::of(4).await;
     scene.store("unused").await;

@@ -1,8 +1,12 @@
 //! How a revision comes to be one that may be rolled out: drafts, the checks that agents answer, and settings.
 #![allow(clippy::unwrap_used, reason = "the helpers of a test may fail it, too")]
 
+use std::time::Duration;
+
+use proto::opamp::{AgentToServer, RemoteConfigStatuses};
 use serde_json::Value;
 use system_tests::manifest::{Role, config, family, role};
+use system_tests::raw::{Http, Script, components, offer};
 use system_tests::scene::{PATIENCE, Scene, plans};
 use system_tests::wait::{eventually, holds};
 
@@ -163,4 +167,86 @@ async fn what_a_family_does_by_itself_is_approved_with_the_revision_that_says_it
     apply(&scene, &auto, &[]).unwrap();
     assert_eq!(policy(), "ask");
     scene.assert_nobody_was_offered_twice();
+}
+
+/// Conditions of an agent as it is shown.
+async fn conditions(scene: &Scene, agent: &Script) -> Vec<String> {
+    let shown = scene.api.agent(&agent.uid()).await;
+    shown.agent.unwrap().conditions
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_lacks_a_component_is_left_out_and_keeps_what_it_runs_once_the_revision_is_stable() {
+    let scene = Scene::of(3).await;
+    let one = scene.stable("one").await;
+    // An old build that joins: it has the receiver otlp and no other one.
+    let old = |name: &str| {
+        let agent = Script::new(name).with("role", "agent");
+        agent.with("service.version", "0.99.0")
+    };
+    let tells = |agent: &mut Script| AgentToServer {
+        available_components: Some(components(b"old build", true)),
+        ..agent.full()
+    };
+    let mut http = Http::connect(scene.server.opamp).await;
+    let mut agent = old("old");
+    let mut reply = http.ask(&tells(&mut agent)).await;
+    for _ in 0..50 {
+        if offer(&reply).is_some() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        reply = http.ask(&agent.bare()).await;
+    }
+    assert_eq!(offer(&reply).map(|(hash, _)| hash), Some(one.clone()));
+    let applied = agent.status(&one, RemoteConfigStatuses::Applied, "");
+    http.ask(&applied).await;
+    // Nobody of its build was there when the revision was rolled out.
+    let shown = conditions(&scene, &agent).await;
+    let unvalidated = |c: &String| c.starts_with("unvalidated version: ");
+    assert!(shown.iter().any(unvalidated), "{shown:?}");
+    for known in scene.api.list("role = agent").await {
+        let is_old = known.uid == agent.uid();
+        let shown = scene.api.agent(&known.uid).await.agent.unwrap();
+        let unvalidated = shown.conditions.iter().any(unvalidated);
+        assert_eq!(unvalidated, is_old, "{shown:?}");
+    }
+
+    let body = config("two")
+        .replace("{otlp: {", "{filelog: {include: [/x]}, otlp: {")
+        .replace("receivers: [otlp]", "receivers: [otlp, filelog]");
+    let roles = [role("agent", "role = agent", &body)];
+    apply(&scene, &edge(&roles, ""), &[]).unwrap();
+    let preview = scene.cli.json(&["preview", "edge", "--plan", "quick"]);
+    assert_eq!(preview["members"], 3, "{preview:#}");
+    let left_out = &preview["left_out"][0];
+    assert_eq!(left_out["why"], "its build lacks receiver filelog");
+    assert_eq!(left_out["examples"][0], agent.uid(), "{preview:#}");
+    let id = scene.start("quick").await;
+    let done = scene.state(&id, "completed").await;
+    assert_eq!(done.total.unwrap().members, 3);
+
+    // Neither now that it is stable, nor as one that joins.
+    let mut joins = old("joins");
+    assert_eq!(offer(&http.ask(&tells(&mut joins)).await), None);
+    for _ in 0..3 {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        for agent in [&mut agent, &mut joins] {
+            assert_eq!(offer(&http.ask(&agent.bare()).await), None);
+        }
+    }
+    for agent in [&agent, &joins] {
+        let shown = conditions(&scene, agent).await;
+        let lacks = "lacks components: receiver filelog, which family edge needs";
+        assert!(shown.iter().any(|c| c.starts_with(lacks)), "{shown:?}");
+    }
+    let kept = scene.api.agent(&agent.uid()).await.agent.unwrap();
+    assert_eq!(kept.reported_hash, hex::encode(&one));
+
+    // A family that would rather wait for them does not start.
+    apply(&scene, &edge(&roles, "  missingComponents: block\n"), &[]).unwrap();
+    let said = scene.refused(&["rollout", "start", "edge", "--plan", "quick", "--yes"]);
+    let why =
+        "family edge does not start while agents lack components: 2 agents lack receiver filelog";
+    assert!(said.contains(why), "{said}");
 }

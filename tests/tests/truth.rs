@@ -446,6 +446,38 @@ async fn a_wave_waits_for_the_person_that_its_gate_asks() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_no_that_is_said_while_the_rollout_is_paused_counts_when_it_is_resumed() {
+    let scene = Scene::of(4).await;
+    let hash = scene.store("one").await;
+    scene.apply(&plan(
+        "asking",
+        &[
+            "size: 1, gate: {checks: [converged, {person: platform}]}",
+            "size: 100%",
+        ],
+        "hold",
+    ));
+    let id = scene.start("asking").await;
+    scene
+        .until(&id, "the person to be waited for", |rollout| {
+            rollout.waiting.iter().any(|what| what.contains("platform"))
+        })
+        .await;
+    scene.cli.ok(&["rollout", "pause", &id]);
+    scene.state(&id, "paused").await;
+    scene
+        .cli
+        .as_user("carol")
+        .ok(&["rollout", "fail", &id, "--reason", "dashboards are red"]);
+    scene.several_polls().await;
+    assert_eq!(scene.api.rollout(&id).await.state, "paused");
+    scene.cli.ok(&["rollout", "resume", &id]);
+    let halted = scene.state(&id, "halted").await;
+    assert!(halted.cause.contains("platform"), "{}", halted.cause);
+    assert_eq!(scene.offered(&hash).len(), 1, "the first wave did not pass");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_check_without_a_source_of_evidence_is_inconclusive_and_says_so() {
     let scene = Scene::of(3).await;
     let hash = scene.store("one").await;
