@@ -17,6 +17,10 @@ use system_tests::raw::{FULL_STATE, Http, Script, Ws, offer};
 use system_tests::scene::plans;
 use system_tests::wait::{SOON, eventually, holds};
 
+/// From an order to its arrival at an agent that is connected: a few commits, on a loaded machine. Far below the 30 s after
+/// which such an agent has something to say by itself.
+const PUSHED: Duration = Duration::from_secs(8);
+
 /// A cluster, and a fleet in front of it.
 struct Scene {
     cluster: Cluster,
@@ -151,33 +155,59 @@ async fn an_agent_that_changes_gateways_is_asked_for_nothing_and_offered_what_is
             );
         }
     }
-    // Decided through one gateway, told by the other: at once to who holds a connection.
-    let mut ws = Ws::connect(gateways[1].opamp).await;
-    let mut standing = Script::new("standing").with("role", "agent");
-    ws.ask(&standing.full()).await;
-    let cli = cluster.cli();
-    let manifests = family("edge", 10, &[role("agent", "role = agent", &config("one"))]);
-    let manifests = [&[manifests], &plans()[..]].concat().join("---\n");
-    cli.apply(&cluster.write("edge.yaml", &manifests));
-    let api = Api::new(gateways[0].api);
-    api.start("edge", "half").await.unwrap();
-    let hash = api.delivery_hash("edge", "agent").await;
-    let mut pushed = Some(tokio::spawn(async move { ws.hear().await }));
-    let offered = eventually(SOON, "an offer to the first of both", async || {
-        let mut reply = doors[1].ask(&agent.bare()).await;
-        if pushed
-            .as_ref()
-            .is_some_and(tokio::task::JoinHandle::is_finished)
-        {
-            reply = pushed.take().unwrap().await.unwrap();
-        }
-        offer(&reply)
+    // Decided through one gateway, told by the other at the next poll.
+    order(&cluster, "half").await;
+    let hash = Api::new(gateways[0].api)
+        .delivery_hash("edge", "agent")
+        .await;
+    let offered = eventually(SOON, "an offer", async || {
+        offer(&doors[1].ask(&agent.bare()).await)
             .map(|(hash, _)| hash)
             .ok_or_else(|| "nothing".to_owned())
     })
     .await;
     assert_eq!(offered, hash);
     cluster.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_on_a_standing_connection_is_pushed_at_once_what_was_ordered_through_another_gateway()
+ {
+    // It is the only one that is meant, and says no word after its first: whatever it hears is pushed, and long before the
+    // gateway would expect to hear of it.
+    let cluster = Cluster::start(&["--agent-interval=30s"], &[]);
+    let mut ws = Ws::connect(cluster.described().gateways[1].opamp).await;
+    let mut standing = Script::new("standing").with("role", "agent");
+    ws.ask(&standing.full()).await;
+    let api = Api::new(cluster.described().gateways[0].api);
+    eventually(SOON, "the agent to be listed", async || {
+        let agents = api.list("role = agent").await;
+        let listed = agents.len() == 1 && agents[0].healthy;
+        holds(listed, &agents)
+    })
+    .await;
+    order(&cluster, "half").await;
+    let pushed = async {
+        loop {
+            if let Some((hash, _)) = offer(&ws.hear().await) {
+                return hash;
+            }
+        }
+    };
+    let pushed = tokio::time::timeout(PUSHED, pushed)
+        .await
+        .expect("nothing is pushed");
+    assert_eq!(pushed, api.delivery_hash("edge", "agent").await);
+    cluster.stop();
+}
+
+/// Orders the family "edge" for whoever has the role "agent", through the first gateway.
+async fn order(cluster: &Cluster, plan: &str) {
+    let manifests = family("edge", 10, &[role("agent", "role = agent", &config("one"))]);
+    let manifests = [&[manifests], &plans()[..]].concat().join("---\n");
+    cluster.cli().apply(&cluster.write("edge.yaml", &manifests));
+    let api = Api::new(cluster.described().gateways[0].api);
+    api.start("edge", plan).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
