@@ -1,7 +1,6 @@
 //! A cluster whose processes live apart: each has a network of its own, and each node a disk that can be made to fail.
 
 use std::ffi::OsStr;
-use std::net::SocketAddr;
 use std::ops::Deref;
 
 use crate::crowd::{Crowd, NODE, PATIENCE};
@@ -11,15 +10,17 @@ use crate::server::get;
 use crate::wait::{eventually, holds};
 
 pub const NODES: [u8; 3] = [1, 2, 3];
+pub const FIVE_NODES: [u8; 5] = [1, 2, 3, 4, 5];
 pub const GATEWAYS: [u8; 2] = [11, 12];
 const PEERS: u16 = 4322;
 const OPAMP: u16 = 4320;
 const API: u16 = 4321;
 
-/// Three nodes and two gateways; the fleet and its operator reach the gateways. Only inside of
+/// Three nodes, or five, and two gateways; the fleet and its operator reach the gateways. Only inside of
 /// [`crate::network::in_own_network`].
 pub struct Apart {
     pub network: Network,
+    nodes: Vec<u8>,
     directory: tempfile::TempDir,
     disks: Vec<Disk>,
     crowd: Option<Crowd>,
@@ -27,16 +28,22 @@ pub struct Apart {
 
 impl Apart {
     pub async fn of(agents: usize) -> Self {
+        Apart::with(&NODES, agents).await
+    }
+
+    /// As [`Apart::of`], with these nodes; they are numbered from 1 on.
+    pub async fn with(nodes: &[u8], agents: usize) -> Self {
         let mut directory = tempfile::Builder::new();
         let mut scene = Apart {
             network: Network::start(),
+            nodes: nodes.to_vec(),
             disks: vec![],
             directory: directory.prefix("muster-network-").tempdir().unwrap(),
             crowd: None,
         };
-        scene.disks = Disk::several(scene.directory.path(), NODES.len());
-        for node in NODES {
-            scene.start_node(node);
+        scene.disks = Disk::several(scene.directory.path(), nodes.len());
+        for node in nodes {
+            scene.start_node(*node);
         }
         for gateway in GATEWAYS {
             scene.start_gateway(gateway);
@@ -58,7 +65,9 @@ impl Apart {
 
     pub fn start_node(&self, node: u8) {
         let address = |node| Network::address(node, PEERS);
-        let founders = NODES.map(|node| format!("{node}={}", address(node)));
+        let founders = self.nodes.iter();
+        let founders = founders.map(|node| format!("{node}={}", address(*node)));
+        let founders: Vec<String> = founders.collect();
         let own = [
             "node".to_owned(),
             format!("--id={node}"),
@@ -71,8 +80,9 @@ impl Apart {
     }
 
     fn start_gateway(&self, gateway: u8) {
-        let nodes: [SocketAddr; 3] = NODES.map(|node| Network::address(node, PEERS));
-        let nodes = nodes.map(|node| node.to_string());
+        let nodes = self.nodes.iter();
+        let nodes = nodes.map(|node| Network::address(*node, PEERS).to_string());
+        let nodes: Vec<String> = nodes.collect();
         let own = [
             "gateway".to_owned(),
             format!("--nodes={}", nodes.join(",")),
@@ -112,8 +122,9 @@ impl Apart {
     }
 
     /// The nodes beside this one.
-    pub fn others(node: u8) -> impl Iterator<Item = u8> {
-        NODES.into_iter().filter(move |other| *other != node)
+    pub fn others(&self, node: u8) -> impl Iterator<Item = u8> {
+        let nodes = self.nodes.iter().copied();
+        nodes.filter(move |other| *other != node)
     }
 
     /// What has to be true afterwards, whatever was cut.
@@ -141,7 +152,7 @@ impl Deref for Apart {
 impl Drop for Apart {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            for host in NODES.into_iter().chain(GATEWAYS) {
+            for host in self.nodes.iter().copied().chain(GATEWAYS) {
                 let log = self.file(&format!("host-{host}.log"));
                 let log = std::fs::read_to_string(log).unwrap_or_default();
                 let from = log.len().saturating_sub(3_000);

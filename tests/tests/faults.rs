@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use system_tests::apart::{Apart, GATEWAYS, NODES};
+use system_tests::apart::{Apart, FIVE_NODES, GATEWAYS, NODES};
 use system_tests::crowd::PATIENCE;
 use system_tests::network::in_own_network;
 use system_tests::wait::{eventually, eventually_blocking, holds};
@@ -31,13 +31,63 @@ fn a_leader_that_hears_everybody_and_is_heard_by_nobody_leads_no_more() {
         let id = scene.api.start("edge", "pausing").await.unwrap().id;
         scene.converge(&id, 2).await;
         let mute = scene.leader("control").await;
-        for other in Apart::others(mute).chain(GATEWAYS) {
+        for other in scene.others(mute).chain(GATEWAYS) {
             scene.network.cut(mute, other);
         }
         scene.completes(&id).await;
-        for other in Apart::others(mute).chain(GATEWAYS) {
+        for other in scene.others(mute).chain(GATEWAYS) {
             scene.network.heal(mute, other);
         }
+        scene.ends_well(&hash).await;
+    });
+}
+
+#[test]
+fn a_leader_that_is_heard_by_everybody_and_hears_nobody_leads_no_more() {
+    in_own_network(async {
+        let scene = Apart::of(24).await;
+        let hash = scene.store("one").await;
+        let id = scene.api.start("edge", "pausing").await.unwrap().id;
+        scene.converge(&id, 2).await;
+        let deaf = scene.leader("control").await;
+        // It goes on saying that it leads, and no answer comes back: whoever believes it elects nobody.
+        for other in scene.others(deaf).chain(GATEWAYS) {
+            scene.network.cut(other, deaf);
+        }
+        scene.completes(&id).await;
+        for other in scene.others(deaf).chain(GATEWAYS) {
+            scene.network.heal(other, deaf);
+        }
+        scene.ends_well(&hash).await;
+    });
+}
+
+/// A leader that one voter hears keeps that voter from voting for another one, if it goes on speaking without a majority
+/// (openraft issue 2080).
+#[test]
+fn a_leader_that_is_heard_by_one_of_four_does_not_keep_a_majority_without_it_from_going_on() {
+    in_own_network(async {
+        let scene = Apart::with(&FIVE_NODES, 24).await;
+        let hash = scene.store("one").await;
+        let id = scene.api.start("edge", "pausing").await.unwrap().id;
+        scene.converge(&id, 2).await;
+        let leader = scene.leader("control").await;
+        let others: Vec<u8> = scene.others(leader).collect();
+        // The first is the bridge: it hears the leader and the two in the middle. The last one hears nobody.
+        let [_bridge, one, two, alone] = others[..] else {
+            panic!("{others:?}");
+        };
+        for far in [one, two] {
+            scene.network.cut(leader, far);
+            scene.network.cut(far, leader);
+        }
+        scene.network.plug(alone, "down");
+        scene.completes(&id).await;
+        for far in [one, two] {
+            scene.network.heal(leader, far);
+            scene.network.heal(far, leader);
+        }
+        scene.network.plug(alone, "up");
         scene.ends_well(&hash).await;
     });
 }
@@ -50,7 +100,7 @@ fn two_nodes_that_cannot_reach_each_other_do_not_stop_a_rollout_that_the_third_o
         let id = scene.api.start("edge", "pausing").await.unwrap().id;
         scene.converge(&id, 2).await;
         let one = scene.leader("control").await;
-        let other = Apart::others(one).next().unwrap();
+        let other = scene.others(one).next().unwrap();
         scene.network.cut(one, other);
         scene.network.cut(other, one);
         scene.completes(&id).await;
@@ -80,7 +130,7 @@ fn halt_returns_in_bounded_time_and_holds_where_a_node_is_cut_off_from_the_other
         })
         .await;
         let alone = u8::try_from(alone).unwrap();
-        for other in Apart::others(alone) {
+        for other in scene.others(alone) {
             scene.network.cut(alone, other);
             scene.network.cut(other, alone);
         }
@@ -93,7 +143,7 @@ fn halt_returns_in_bounded_time_and_holds_where_a_node_is_cut_off_from_the_other
         // Its gateways still ask the one that has not heard of the halt.
         tokio::time::sleep(Duration::from_secs(6)).await; // the claim is about this time
         assert_eq!(scene.offers(&hash), before);
-        for other in Apart::others(alone) {
+        for other in scene.others(alone) {
             scene.network.heal(alone, other);
             scene.network.heal(other, alone);
         }
