@@ -345,3 +345,128 @@ async fn a_damaged_mark_is_refused() {
         .unwrap();
     assert!(matches!(error, OpenError::Mark { .. }), "{error}");
 }
+
+// === rot ===
+
+/// Proposals of a directory that is to rot.
+const ENTRIES: u64 = 200;
+
+/// No two are alike, so that no block of them shrinks to nothing.
+fn value(n: u64) -> String {
+    let words = (0..16).map(|word| (n * 16 + word).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    words.map(|word| format!("{word:016x}")).collect()
+}
+
+/// Proposes all of them and closes: everything is committed, synced and in the mark.
+async fn write_all(dir: &Path) {
+    let store = open(dir);
+    let (group, _) = start(&store, 1).await;
+    for n in 0..ENTRIES {
+        group.propose(entry(n, value(n))).await.unwrap();
+    }
+    close(store, vec![group]).await;
+}
+
+/// What a node says of this directory. All that was proposed is there, or it says that something is wrong; anything else
+/// fails the test.
+async fn opens_whole(dir: &Path) -> Result<(), String> {
+    let (_, aborts, config) = faulty();
+    let store = Store::open(dir, config).map_err(|error| format!("open: {error}"))?;
+    let config = GroupConfig {
+        start_timeout: Duration::from_secs(5),
+        ..GroupConfig::default()
+    };
+    let group = Group::start(&store, GroupId(1), NodeId(1), Kv::default(), config).await;
+    let group = group.map_err(|error| format!("start: {error}"))?;
+    let read = read_all(&group);
+    let stopped = aborts.load(Ordering::SeqCst) > 0;
+    // A group that has failed need not stop well.
+    let _ = tokio::time::timeout(Duration::from_secs(10), close(store, vec![group])).await;
+    if stopped {
+        return Err("it was told to stop".to_owned());
+    }
+    read
+}
+
+fn read_all(group: &Group<Kv>) -> Result<(), String> {
+    let view = group.view().map_err(|error| format!("view: {error}"))?;
+    for n in 0..ENTRIES {
+        let key = n.to_string();
+        let found = view.get(TABLE, key.as_bytes());
+        let found = found.map_err(|error| format!("read: {error}"))?;
+        let found = found.map(|value| text(&value));
+        assert_eq!(
+            found,
+            Some(value(n)),
+            "{n} is another one, and nobody says so"
+        );
+    }
+    Ok(())
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for file in std::fs::read_dir(from).unwrap() {
+        let file = file.unwrap();
+        let to = to.join(file.file_name());
+        if file.file_type().unwrap().is_dir() {
+            copy(&file.path(), &to);
+        } else {
+            std::fs::copy(file.path(), to).unwrap();
+        }
+    }
+}
+
+/// Opens copies of the directory; in each a bit of `file` has flipped, at places that cut it into so many parts. What was
+/// said of them.
+async fn with_a_flipped_bit(sound: &Path, file: &Path, parts: usize) -> Vec<String> {
+    let name = file.strip_prefix(sound).unwrap();
+    let bytes = std::fs::read(file).unwrap();
+    let mut said = Vec::new();
+    for place in 1..parts {
+        let dir = tempfile::tempdir().unwrap();
+        copy(sound, dir.path());
+        let mut rotten = bytes.clone();
+        rotten[bytes.len() * place / parts] ^= 0x10;
+        std::fs::write(dir.path().join(name), rotten).unwrap();
+        said.extend(opens_whole(dir.path()).await.err());
+    }
+    said
+}
+
+/// Recovery ends where the log does not make sense, and does not complain: it is the mark that knows of more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bit_that_flips_within_the_wal_is_refused_at_open() {
+    let sound = tempfile::tempdir().unwrap();
+    write_all(sound.path()).await;
+    let said = with_a_flipped_bit(sound.path(), &newest_wal(sound.path()), 8).await;
+    // One that hits what fills up a block of the log harms nothing.
+    assert!(said.len() > 1, "{said:?}");
+    assert!(
+        said.iter().all(|what| what.starts_with("open: ")),
+        "{said:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bit_that_flips_in_a_table_is_said_and_never_read_as_something_else() {
+    let sound = tempfile::tempdir().unwrap();
+    write_all(sound.path()).await;
+    // Recovery makes tables of the log.
+    reopen(sound.path(), StoreConfig::default())
+        .await
+        .unwrap()
+        .close();
+    let files = std::fs::read_dir(sound.path().join("db")).unwrap();
+    let files = files.map(|file| file.unwrap().path());
+    let tables: Vec<PathBuf> = files
+        .filter(|path| path.extension().is_some_and(|end| end == "sst"))
+        .collect();
+    assert!(!tables.is_empty());
+    let mut said = Vec::new();
+    for table in &tables {
+        said.extend(with_a_flipped_bit(sound.path(), table, 5).await);
+    }
+    // What nobody reads need not be noticed; the state is read by everybody.
+    assert!(said.len() > 3, "{said:?}");
+}
