@@ -174,8 +174,19 @@ impl ByHand {
 
     /// SIGTERM; it must end with exit code 0 within the time of a clean stop.
     pub fn stop(&mut self, name: &str) {
-        let mut child = self.take(name);
+        self.terminate(name);
+        self.ends(name);
+    }
+
+    /// SIGTERM, without waiting; [`ByHand::ends`] waits.
+    pub fn terminate(&self, name: &str) {
+        let child = self.processes[name].child.as_ref().expect("it runs");
         assert!(signal(child.id(), Signal::TERM), "{name} is gone");
+    }
+
+    /// Waits until a process that was told to has ended, with exit code 0 within the time of a clean stop.
+    pub fn ends(&mut self, name: &str) {
+        let mut child = self.take(name);
         let status = eventually_blocking(STOP, &format!("{name} to stop"), || {
             let ended = child.try_wait().unwrap();
             holds(ended.is_some(), "still running").map(|()| ended.unwrap())
@@ -206,6 +217,11 @@ impl ByHand {
     /// The data directory of a node, or a file beside them.
     pub fn path(&self, name: &str) -> PathBuf {
         self.directory.as_ref().unwrap().path().join(name)
+    }
+
+    /// Where a process says how it is: a node to everybody, a gateway to operators.
+    pub fn address(&self, name: &str) -> SocketAddr {
+        self.processes[name].ready
     }
 
     /// Where the first founder listens.

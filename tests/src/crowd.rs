@@ -164,6 +164,12 @@ impl Crowd {
         assert_eq!(self.fleet.record().repeated_offers(), []);
     }
 
+    /// Messages that were lost to an answer after which a client does not say them again by itself.
+    pub fn not_retried(&self) -> u64 {
+        let stats = self.fleet.stats();
+        stats.discarded + stats.undecodable + stats.error_responses
+    }
+
     pub async fn assert_nobody_is_lost(&self) {
         let agents = self.api.list("").await;
         let mut lost = Vec::new();

@@ -1,7 +1,9 @@
-//! Who is in a cluster: five found one and lose two; one of three is replaced while a rollout runs.
+//! Who is in a cluster: five found one and lose two; one of three is replaced while a rollout runs, and one is stopped and
+//! hands over what it leads.
 #![allow(clippy::unwrap_used, reason = "the helpers of a test may fail it, too")]
 
 use std::collections::BTreeSet;
+use std::time::Instant;
 
 use prost::Message;
 use proto::api::{Cluster as View, ClusterGroup};
@@ -9,6 +11,7 @@ use proto::uid::Uid;
 use system_tests::by_hand::{ByHand, arrange, node};
 use system_tests::crowd::{Crowd, PATIENCE};
 use system_tests::manifest::{config, family, role};
+use system_tests::metrics::Exposed;
 use system_tests::raw::{Http, Script};
 use system_tests::server::binary;
 use system_tests::wait::{eventually, holds};
@@ -179,6 +182,53 @@ async fn a_dead_node_is_replaced_while_a_rollout_runs_and_nobody_is_lost_or_offe
     let id = crowd.api.start("edge", "quick").await.unwrap().id;
     crowd.completes(&id).await;
     crowd.assert_offered_once_to_everybody(&two);
+    crowd.assert_nobody_is_lost().await;
+    crowd.assert_audit_verifies();
+    crowd.fleet.stop().await;
+}
+
+/// How many groups these nodes lead, as they see it themselves.
+fn lead(cluster: &ByHand, nodes: &[u64]) -> u64 {
+    let leads = |id: &u64| Exposed::at(cluster.address(&node(*id))).total("muster_group_leads");
+    nodes.iter().map(leads).sum::<f64>() as u64
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_is_stopped_hands_over_what_it_leads_and_no_check_in_is_refused_for_that() {
+    // Who elects waits until the lease of a leader that says nothing more is over, and then for the time of an election.
+    let election = raft::GroupConfig::default().election_max;
+    let mut cluster = ByHand::new("handed");
+    cluster.found(&binary(), 3);
+    cluster.start_gateways(&binary(), 2);
+    cluster.is_ready_as_a_whole();
+    let crowd = Crowd::of(24, cluster.urls(), cluster.api()).await;
+    crowd.cluster_is_whole().await;
+    let hash = crowd.store(&cluster.path("edge.yaml"), "one").await;
+    let id = crowd.api.start("edge", "pausing").await.unwrap().id;
+    crowd.converge(&id, 2).await;
+
+    let leaves = crowd.api.leader("control", PATIENCE).await;
+    let others = [leaves % 3 + 1, (leaves + 1) % 3 + 1];
+    let before = crowd.fleet.stats();
+    assert!(lead(&cluster, &[leaves]) > 0);
+    let told = Instant::now();
+    cluster.terminate(&node(leaves));
+    // Eight partitions and what operators say.
+    eventually(PATIENCE, "the others to lead everything", async || {
+        let led = lead(&cluster, &others);
+        holds(led == u64::from(INVENTORY) + 1, led)
+    })
+    .await;
+    let took = told.elapsed();
+    cluster.ends(&node(leaves));
+    assert!(took < election, "{took:?}: they have elected");
+    crowd.completes(&id).await;
+    let after = crowd.fleet.stats();
+    assert_eq!(after.shed, before.shed, "503");
+    assert_eq!(crowd.not_retried(), 0);
+    crowd.assert_offered_once_to_everybody(&hash);
+    cluster.again(&node(leaves), &binary());
+    crowd.cluster_is_whole().await;
     crowd.assert_nobody_is_lost().await;
     crowd.assert_audit_verifies();
     crowd.fleet.stop().await;
