@@ -1,5 +1,6 @@
 //! What an older version has made is taken over by this one: a cluster process by process, while agents poll and a rollout
-//! runs, and the data of one process. `make upgrade` builds the older program (scripts/upgrade).
+//! runs, and the data of one process. `make upgrade` builds the older program (scripts/upgrade). Without one, the walk is that
+//! of a restart: every process, one by one.
 #![allow(clippy::unwrap_used, reason = "the helpers of a test may fail it, too")]
 
 use std::path::{Path, PathBuf};
@@ -53,12 +54,12 @@ fn slowly() -> String {
     plan("slowly", &waves, "")
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_cluster_of_an_older_version_is_upgraded_process_by_process_while_a_rollout_runs() {
-    let Some(older) = older("node") else { return };
-    let mut cluster = ByHand::new("upgraded");
-    cluster.found(&older, NODES);
-    cluster.start_gateways(&older, GATEWAYS);
+/// A cluster of this program becomes one of the program under test, process by process, while agents poll and a rollout
+/// runs. Answers how many messages were lost so that a client would not have said them again by itself.
+async fn walk(name: &str, program: &Path) -> u64 {
+    let mut cluster = ByHand::new(name);
+    cluster.found(program, NODES);
+    cluster.start_gateways(program, GATEWAYS);
     cluster.is_ready_as_a_whole();
     let crowd = Crowd::of(24, cluster.urls(), cluster.api()).await;
     let file = cluster.path("slowly.yaml");
@@ -103,7 +104,21 @@ async fn a_cluster_of_an_older_version_is_upgraded_process_by_process_while_a_ro
     crowd.cluster_is_whole().await;
     crowd.assert_nobody_is_lost().await;
     crowd.assert_audit_verifies();
+    let not_retried = crowd.not_retried();
     crowd.fleet.stop().await;
+    not_retried
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_of_an_older_version_is_upgraded_process_by_process_while_a_rollout_runs() {
+    let Some(older) = older("node") else { return };
+    walk("upgraded", &older).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_process_is_restarted_while_a_rollout_runs_and_no_agent_has_to_know() {
+    let not_retried = walk("restarted", &binary()).await;
+    assert_eq!(not_retried, 0, "messages that are not said again");
 }
 
 #[tokio::test(flavor = "multi_thread")]
