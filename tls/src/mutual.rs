@@ -26,7 +26,7 @@ const HANDSHAKE: Duration = Duration::from_secs(5);
 /// Connections that have shown who they are and wait to be served.
 const WAITING: usize = 64;
 
-/// Files are looked at so often.
+/// Files are looked at so often, where nobody says otherwise.
 const WATCH: Duration = Duration::from_secs(10);
 
 /// Own certificate and key, and the cluster's authority.
@@ -59,10 +59,19 @@ pub type Accepted = server::TlsStream<TcpStream>;
 impl Mutual {
     /// Reads the files; at start they must be good. Needs a runtime, on which it looks at them from then on.
     pub fn load(cluster: &str, files: MutualFiles) -> Result<Mutual, TlsError> {
+        Mutual::load_and_watch(cluster, files, WATCH)
+    }
+
+    /// As [`Mutual::load`]; it looks at the files so often.
+    pub fn load_and_watch(
+        cluster: &str,
+        files: MutualFiles,
+        every: Duration,
+    ) -> Result<Mutual, TlsError> {
         let watched = [&files.own.certificate, &files.own.key, &files.authority];
         let watched = watched.map(Clone::clone).to_vec();
         let configs = Arc::new(Reloaded::load(watched, move || Configs::read(&files))?);
-        tokio::spawn(configs.clone().watch(WATCH));
+        tokio::spawn(configs.clone().watch(every));
         Ok(Mutual {
             cluster: cluster.to_owned(),
             configs,

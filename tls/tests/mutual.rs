@@ -118,6 +118,96 @@ async fn strangers_and_those_whose_time_is_over_are_not_heard() {
     assert!(peer.await.unwrap().is_none(), "who shows nothing");
 }
 
+fn load_and_watch(files: &MutualFiles) -> Mutual {
+    Mutual::load_and_watch("prod", files.clone(), Duration::from_millis(20)).unwrap()
+}
+
+/// The certificates that both ends of a new connection show, the server's first.
+async fn shown(server: &Mutual, client: &Mutual, name: Name) -> (Vec<u8>, Vec<u8>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut accepted = server.accept(listener);
+    let mut connector = client.connector(name).unwrap();
+    let connected = connector.call(format!("http://{address}").parse().unwrap());
+    let both = async { tokio::join!(connected, accepted.next()) };
+    let (here, there) = tokio::time::timeout(Duration::from_secs(5), both)
+        .await
+        .unwrap();
+    let (here, there) = (here.unwrap().into_inner(), there.unwrap().unwrap());
+    (
+        here.get_ref().1.peer_certificates().unwrap()[0].to_vec(),
+        there.get_ref().1.peer_certificates().unwrap()[0].to_vec(),
+    )
+}
+
+async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    let looking = async {
+        while !is_so().await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let found = tokio::time::timeout(Duration::from_secs(10), looking).await;
+    found.unwrap_or_else(|_| panic!("never: {what}"));
+}
+
+#[tokio::test]
+async fn a_certificate_issued_anew_is_shown_by_both_ends_without_a_restart_and_a_broken_one_is_not()
+{
+    let dir = tempfile::tempdir().unwrap();
+    let authority = Authority::new("prod", LIFE).unwrap();
+    let issue = |name| issue(&authority, dir.path(), name, LIFE);
+    let files = issue(Name::Node(3));
+    let node = load_and_watch(&files);
+    let gateway = load_and_watch(&issue(Name::Gateway));
+    let before = shown(&node, &gateway, Name::Node(3)).await;
+    assert_eq!(before, shown(&node, &gateway, Name::Node(3)).await);
+    // What stands when they are replaced goes on.
+    let (address, peer) = listen(&node).await;
+    let mut standing = gateway.connector(Name::Node(3)).unwrap();
+    let standing = standing.call(format!("http://{address}").parse().unwrap());
+    let mut standing = standing.await.unwrap().into_inner();
+
+    issue(Name::Node(3));
+    issue(Name::Gateway);
+    eventually("both ends show the new ones", async || {
+        let now = shown(&node, &gateway, Name::Node(3)).await;
+        now.0 != before.0 && now.1 != before.1
+    })
+    .await;
+    standing.write_all(b"x").await.unwrap();
+    standing.read_exact(&mut [0]).await.unwrap();
+    assert!(peer.await.unwrap().unwrap().is(Name::Gateway, "prod"));
+
+    let good = shown(&node, &gateway, Name::Node(3)).await;
+    std::fs::write(&files.own.certificate, "nothing").unwrap();
+    tokio::time::sleep(Duration::from_millis(200)).await; // it is looked at several times
+    assert_eq!(shown(&node, &gateway, Name::Node(3)).await, good);
+}
+
+#[tokio::test]
+async fn who_is_believed_changes_with_the_file_of_the_authority_without_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let elsewhere = dir.path().join("elsewhere");
+    let (old, new) = (
+        Authority::new("prod", LIFE).unwrap(),
+        Authority::new("prod", LIFE).unwrap(),
+    );
+    let node = load_and_watch(&issue(&old, dir.path(), Name::Node(1), LIFE));
+    let of_old = load(&issue(&old, dir.path(), Name::Gateway, LIFE));
+    let of_new = load(&issue(&new, &elsewhere, Name::Gateway, LIFE));
+    let is_heard = async |client: &Mutual| {
+        let (address, _) = listen(&node).await;
+        connect(client, &address, Name::Node(1)).await.is_ok()
+    };
+    assert!(is_heard(&of_old).await && !is_heard(&of_new).await);
+    issue(&new, dir.path(), Name::Node(1), LIFE);
+    eventually("the new authority is believed", async || {
+        is_heard(&of_new).await
+    })
+    .await;
+    assert!(!is_heard(&of_old).await, "and the old one no more");
+}
+
 #[test]
 fn an_authority_is_made_once_and_read_again() {
     let dir = tempfile::tempdir().unwrap();
