@@ -266,9 +266,10 @@ mod tests {
         BackupHeader {
             cluster: vec![7; 16],
             name: "prod".into(),
+            incarnation: 2,
             at_ms: 1_700_000_000_000,
+            version: "0.1.0".into(),
             groups: 1,
-            ..BackupHeader::default()
         }
     }
 
@@ -401,11 +402,57 @@ mod tests {
         assert!(matches!(read(b"", None), Err(Error::NotOne)));
     }
 
+    /// What was written once with a salt of fives, in the clear. These bytes are never edited.
+    const CLEAR: &str = "\
+        4d5553544241434b01000000000505050505050505050505050505050505050505050505050505050505050505000000\
+        00000000000000000000000000012a0000000a1007070707070707070707070707070707120470726f6418022080d095\
+        ffbc312a05302e312e303001020b0000001207636f6e74726f6c18280305000000737461746503050000006f66206974\
+        04020000000801d094f9291125b1ba26431c93662fe77f9f1579d1be310b999638ef3e15638b83";
+
+    /// The same with the key of nines.
+    const ENCRYPTED: &str = "\
+        4d5553544241434b0100000001050505050505050505050505050505050505050505050505050505050505050569e160\
+        8819fca0428008f9b1350d621b012a0000000a1007070707070707070707070707070707120470726f6418022080d095\
+        ffbc312a05302e312e303001021b0000009dc9769abc8905fc1e7106097c1041ed503c7833ceee72c78c720203150000\
+        00d669683849c0b8c442a943875b1b80f4dab93194ed0315000000a6e9cbedce3bda6dbfec9da43ab9fba05f719fb7fb\
+        041200000020966f980b9f3a5351ba3dfd266e3003151947fbf553985731647b5938e5b632d211d4e16c9bdcb78617bf\
+        c21a6f26fcaf1a";
+
+    /// Where the salt stands.
+    const SALTED: std::ops::Range<usize> = 13..13 + SALT;
+
     #[test]
-    fn the_beginning_of_format_1_is_frozen() {
-        let bytes = written(None);
-        assert_eq!(bytes[..13], *b"MUSTBACK\x01\0\0\0\0");
-        assert_eq!(bytes[13 + SALT..][..CHECK], [0; CHECK]);
-        assert_eq!(bytes[13 + SALT + CHECK], HEADER);
+    fn the_bytes_of_format_1_are_frozen() {
+        let frozen = hex::decode(CLEAR).unwrap();
+        assert_eq!(read(&frozen, None).unwrap(), parts());
+        let mut bytes = written(None);
+        bytes[SALTED].fill(5);
+        let end = bytes.len() - HASH;
+        let hash = *blake3::hash(&bytes[..end]).as_bytes();
+        bytes[end..].copy_from_slice(&hash);
+        assert_eq!(hex::encode(bytes), CLEAR);
+    }
+
+    #[test]
+    fn the_bytes_of_an_encrypted_backup_of_format_1_are_frozen() {
+        let key = Key::new([9; 32]);
+        let frozen = hex::decode(ENCRYPTED).unwrap();
+        assert_eq!(read(&frozen, Some(&key)).unwrap(), parts());
+        // What is written now, under the salt of then.
+        let mut bytes = written(None);
+        bytes.truncate(SALTED.end + CHECK + 5 + header().encode_to_vec().len());
+        bytes[SALTED.start - 1] = 1;
+        bytes[SALTED].fill(5);
+        bytes[SALTED.end..][..CHECK].copy_from_slice(&key.check(&[5; SALT]));
+        let mut writer = Writer {
+            sink: bytes.clone(),
+            hash: blake3::Hasher::new(),
+            seal: Some(key.seal(&bytes).unwrap()),
+            bytes: 0,
+        };
+        writer.hash.update(&bytes);
+        parts().iter().for_each(|part| writer.part(part).unwrap());
+        let (bytes, _) = writer.end(&BackupEnd { groups: 1 }).unwrap();
+        assert_eq!(hex::encode(bytes), ENCRYPTED);
     }
 }
