@@ -9,7 +9,7 @@ use system_tests::api::Api;
 use system_tests::cluster::Cluster;
 use system_tests::crowd::{Crowd, NODE, PATIENCE};
 use system_tests::grants::{Act, Acts, unexplained};
-use system_tests::manifest::{config, family, role};
+use system_tests::manifest::{config, family, plan, role};
 use system_tests::metrics::Exposed;
 use system_tests::otlp::Receiver;
 use system_tests::process::{Signal, signal};
@@ -285,6 +285,65 @@ async fn halt_returns_in_bounded_time_with_a_frozen_node_and_nobody_is_offered_i
     };
     let unexplained = unexplained(&scene.fleet.offers(), &scene.fleet.reports(), &acts);
     assert_eq!(unexplained, Vec::<String>::new());
+    scene.crowd.fleet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_is_frozen_for_half_a_second_or_for_half_a_minute_wakes_to_a_rollout_that_went_on()
+ {
+    let scene = Scene::of(20).await;
+    let one = scene.store("one").await;
+    let id = scene.api.start("edge", "pausing").await.unwrap().id;
+    scene.converge(&id, 2).await;
+    // Shorter than any lease, and longer than every lease, grant and election.
+    let briefly = scene.leader("control").await;
+    assert!(signal(briefly, Signal::STOP));
+    tokio::time::sleep(Duration::from_millis(500)).await; // the claim is about this time
+    assert!(signal(briefly, Signal::CONT));
+    scene.completes(&id).await;
+
+    let two = scene.store("two").await;
+    let id = scene.api.start("edge", "pausing").await.unwrap().id;
+    scene.converge(&id, 2).await;
+    let long = scene.leader("control").await;
+    assert!(signal(long, Signal::STOP));
+    let awake = tokio::time::Instant::now() + Duration::from_secs(30);
+    scene.completes(&id).await;
+    tokio::time::sleep_until(awake).await; // and about this
+    assert!(signal(long, Signal::CONT));
+    scene.cluster_is_whole().await;
+    for hash in [&one, &two] {
+        scene.assert_offered_once_to_everybody(hash);
+    }
+    scene.assert_nobody_is_lost().await;
+    scene.assert_audit_verifies();
+    scene.crowd.fleet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follower_that_is_killed_again_and_again_does_not_disturb_a_rollout() {
+    let scene = Scene::of(20).await;
+    // Each time it ends soon its process comes back later: half a minute for five times.
+    let waves = ["size: 1", "size: 50%, soak: 20s", "size: 100%"];
+    let long = scene.cluster.write("long.yaml", &plan("long", &waves, ""));
+    scene.cli.apply(&long);
+    let hash = scene.store("one").await;
+    let id = scene.api.start("edge", "long").await.unwrap().id;
+    scene.converge(&id, 2).await;
+    let leader = scene.leader("control").await;
+    let nodes = scene.cluster.described().nodes;
+    let follower = nodes.iter().find(|node| node.pid != leader).unwrap().id;
+    for _ in 0..5 {
+        let nodes = scene.cluster.described().nodes;
+        let process = nodes.iter().find(|node| node.id == follower).unwrap().pid;
+        // Until another process has taken its place, which may be killed before it has caught up.
+        scene.cluster.kill(process);
+    }
+    scene.completes(&id).await;
+    scene.cluster_is_whole().await;
+    scene.assert_offered_once_to_everybody(&hash);
+    scene.assert_nobody_is_lost().await;
+    scene.assert_audit_verifies();
     scene.crowd.fleet.stop().await;
 }
 
