@@ -21,7 +21,7 @@ INTEROP_AT_ONCE := 16
 # Seconds per fuzz target.
 SECONDS_EACH := $(if $(SECONDS),$(SECONDS),20)
 
-.PHONY: help setup target build run test lint interop coverage upgrade fuzz bench
+.PHONY: help setup target build run test lint interop coverage simulate upgrade fuzz bench
 
 help: ## list these commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-9s %s\n", $$1, $$2 }'
@@ -52,6 +52,10 @@ interop: build ## what needs Go: real supervisor, collector and Python client; h
 coverage: ## how many lines of fleet its tests run; fails below LEAST=95 percent
 	@scripts/setup coverage
 	@scripts/coverage
+
+simulate: target ## random clusters on virtual time, WORLDS=2000 of them from the seed FROM=0 on
+	@MUSTER_SIM_WORLDS=$(or $(WORLDS),2000) MUSTER_SIM_FROM=$(or $(FROM),0) \
+		cargo test -p sim --test world -- --nocapture invariants_hold
 
 upgrade: ## a cluster and a data directory of an older commit taken over by this one; OLD=308e2e1 for another commit
 	@scripts/setup test

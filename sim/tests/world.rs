@@ -1,6 +1,7 @@
 //! Random worlds: whatever happens, the invariants of the design hold after each event.
 //!
-//! `MUSTER_SIM_SEED=n` repeats one run; `MUSTER_SIM_SECONDS=n` runs for so long (default 5). A failure prints its seed.
+//! `MUSTER_SIM_SEED=n` repeats one run; `MUSTER_SIM_SECONDS=n` runs for so long (default 5), `MUSTER_SIM_WORLDS=n` runs so
+//! many, `MUSTER_SIM_FROM=n` begins with this seed. A failure prints its seed.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -42,15 +43,29 @@ fn invariants_hold_after_each_event_whatever_happens() {
         return;
     }
     let seconds = Duration::from_secs(number("MUSTER_SIM_SECONDS").unwrap_or(5));
+    let (worlds, from) = (
+        number("MUSTER_SIM_WORLDS"),
+        number("MUSTER_SIM_FROM").unwrap_or(0),
+    );
     let begun = now();
     let at_once = std::thread::available_parallelism().map_or(1, usize::from) as u64;
     // Each thread has seeds of its own, so that a seed means the same world on every machine.
     let several = |first: u64| {
         let mut reports = vec![];
-        while begun.elapsed() < seconds {
-            reports.push(sound(first + reports.len() as u64 * at_once));
+        loop {
+            let next = first + reports.len() as u64 * at_once;
+            let goes_on = match worlds {
+                Some(worlds) => next < worlds,
+                None => begun.elapsed() < seconds,
+            };
+            if !goes_on {
+                return reports;
+            }
+            reports.push(sound(from + next));
+            if worlds.is_some() && reports.len().is_multiple_of(50) {
+                println!("seed {}: sound", from + next);
+            }
         }
-        reports
     };
     let reports: Vec<Report> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..at_once)
