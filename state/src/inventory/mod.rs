@@ -61,6 +61,8 @@ pub struct Columns {
     pub moment: u64,
     /// The moment in which a member list changed last, or a component list was read; 0: there was none.
     pub lists_changed: u64,
+    /// The moment in which a component list was read last; 0: none was.
+    pub builds_told: u64,
 }
 
 /// Shared between the state machine, which writes, and everybody else.
@@ -104,6 +106,7 @@ impl Index {
             told.build.tell(available);
             columns.moment += 1;
             columns.lists_changed = columns.moment;
+            columns.builds_told = columns.moment;
         }
     }
 

@@ -8,7 +8,9 @@ pub mod verdicts;
 use fleet::bucket::{Bucket, Presence, Sighting, bucket};
 use fleet::digest::Digest;
 use fleet::membership::{Circumstances, Exclusion, exclusion};
-use fleet::program::{Desired, Epoch, Place, Placed, Program, Reason, desired_borrowed, matching};
+use fleet::program::{
+    Condition, Desired, Epoch, Place, Placed, Program, Reason, desired_borrowed, matching,
+};
 use fleet::restored::Doubt;
 use proto::opamp::AgentCapabilities;
 use proto::store::{self, Link, Match};
@@ -81,7 +83,7 @@ impl<'a> Stand<'a> {
                 placed.map(|placed| placed.target.name.as_str()),
             ),
             (touched, covered),
-            matches!(desired.reason, Reason::Wave { .. } | Reason::Waiting { .. }),
+            Held::of(&desired.reason, &desired.conditions),
             target,
         );
         Sighting {
@@ -117,22 +119,44 @@ impl<'a> Stand<'a> {
     }
 }
 
+/// Who decides what a listed agent should run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Held {
+    /// The list does.
+    ByList,
+    /// It would, but the agent's build lacks a component.
+    Lacking,
+    /// Somebody or something else.
+    Elsewhere,
+}
+
+impl Held {
+    fn of<N>(reason: &Reason<N>, conditions: &[Condition]) -> Self {
+        let lacks = |c: &Condition| matches!(c, Condition::LacksComponents { .. });
+        match reason {
+            Reason::Wave { .. } | Reason::Waiting { .. } => Held::ByList,
+            _ if conditions.iter().any(lacks) => Held::Lacking,
+            _ => Held::Elsewhere,
+        }
+    }
+}
+
 /// Why a rollout of this family and role cannot configure an agent that it lists; none: it can. `touched`: it has offered
-/// it something, and, if that goes back or went, `covered`. `held`: its list decides what the agent should run. `roles`: how many of its target match.
+/// it something, and, if that goes back or went, `covered`. `roles`: how many of its target match.
 fn excluded(
     row: &Row,
     doubt: Doubt,
     roles: impl FnOnce() -> usize,
     (family, role): (&str, Option<&str>),
     (touched, covered): (bool, bool),
-    held: bool,
+    held: Held,
     target: Option<Digest>,
 ) -> Option<Exclusion> {
     let delivery = row.delivery.as_ref();
     // What was taken from another family or role goes back to it.
     let here = |d: &Delivery| *d.family == *family && role.is_none_or(|role| *d.role == *role);
     let goes_back = touched && covered;
-    let elsewhere = delivery.is_some_and(|d| !here(d)) && !goes_back && !held;
+    let elsewhere = delivery.is_some_and(|d| !here(d)) && !goes_back && held == Held::Elsewhere;
     // Relabelling takes nothing back from who was touched: its selectors need not be asked.
     let roles = if touched { 1 } else { roles() };
     let excluded = exclusion(&Circumstances {
@@ -144,6 +168,7 @@ fn excluded(
         roles,
         accepts: row.can(AgentCapabilities::AcceptsRemoteConfig),
         many_collectors: row.many_collectors(),
+        lacks_components: held == Held::Lacking,
         conflict: matches!(doubt, Doubt::Conflict(_)),
         ..Circumstances::default()
     });
@@ -177,7 +202,7 @@ pub fn excluded_text(
     let target = family
         .role(rollout.to, place.role)
         .map(|role| role.delivery);
-    let held = matches!(desired.reason, Reason::Wave { .. } | Reason::Waiting { .. });
+    let held = Held::of(&desired.reason, &desired.conditions);
     let touched = row.delivery.as_ref();
     let touched = touched.is_some_and(|d| *d.rollout == *place.rollout);
     let of = (family.name.as_str(), Some(place.role));

@@ -362,3 +362,79 @@ fn a_program_that_changes_at_each_look_is_caught_up_with() {
     // 10, 20, 40, 80, 160, 320.
     assert_eq!((looks(20), looks(20)), (6, 6));
 }
+
+#[test]
+fn a_member_whose_build_lacks_what_its_role_needs_is_excluded_as_soon_as_its_list_is_read() {
+    let index = Index::default();
+    let mut mirror = index.mirror();
+    let uid = [3; 16];
+    let agent = store::Agent {
+        components: Some(store::ComponentList {
+            hash: b"one".to_vec(),
+            body: [7; 32].to_vec(),
+        }),
+        capabilities: AgentCapabilities::AcceptsRemoteConfig as u64,
+        link: Link::Connected.into(),
+        ..store::Agent::default()
+    };
+    mirror.put(table::AGENT, &uid, 1, &agent.encode_to_vec());
+    let list = store::MemberChunk {
+        members: vec![store::Member {
+            uid: uid.to_vec(),
+            ..store::Member::default()
+        }],
+    };
+    mirror.put(table::MEMBERS, &chunk(ID, 0), 1, &list.encode_to_vec());
+    mirror.publish(0);
+    let needs = fleet::components::Used {
+        processors: ["redaction".to_owned()].into(),
+        ..fleet::components::Used::default()
+    };
+    let role = fleet::program::ProgramRole {
+        name: "agent".into(),
+        selector: fleet::selector::Selector::parse("*").unwrap(),
+        delivery: Digest::of("test", &[b"redacts"]),
+        baseline: Digest::of("test", &[b"baseline"]),
+        needs: Arc::new(needs),
+    };
+    let target = fleet::program::RevisionNumber(1);
+    let family = fleet::program::ProgramFamily {
+        name: "web".into(),
+        precedence: 1,
+        stable: None,
+        revisions: BTreeMap::from([(target, vec![role])]),
+        owner_change: fleet::program::OwnerChange::Ask,
+        rollout: Some(ProgramRollout {
+            id: ID.into(),
+            from: None,
+            to: target,
+            running: true,
+            open_waves: BTreeMap::from([("agent".to_owned(), 1)]),
+            roll_back: None,
+            passed: false,
+            opened: Epoch(1),
+            returning: false,
+        }),
+    };
+    let program = Arc::new(Program {
+        epoch: Epoch(2),
+        families: vec![family],
+        pins: vec![],
+    });
+    let rollout = store::Rollout {
+        id: ID.into(),
+        family: "web".into(),
+        state: store::RolloutState::Running.into(),
+        ..store::Rollout::default()
+    };
+    let mut verdicts = Verdicts::default();
+    let mut stands = || {
+        let mut pace = Pace::whole();
+        verdicts.look(&index.read(), &rollout, &program, (1, NOW_MS), &mut pace);
+        verdicts.count()[&(0, 0)].0
+    };
+    assert_eq!(stands().of(Bucket::PendingPickup), 1, "it is not known");
+    let has = fleet::components::Available::from_report([("processors", "batch")]);
+    index.tell(b"one", has);
+    assert_eq!(stands().of(Bucket::Excluded), 1);
+}

@@ -51,6 +51,8 @@ struct Basis {
     program: Arc<Program>,
     state: RolloutState,
     failures_since: Epoch,
+    /// What builds have is known only when their component list was read.
+    builds_told: u64,
 }
 
 /// Of one member.
@@ -94,6 +96,7 @@ impl Verdicts {
             program: Arc::clone(program),
             state: rollout.state(),
             failures_since: failures_since(rollout),
+            builds_told: columns.builds_told,
         };
         let is_other = !self.basis.as_ref().is_some_and(|before| before.is(&basis));
         self.basis = Some(basis);
@@ -203,7 +206,8 @@ impl Pace {
 impl Basis {
     /// Another program that decides the same is the same.
     fn is(&self, other: &Basis) -> bool {
-        (self.state, self.failures_since) == (other.state, other.failures_since)
+        (self.state, self.failures_since, self.builds_told)
+            == (other.state, other.failures_since, other.builds_told)
             && (Arc::ptr_eq(&self.program, &other.program)
                 || self.program.decides_as(&other.program))
     }
