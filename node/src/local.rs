@@ -486,6 +486,10 @@ impl Node {
                 },
             ));
         }
+        for partition in self.partitions.iter() {
+            let learn = |partition: Arc<Partition>| async move { partition.learn_outcomes().await };
+            tasks.spawn(every(LOOK, stop.clone(), partition.clone(), learn));
+        }
         tasks.spawn(name_anew(self.clone(), stop.clone()));
         tasks.spawn(every(Duration::from_secs(600), stop.clone(), self.clone(), |node| async move {
             for partition in node.partitions.iter().filter(|p| p.leads()) {

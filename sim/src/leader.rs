@@ -32,7 +32,7 @@ use state::partition::room::{Lane, Limits, QUOTA_LIFE, Rooms, Taken};
 use state::partition::stand::verdicts::Verdicts;
 use state::partition::timing::{GRANT_LIFE, HOLD, LEASE, LEASE_OVER, RECALL};
 use state::partition::withdraw::{withdraw, withdrawn, without_offer};
-use state::partition::{is_due, millis, place_of};
+use state::partition::{is_due, millis, place_of, room};
 
 use crate::agent::SLOW_POLL_MS;
 use crate::cluster::{Cluster, NoAnswer, Process};
@@ -218,6 +218,8 @@ async fn look(process: Arc<Process>) {
             }
         }
         for group in Cluster::partitions().filter(|group| process.leads(*group)) {
+            let learns = Arc::clone(&process);
+            let _beside = spawn(async move { learns.learn_outcomes(group).await });
             process.look(group).await;
         }
         sleep_ms(1_000).await;
@@ -247,7 +249,7 @@ impl Process {
             seat.core.begin(now);
             // An earlier leader may still have its lease, and then repeats what it has granted.
             seat.last_grant_ms = seat.last_grant_ms.max(now + millis(LEASE_OVER));
-            seat.rooms.hold();
+            seat.rooms.begin();
             seat.waiting = None;
             seat.term = term;
         });
@@ -270,6 +272,17 @@ impl Process {
             seat.waiting = Some(Waiting::of(&mut counted, count.0, count, now_ms()));
             Ok(counted)
         }))
+    }
+
+    /// As the server does, where offers of unknown outcome use room.
+    async fn learn_outcomes(&self, group: GroupId) {
+        let rooms = self.leaders.seat(group, |seat| Arc::clone(&seat.rooms));
+        let Some(unknowns) = rooms.unknown() else {
+            return;
+        };
+        if self.store(group, entry(vec![], vec![])).await.is_ok() {
+            rooms.resolve(unknowns);
+        }
     }
 
     /// What this replica has of a partition that does not answer, whose leader may have granted up to these quotas.
@@ -468,9 +481,9 @@ impl Process {
             let (mut evaluation, lane) =
                 self.evaluate_once(group, uid, report, &known, may_offer, &program, stored);
             let rooms = self.leaders.seat(group, |seat| Arc::clone(&seat.rooms));
-            let settle = |stored| {
+            let settle = |outcome| {
                 if let Some(lane) = &lane {
-                    rooms.settle(lane, stored);
+                    rooms.settle(lane, outcome);
                 }
             };
             if evaluation.offers {
@@ -485,7 +498,7 @@ impl Process {
                 evaluation.entry = None;
             }
             let Some(entry) = evaluation.entry.take() else {
-                settle(false);
+                settle(room::Outcome::Nothing);
                 // A retry repeats an offer without an entry that the group could fence: look at the floor here.
                 let fenced = self.watch.fault() != Some(Fault::FenceForgotten);
                 if evaluation.offers && fenced && ledger.floor > program.epoch.0 {
@@ -497,11 +510,11 @@ impl Process {
             let bodies: Vec<_> = kept_by(&entry.writes).collect();
             let said = says(&entry);
             let stored = self.store(group, entry).await;
-            // What nobody has answered may be stored, or may be later.
-            settle(matches!(
-                stored,
-                Ok(Outcome::Stored(_)) | Err(NoAnswer::Unknown)
-            ));
+            settle(match stored {
+                Ok(Outcome::Stored(_)) => room::Outcome::Stored,
+                Ok(_) | Err(NoAnswer::NotLeader(_)) => room::Outcome::Nothing,
+                Err(NoAnswer::Unknown) => room::Outcome::Unknown,
+            });
             match stored {
                 Ok(Outcome::Stored(version)) => {
                     if evaluation.can_wait {

@@ -39,7 +39,7 @@ impl Partition {
             0
         };
         self.last_grant_ms.fetch_max(earlier, Ordering::SeqCst);
-        self.rooms.hold();
+        self.rooms.begin();
         *self.waiting() = None;
         self.try_read_components();
         self.take_program();

@@ -13,6 +13,7 @@ use state::partition::occupancy::kept::{ASKED_AT_ONCE, Counter};
 use state::partition::room::{Lane, QUOTA_LIFE, Rooms};
 
 use super::Partition;
+use crate::ledger::entry;
 
 /// What is limited in a partition, all its lanes together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -97,6 +98,23 @@ impl Partition {
         self.quotas_until_ms.store(until, Ordering::SeqCst);
         for uid in waiting.with_room(quotas, &bounds) {
             self.tell(uid, notice::Kind::Pending);
+        }
+    }
+
+    /// Has something stored where offers of unknown outcome use room: whatever of them is stored stands before it in the log,
+    /// where the next count sees it. Call it now and then.
+    pub async fn learn_outcomes(&self) {
+        let Some(unknowns) = self.rooms.unknown().filter(|_| self.leads()) else {
+            return;
+        };
+        // Without an outcome either, it is tried again.
+        if self
+            .ledger
+            .propose_here(entry(vec![], vec![]))
+            .await
+            .is_ok()
+        {
+            self.rooms.resolve(unknowns);
         }
     }
 

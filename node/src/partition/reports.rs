@@ -15,6 +15,7 @@ use state::partition::conversation::{Known, answer, follows, handled};
 use state::partition::evaluate::{self, Evaluation};
 use state::partition::place::OwnedPlace;
 use state::partition::presence::Core;
+use state::partition::room::Outcome;
 use state::partition::timing::{HOLD, RECALL};
 use state::partition::withdraw::{withdraw, withdrawn, without_offer};
 use state::partition::{body, delivered_config, desired_config, merge, millis, place_of, room};
@@ -198,7 +199,7 @@ impl Partition {
             let mut taken = UnderWay {
                 rooms: &self.rooms,
                 lane: taken.into_inner(),
-                stored: false,
+                outcome: Outcome::Nothing,
             };
             if evaluation.offers {
                 self.last_grant_ms
@@ -220,9 +221,13 @@ impl Partition {
             };
             let bodies: Vec<_> = body::kept_by(&entry.writes).collect();
             // From here on it may be stored, also where nobody waits for the answer any more.
-            taken.stored = true;
+            taken.outcome = Outcome::Unknown;
             let stored = self.ledger.propose_here(entry).await;
-            taken.stored = !stored.as_ref().is_err_and(ProposeError::stored_nothing);
+            taken.outcome = match &stored {
+                Ok(_) => Outcome::Stored,
+                Err(error) if error.stored_nothing() => Outcome::Nothing,
+                Err(_) => Outcome::Unknown,
+            };
             drop(taken);
             if stored.is_ok() {
                 self.bodies.stored(bodies, &evaluation.learned);
@@ -312,18 +317,18 @@ fn check_token(uid: Uid, agent: &store::Agent, report: &Report) -> Result<(), Er
     }
 }
 
-/// An offer that is under way in a lane, until it is known whether it was stored. What is not known uses room: the next
-/// count finds what there is.
+/// An offer that is under way in a lane, until it is known whether it was stored. What is not known uses room: see
+/// [`Partition::learn_outcomes`].
 struct UnderWay<'a> {
     rooms: &'a room::Rooms,
     lane: Option<room::Lane>,
-    stored: bool,
+    outcome: Outcome,
 }
 
 impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
         if let Some(lane) = &self.lane {
-            self.rooms.settle(lane, self.stored);
+            self.rooms.settle(lane, self.outcome);
         }
     }
 }

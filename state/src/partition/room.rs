@@ -49,6 +49,18 @@ pub struct Rooms(Mutex<State>);
 struct State {
     limits: Limits,
     lanes: BTreeMap<Lane, Room>,
+    /// How many proposals have had no answer so far.
+    unknowns: u64,
+}
+
+/// What has become of an offer that took room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Stored,
+    /// It is not stored, and will not be.
+    Nothing,
+    /// Nobody has answered: it may be stored, or may be later.
+    Unknown,
 }
 
 /// What is limited, by the documents.
@@ -63,7 +75,7 @@ pub struct Limits {
     pub back: BTreeSet<String>,
 }
 
-/// A quota, and the bound of what is in flight: counted, granted since, and under way.
+/// A quota, and the bound of what is in flight: counted, granted since, under way, and what nobody has answered for.
 #[derive(Clone, Copy, Debug, Default)]
 struct Room {
     quota: u64,
@@ -72,6 +84,7 @@ struct Room {
     before: u64,
     since: u64,
     under_way: u64,
+    unknown: u64,
 }
 
 // === impl Lane ===
@@ -176,7 +189,7 @@ impl Rooms {
             state.lanes.clear();
         }
         let before = std::mem::replace(&mut state.limits, limits);
-        let State { limits, lanes } = &mut *state;
+        let State { limits, lanes, .. } = &mut *state;
         let moved = |rollout: &String| before.limited.get(rollout) != limits.limited.get(rollout);
         for (lane, room) in lanes.iter_mut() {
             if moved(&lane.rollout) {
@@ -206,12 +219,44 @@ impl Rooms {
         Taken::In(lane)
     }
 
-    /// An offer that was under way is stored, or is not.
-    pub fn settle(&self, lane: &Lane, stored: bool) {
-        if let Some(room) = self.state().lanes.get_mut(lane) {
+    /// An offer is not under way any more.
+    pub fn settle(&self, lane: &Lane, outcome: Outcome) {
+        let mut state = self.state();
+        state.unknowns += u64::from(outcome == Outcome::Unknown);
+        if let Some(room) = state.lanes.get_mut(lane) {
             room.under_way = room.under_way.saturating_sub(1);
-            room.since += u64::from(stored);
+            match outcome {
+                Outcome::Stored => room.since += 1,
+                Outcome::Nothing => {}
+                Outcome::Unknown => room.unknown += 1,
+            }
         }
+    }
+
+    /// Offers of unknown outcome, so far; none: there are none that use room. No count sees one that is stored later.
+    pub fn unknown(&self) -> Option<u64> {
+        let state = self.state();
+        let some = state.lanes.values().any(|room| room.unknown > 0);
+        some.then_some(state.unknowns)
+    }
+
+    /// Something was stored that was proposed after those: whatever of them is stored stands before it, and the next count
+    /// sees it. Nothing, where others have joined them since.
+    pub fn resolve(&self, unknowns: u64) {
+        let mut state = self.state();
+        if state.unknowns == unknowns {
+            for room in state.lanes.values_mut() {
+                room.since += std::mem::take(&mut room.unknown);
+            }
+        }
+    }
+
+    /// This node leads anew, and everything that was proposed before is applied, or never will be: as [`Rooms::hold`].
+    pub fn begin(&self) {
+        for room in self.state().lanes.values_mut() {
+            room.unknown = 0;
+        }
+        self.hold();
     }
 
     /// A count of what is in flight begins.
@@ -269,7 +314,7 @@ impl Rooms {
 
 impl Room {
     fn bound(&self) -> u64 {
-        self.counted + self.before + self.since + self.under_way
+        self.counted + self.before + self.since + self.under_way + self.unknown
     }
 }
 
@@ -325,7 +370,7 @@ mod tests {
             Taken::Full,
             "another domain"
         );
-        rooms.settle(&lane("a"), false);
+        rooms.settle(&lane("a"), Outcome::Nothing);
         assert!(
             rooms.take(&desired(), &zone("a")) != Taken::Full,
             "it was not stored"
@@ -339,7 +384,7 @@ mod tests {
         let offer = || {
             let taken = rooms.take(&desired(), &zone("a"));
             if let Taken::In(lane) = &taken {
-                rooms.settle(lane, true);
+                rooms.settle(lane, Outcome::Stored);
             }
             taken != Taken::Full
         };
@@ -355,6 +400,32 @@ mod tests {
         rooms.begin_count();
         rooms.end_count(&BTreeMap::from([(lane("a"), 2)]));
         assert!(offer(), "one has an outcome");
+    }
+
+    #[test]
+    fn what_nobody_has_answered_for_uses_room_until_something_newer_is_stored() {
+        let rooms = rooms();
+        rooms.open(&BTreeMap::from([(lane("a"), 1)]));
+        assert_ne!(rooms.take(&desired(), &zone("a")), Taken::Full);
+        rooms.settle(&lane("a"), Outcome::Unknown);
+        let count = |found: u64| {
+            rooms.begin_count();
+            rooms.end_count(&BTreeMap::from([(lane("a"), found)]));
+            rooms.in_flight()
+        };
+        assert_eq!(count(0), 1, "it may be stored later");
+        let unknowns = rooms.unknown().expect("there is one");
+        // Another one joins it while something newer is under way.
+        rooms.open(&BTreeMap::from([(lane("b"), 1)]));
+        assert_ne!(rooms.take(&desired(), &zone("b")), Taken::Full);
+        rooms.settle(&lane("b"), Outcome::Unknown);
+        rooms.resolve(unknowns);
+        assert_eq!(count(1), 3, "it is not known which of them stand before it");
+        rooms.resolve(rooms.unknown().expect("there are two"));
+        assert_eq!((count(1), rooms.unknown()), (1, None));
+        rooms.settle(&lane("a"), Outcome::Unknown);
+        rooms.begin();
+        assert_eq!((count(1), rooms.unknown()), (1, None), "it leads anew");
     }
 
     #[test]
