@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
-use tokio::sync::Semaphore;
+use proto::edge::Presence;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
@@ -100,10 +101,12 @@ impl<L: Link, A: Access> Bound<L, A> {
             edge,
         } = self;
         let stop = shared.kill.clone();
-        let presence = tokio::spawn(presence(edge.clone(), stop.clone()));
+        // Without a limit, since each session is handed on once and is forgotten here: there are no more than sessions.
+        let (moved, handed_on) = mpsc::unbounded_channel();
+        let presence = tokio::spawn(presence(edge.clone(), handed_on, stop.clone()));
         tokio::spawn(
             stop.clone()
-                .run_until_cancelled_owned(notices(edge.clone())),
+                .run_until_cancelled_owned(notices(edge.clone(), moved)),
         );
         tokio::spawn(stop.run_until_cancelled_owned(sweep(edge.clone())));
         let handle = {
@@ -121,17 +124,31 @@ impl<L: Link, A: Access> Bound<L, A> {
     }
 }
 
-/// Tells leaders who spoke, until `stop` and once more after it. A batch on its way is never dropped: it is all that
-/// is known of where its conversations stand.
-async fn presence<L: Link, A: Access>(edge: Arc<Edge<L, A>>, stop: CancellationToken) {
+/// Tells leaders who spoke, until `stop` and once more after it, and where sessions stood that were handed on. A batch on
+/// its way is never dropped: it is all that is known of where its conversations stand.
+async fn presence<L: Link, A: Access>(
+    edge: Arc<Edge<L, A>>,
+    mut handed_on: mpsc::UnboundedReceiver<Vec<Presence>>,
+    stop: CancellationToken,
+) {
     let mut ticks = tokio::time::interval(edge.exchange.limits.presence_every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        let last = stop.run_until_cancelled(ticks.tick()).await.is_none();
+        let last = tokio::select! {
+            () = stop.cancelled() => true,
+            Some(stood) = handed_on.recv() => {
+                edge.exchange.link.presence(stood).await;
+                continue;
+            }
+            _ = ticks.tick() => false,
+        };
         let exchange = &edge.exchange;
         let sessions = &exchange.sessions;
-        let batch = sessions.presence(&exchange.metrics);
+        let mut batch = sessions.presence(&exchange.metrics);
         exchange.metrics.reports_in_flight.set(exchange.in_flight());
+        while let Ok(stood) = handed_on.try_recv() {
+            batch.extend(stood);
+        }
         exchange.link.presence(batch).await;
         exchange.link.introduce(|| exchange.sessions.all()).await;
         if last {
@@ -140,7 +157,12 @@ async fn presence<L: Link, A: Access>(edge: Arc<Edge<L, A>>, stop: CancellationT
     }
 }
 
-async fn notices<L: Link, A: Access>(edge: Arc<Edge<L, A>>) {
+/// Takes what leaders tell, and waits for nobody: a leader that cannot be told anything at the moment would keep the word of
+/// all others waiting.
+async fn notices<L: Link, A: Access>(
+    edge: Arc<Edge<L, A>>,
+    moved: mpsc::UnboundedSender<Vec<Presence>>,
+) {
     let mut batches = pin!(edge.exchange.link.notices());
     while let Some(batch) = batches.next().await {
         let sessions = &edge.exchange.sessions;
@@ -149,9 +171,9 @@ async fn notices<L: Link, A: Access>(edge: Arc<Edge<L, A>>) {
             .filter_map(|notice| sessions.notice(notice))
             .collect();
         if !stood.is_empty() {
-            let moved = u64::try_from(stood.len()).unwrap_or(0);
-            edge.exchange.metrics.moved.inc_by(moved);
-            edge.exchange.link.presence(stood).await;
+            let count = u64::try_from(stood.len()).unwrap_or(0);
+            edge.exchange.metrics.moved.inc_by(count);
+            let _stopping = moved.send(stood);
         }
     }
     tracing::warn!("the stream of notices has ended: nothing is pushed any more");

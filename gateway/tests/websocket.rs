@@ -726,6 +726,36 @@ async fn a_dropped_connection_is_told_with_its_number_and_does_not_take_over_the
     assert_eq!(reports[2].connection, reports[1].connection);
 }
 
+#[tokio::test]
+async fn what_becomes_pending_is_pushed_also_while_nobody_can_be_told_where_sessions_stood() {
+    let link = TestLink::content();
+    let running = start(&link, Limits::default());
+    post(running.address, &described(1, 0)).await;
+    let mut ws = Ws::connect(running.address).await;
+    ws.ask(&described(2, 0)).await;
+    link.deaf.store(true, std::sync::atomic::Ordering::Relaxed);
+    link.notice(&[1; 16], edge::notice::Kind::Moved);
+    link.notice(&[2; 16], edge::notice::Kind::Pending);
+    until(|| link.reports() == 3).await;
+    assert_eq!(running.metrics.moved.get(), 1);
+    assert_eq!(link.reports.lock().unwrap()[2].message, None);
+}
+
+#[tokio::test]
+async fn who_has_got_a_session_is_told_where_it_stood() {
+    let link = TestLink::content();
+    let limits = Limits {
+        presence_every: Duration::from_secs(3600),
+        ..Limits::default()
+    };
+    let running = start(&link, limits);
+    post(running.address, &described(1, 0)).await;
+    post(running.address, &bare(1, 1)).await;
+    link.notice(&[1; 16], edge::notice::Kind::Moved);
+    until(|| !link.presence.lock().unwrap().is_empty()).await;
+    assert_eq!(link.presence.lock().unwrap()[0].number, 1);
+}
+
 // I6, D3, DROP notices
 #[tokio::test]
 async fn a_dropped_agent_is_forgotten_and_its_connection_closed() {

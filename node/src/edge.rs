@@ -21,7 +21,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::cluster::{Door, MESSAGE_BYTES_MAX};
 use crate::local::Node;
-use crate::partition::{Error, chain};
+use crate::partition::{Error, Sign, chain};
 use crate::trace;
 
 /// A gateway that does not say who it is within this is none.
@@ -34,8 +34,12 @@ const ROUTES: Duration = Duration::from_secs(1);
 /// Reports of one gateway that are under way here; more are shed.
 const REPORTS: usize = 16_384;
 
-/// Answers that go into one message.
+/// Answers that go into one message, and agents whose records are changed together.
 const TOGETHER: usize = 512;
+
+/// What one gateway has told of agents of one partition and is still to be written down. What comes beyond is forgotten:
+/// who has left is silent, and who is back speaks again.
+const SIGNS: usize = 16_384;
 
 /// Messages to a gateway that wait; then the slow gateway is waited for.
 const WAITING: usize = 256;
@@ -197,14 +201,17 @@ impl Edge for EdgeDoor {
         tracing::info!(gateway = hello.gateway, "a gateway has connected");
         let (down, stream) = mpsc::channel(WAITING);
         let (answers, answered) = mpsc::channel(REPORTS);
+        let queues = node.partitions.iter().map(|_| mpsc::channel(SIGNS));
+        let (signs, told) = queues.unzip();
         let conversation = Conversation {
             node: node.clone(),
             hello,
             down,
             answers,
+            signs,
             places: Arc::new(Semaphore::new(REPORTS)),
         };
-        tokio::spawn(conversation.run(said, answered));
+        tokio::spawn(conversation.run(said, answered, told));
         Ok(Response::new(ReceiverStream::new(stream)))
     }
 }
@@ -215,11 +222,18 @@ struct Conversation {
     hello: Hello,
     down: mpsc::Sender<Result<Downward, Status>>,
     answers: mpsc::Sender<Answered>,
+    /// One for each partition, so that one without a quorum keeps none of the others waiting.
+    signs: Vec<mpsc::Sender<(Uid, Sign)>>,
     places: Arc<Semaphore>,
 }
 
 impl Conversation {
-    async fn run(self, said: Streaming<Upward>, answered: mpsc::Receiver<Answered>) {
+    async fn run(
+        self,
+        said: Streaming<Upward>,
+        answered: mpsc::Receiver<Answered>,
+        told: Vec<mpsc::Receiver<(Uid, Sign)>>,
+    ) {
         let gateway = self.hello.gateway.clone();
         let queues = Queues {
             places: self.places.clone(),
@@ -231,6 +245,7 @@ impl Conversation {
         let ended = self.node.stopping();
         tokio::select! {
             () = self.listen(said) => {}
+            () = self.note(told) => {}
             () = self.answer(answered) => {}
             () = self.notices() => {}
             () = self.routes() => {}
@@ -258,6 +273,7 @@ impl Conversation {
 
     // ---- what it asks ----
 
+    /// Waits for nothing but the gateway's next word: what has come behind one that takes long would wait, too.
     async fn listen(&self, mut said: Streaming<Upward>) {
         while let Ok(Some(message)) = said.message().await {
             match message.what {
@@ -266,8 +282,8 @@ impl Conversation {
                         self.ask(ask);
                     }
                 }
-                Some(upward::What::Presences(presences)) => self.heard(presences).await,
-                Some(upward::What::Closed(closed)) => self.closed(closed).await,
+                Some(upward::What::Presences(presences)) => self.heard(&presences),
+                Some(upward::What::Closed(closed)) => self.closed(&closed),
                 Some(upward::What::Hello(_)) | None => {}
             }
         }
@@ -337,11 +353,11 @@ impl Conversation {
         }
     }
 
-    async fn heard(&self, presences: Presences) {
+    fn heard(&self, presences: &Presences) {
         let mut by_partition = vec![Vec::new(); self.node.partitions.len()];
-        for presence in presences.agents {
+        for presence in &presences.agents {
             if let Ok(uid) = Uid::from_wire(&presence.instance_uid) {
-                by_partition[self.node.partition_index(uid)].push(presence);
+                by_partition[self.node.partition_index(uid)].push(presence.clone());
             }
         }
         for (partition, batch) in self.node.partitions.iter().zip(by_partition) {
@@ -349,17 +365,34 @@ impl Conversation {
                 if presences.introduction {
                     partition.introduced(&self.hello.gateway, &batch);
                 } else {
-                    partition.heard(&self.hello.gateway, &batch).await;
+                    self.to_note(partition.heard(&self.hello.gateway, &batch));
                 }
             }
         }
     }
 
-    async fn closed(&self, closed: Closed) {
+    fn closed(&self, closed: &Closed) {
         if let Ok(uid) = Uid::from_wire(&closed.instance_uid) {
             let partition = self.node.partition(uid);
-            partition.closed(uid, closed.connection, closed.clean).await;
+            self.to_note(partition.closed(uid, closed.connection, closed.clean));
         }
+    }
+
+    fn to_note(&self, signs: impl IntoIterator<Item = (Uid, Sign)>) {
+        for (uid, sign) in signs {
+            let _full = self.signs[self.node.partition_index(uid)].try_send((uid, sign));
+        }
+    }
+
+    async fn note(&self, told: Vec<mpsc::Receiver<(Uid, Sign)>>) {
+        let noting = self.node.partitions.iter().zip(told);
+        let noting = noting.map(|(partition, mut told)| async move {
+            let mut signs = Vec::new();
+            while told.recv_many(&mut signs, TOGETHER).await > 0 {
+                partition.note(signs.drain(..)).await;
+            }
+        });
+        futures::future::join_all(noting).await;
     }
 
     // ---- what it is told ----

@@ -64,15 +64,16 @@ impl Link for Embedded {
         }
         for (partition, batch) in self.node.partitions.iter().zip(by_partition) {
             if !batch.is_empty() {
-                partition.heard(super::serve::NAME, &batch).await;
+                let back = partition.heard(super::serve::NAME, &batch);
+                partition.note(back).await;
             }
         }
     }
 
     async fn closed(&self, uid: Uid, connection: u64, clean: bool) {
-        self.node
-            .partition(uid)
-            .closed(uid, connection, clean)
+        let partition = self.node.partition(uid);
+        partition
+            .note(partition.closed(uid, connection, clean))
             .await;
     }
 

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use proto::cluster_id::ClusterId;
 use proto::edge::edge_client::EdgeClient;
-use proto::edge::{Ask, Asks, Hello, Report, Upward, answered, downward, upward};
+use proto::edge::{Ask, Asks, Closed, Hello, Report, Upward, answered, downward, upward};
 use rand::Rng;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -64,6 +65,8 @@ struct State {
 struct Up {
     asks: mpsc::Sender<Ask>,
     others: mpsc::Sender<upward::What>,
+    /// In a queue of their own: when thousands leave together, what is said of those who stay is not behind them.
+    closes: mpsc::Sender<Closed>,
 }
 
 impl Line {
@@ -125,10 +128,10 @@ impl Line {
     /// What it holds now.
     pub(super) fn held(&self) -> Held {
         let state = self.state();
-        let (reports_queued, messages_queued) = state
-            .up
-            .as_ref()
-            .map_or((0, 0), |up| (queued(&up.asks), queued(&up.others)));
+        let (reports_queued, messages_queued) = state.up.as_ref().map_or((0, 0), |up| {
+            let messages = queued(&up.others) + queued(&up.closes);
+            (queued(&up.asks), messages)
+        });
         Held {
             node: state.node,
             connected: state.up.is_some(),
@@ -185,6 +188,14 @@ impl Line {
         }
     }
 
+    /// Tells the node that a connection has ended, as [`Line::tell`].
+    pub async fn close(&self, closed: Closed) {
+        let up = self.state().up.clone();
+        if let Some(up) = up {
+            let _broke = up.closes.send(closed).await;
+        }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -224,7 +235,13 @@ impl Line {
         };
         let (asks, mut asked) = mpsc::channel(WAITING);
         let (others, mut other) = mpsc::channel(WAITING);
-        let (asks_up, others_up) = (up.clone(), up);
+        let (closes, mut closed) = mpsc::channel(WAITING);
+        let to = Up {
+            asks,
+            others,
+            closes,
+        };
+        let (asks_up, others_up, closes_up) = (up.clone(), up.clone(), up);
         let sending_asks = async move {
             loop {
                 let mut asks = Vec::new();
@@ -245,6 +262,16 @@ impl Line {
                 }
             }
             "nothing can be sent".to_owned()
+        };
+        // One message each, as nodes have always read them.
+        let sending_closes = async move {
+            while let Some(closed) = closed.recv().await {
+                let closed = message(upward::What::Closed(closed));
+                if closes_up.send(closed).await.is_err() {
+                    break;
+                }
+            }
+            "no end of a connection can be sent".to_owned()
         };
         let hearing = async {
             // What comes before it has said of which cluster it is.
@@ -272,23 +299,22 @@ impl Line {
                     .store(cluster.now_ms().max(1), Ordering::Relaxed);
                 let early = early.take().into_iter().flatten();
                 for what in std::iter::once(what).chain(early) {
-                    self.take(cluster, what, (&asks, &others)).await;
+                    if let Err(why) = self.take(cluster, what, &to) {
+                        return why;
+                    }
                 }
             }
         };
         tokio::select! {
             why = sending_asks => why,
             why = sending_others => why,
+            why = sending_closes => why,
             why = hearing => why,
         }
     }
 
-    async fn take(
-        &self,
-        cluster: &Cluster,
-        what: downward::What,
-        up: (&mpsc::Sender<Ask>, &mpsc::Sender<upward::What>),
-    ) {
+    /// Waits for nobody: answers are behind. Err: the line has to be made anew, and why.
+    fn take(&self, cluster: &Cluster, what: downward::What, to: &Up) -> Result<(), String> {
         match what {
             downward::What::Answers(answers) => {
                 let mut state = self.state();
@@ -300,15 +326,17 @@ impl Line {
                 }
             }
             downward::What::Notices(notices) => {
-                let _ends = cluster.notices.send(notices.notices).await;
+                // What is missed here is lost; of a new line the node says everything that is pending anew.
+                if let Err(TrySendError::Full(_)) = cluster.notices.try_send(notices.notices) {
+                    return Err("this gateway is behind with what it was told".to_owned());
+                }
             }
             downward::What::Routes(routes) => {
                 let first = {
                     let mut state = self.state();
                     state.node = routes.node;
                     let first = state.up.is_none();
-                    let (asks, others) = (up.0.clone(), up.1.clone());
-                    state.up.get_or_insert(Up { asks, others });
+                    state.up.get_or_insert_with(|| to.clone());
                     first
                 };
                 if first {
@@ -325,6 +353,7 @@ impl Line {
             }
             downward::What::Tokens(tokens) => cluster.take_tokens(&tokens),
         }
+        Ok(())
     }
 }
 
@@ -370,5 +399,98 @@ fn channel(config: &super::Config, address: &str) -> Channel {
             Endpoint::from_static("http://0.0.0.0:0").connect_lazy()
         }
         None => endpoint.connect_lazy(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+    use proto::edge::{Notice, Notices};
+
+    use super::*;
+    use crate::Link;
+    use crate::cluster::{Config, NOTICES};
+
+    struct Nodes {
+        closes: mpsc::Receiver<Closed>,
+        _asks: mpsc::Receiver<Ask>,
+        _others: mpsc::Receiver<upward::What>,
+    }
+
+    /// A line that stands, with room for one end of a connection, and its other end.
+    fn standing(node: u64) -> (Arc<Line>, Up, Nodes) {
+        let ((asks, asked), (others, other)) = (mpsc::channel(1), mpsc::channel(1));
+        let (closes, closed) = mpsc::channel(1);
+        let up = Up {
+            asks,
+            others,
+            closes,
+        };
+        let state = State {
+            node,
+            up: Some(up.clone()),
+            ..State::default()
+        };
+        let line = Line {
+            address: format!("127.0.0.1:{node}"),
+            channel: Endpoint::from_static("http://127.0.0.1:1").connect_lazy(),
+            state: Mutex::new(state),
+            next: AtomicU64::new(1),
+            heard_ms: AtomicU64::new(0),
+            breaks: AtomicU64::new(0),
+        };
+        let nodes = Nodes {
+            closes: closed,
+            _asks: asked,
+            _others: other,
+        };
+        (Arc::new(line), up, nodes)
+    }
+
+    fn cluster(stop: &CancellationToken) -> Arc<Cluster> {
+        let config = Config {
+            name: "gateway".to_owned(),
+            cluster: "prod".to_owned(),
+            nodes: Vec::new(),
+            certificates: None,
+        };
+        Cluster::start(config, stop.clone())
+    }
+
+    #[tokio::test]
+    async fn a_node_that_takes_no_ends_of_connections_keeps_none_of_the_others_waiting() {
+        let stop = CancellationToken::new();
+        let _ends = stop.clone().drop_guard();
+        let cluster = cluster(&stop);
+        let (stuck, _, mut slow) = standing(1);
+        let (well, _, mut quick) = standing(2);
+        stuck.close(Closed::default()).await;
+        cluster
+            .lines()
+            .extend([("a".to_owned(), stuck), ("b".to_owned(), well)]);
+        let uid = proto::uid::Uid::from_wire(&[7; 16]).unwrap();
+        let mut telling = Box::pin(cluster.closed(uid, 3, true));
+        assert!(telling.as_mut().now_or_never().is_none(), "one is full");
+        let told = quick.closes.try_recv().unwrap();
+        assert_eq!((told.connection, told.clean), (3, true));
+        slow.closes.try_recv().unwrap();
+        telling.await;
+        assert_eq!(slow.closes.try_recv().unwrap(), told);
+    }
+
+    #[tokio::test]
+    async fn a_line_of_a_gateway_that_is_behind_with_notices_is_made_anew_and_does_not_wait() {
+        let stop = CancellationToken::new();
+        let _ends = stop.clone().drop_guard();
+        let cluster = cluster(&stop);
+        let (line, up, _node) = standing(1);
+        let tell = || {
+            let notices = vec![Notice::default()];
+            line.take(&cluster, downward::What::Notices(Notices { notices }), &up)
+        };
+        for _ in 0..NOTICES {
+            tell().unwrap();
+        }
+        assert!(tell().unwrap_err().contains("is behind"));
     }
 }

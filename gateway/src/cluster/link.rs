@@ -117,15 +117,16 @@ impl Link for Cluster {
     }
 
     async fn closed(&self, uid: Uid, connection: u64, clean: bool) {
-        for line in self.standing() {
-            let instance_uid = uid.as_bytes().to_vec().into();
-            line.tell(upward::What::Closed(Closed {
-                instance_uid,
+        // A line that takes nothing at the moment keeps none of the others waiting.
+        let lines = self.standing();
+        let telling = lines.iter().map(|line| {
+            line.close(Closed {
+                instance_uid: uid.as_bytes().to_vec().into(),
                 connection,
                 clean,
-            }))
-            .await;
-        }
+            })
+        });
+        futures::future::join_all(telling).await;
     }
 
     fn notices(&self) -> impl Stream<Item = Vec<edge::Notice>> + Send {

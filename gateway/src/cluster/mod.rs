@@ -66,8 +66,8 @@ pub struct Cluster {
     asked_again: AtomicU64,
 }
 
-/// Batches of notices that wait for the gateway.
-const NOTICES: usize = 256;
+/// Batches of notices that wait for the gateway, which only notes them in memory: it is behind if there are more.
+const NOTICES: usize = 1024;
 
 impl Cluster {
     /// Begins to connect. Needs a runtime; ends with `stop`.

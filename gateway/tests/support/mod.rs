@@ -34,6 +34,8 @@ pub struct TestLink {
     pub presence: Mutex<Vec<edge::Presence>>,
     pub closed: Mutex<Vec<(Uid, u64, bool)>>,
     pub in_contact: AtomicBool,
+    /// From now on nobody can be told who spoke, and whoever tries waits.
+    pub deaf: AtomicBool,
     notices: Mutex<Option<mpsc::UnboundedReceiver<Vec<edge::Notice>>>>,
     pub notify: mpsc::UnboundedSender<Vec<edge::Notice>>,
 }
@@ -50,6 +52,7 @@ impl TestLink {
             presence: Mutex::default(),
             closed: Mutex::default(),
             in_contact: AtomicBool::new(true),
+            deaf: AtomicBool::new(false),
             notices: Mutex::new(Some(notices)),
             notify,
         })
@@ -86,6 +89,9 @@ impl Link for TestLink {
     }
 
     async fn presence(&self, batch: Vec<edge::Presence>) {
+        if self.deaf.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
         self.presence.lock().unwrap().extend(batch);
     }
 

@@ -220,7 +220,8 @@ async fn fill(node: &Node, agents: usize, stage: Stage) -> Vec<IndexMirror> {
             mirror.put(table::MEMBERS, &key, 1, &list.encode_to_vec());
         }
         mirror.publish(0);
-        node.partitions[at].heard("bench", &heard[at]).await;
+        let back = node.partitions[at].heard("bench", &heard[at]);
+        node.partitions[at].note(back).await;
     }
     mirrors
 }

@@ -1,5 +1,6 @@
 //! Who is there: what gateways say of agents, who falls silent, and whose offers run out of time.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
@@ -17,19 +18,31 @@ use crate::ledger::now_ms;
 /// Agents whose records are changed at once because time has passed.
 const TOGETHER: usize = 256;
 
+/// What the record of an agent should say of it from now on, as its gateway has told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sign {
+    /// It was silent, or had left, and has spoken.
+    Back,
+    /// It has left, and closed this connection.
+    Left {
+        /// Of its gateway.
+        connection: u64,
+    },
+}
+
 impl Partition {
-    /// Agents spoke without saying anything new.
-    pub async fn heard(&self, gateway: &str, batch: &[Presence]) {
+    /// Agents spoke without saying anything new. Who is back by that is to be [noted](Partition::note).
+    pub fn heard(&self, gateway: &str, batch: &[Presence]) -> Vec<(Uid, Sign)> {
         let leads = self.leads();
         let heard = self
             .core()
             .heard(gateway, batch, leads, self.monotonic_ms());
         self.told.notify_waiters();
         if !leads {
-            return;
+            return Vec::new();
         }
         let back = liveness::back(&self.index.read(), heard);
-        self.link_all(back, Link::Connected, "heard again").await;
+        back.into_iter().map(|uid| (uid, Sign::Back)).collect()
     }
 
     /// Where the conversations of a gateway stand that was not heard before. Nobody is back for that: who has gone stays
@@ -47,18 +60,36 @@ impl Partition {
         self.core().gateway_is_here(gateway, here, now);
     }
 
-    /// A connection ended. Only a clean end says that the agent has left.
-    pub async fn closed(&self, uid: Uid, connection: u64, clean: bool) {
-        // A newer connection may own the agent already.
-        let owns = {
-            let mut core = self.core();
-            core.closed(uid, connection);
-            core.connection(uid).is_none_or(|owner| owner == connection)
-        };
-        if clean && owns && self.leads() {
-            self.link(uid, Link::Left, "connection closed by the agent")
-                .await;
-        }
+    /// A connection ended. Only a clean end says that the agent has left, which is to be [noted](Partition::note).
+    pub fn closed(&self, uid: Uid, connection: u64, clean: bool) -> Option<(Uid, Sign)> {
+        self.core().closed(uid, connection);
+        let left = clean && self.owns(uid, connection) && self.leads();
+        left.then_some((uid, Sign::Left { connection }))
+    }
+
+    /// A newer connection may own the agent already.
+    fn owns(&self, uid: Uid, connection: u64) -> bool {
+        let owner = self.core().connection(uid);
+        owner.is_none_or(|owner| owner == connection)
+    }
+
+    /// Writes down what gateways have told; of each agent the last word counts. Without a quorum it takes until the group
+    /// gives up: nobody who listens to a gateway may wait for it.
+    pub async fn note(&self, signs: impl IntoIterator<Item = (Uid, Sign)>) {
+        let last: BTreeMap<Uid, Sign> = signs.into_iter().collect();
+        futures::stream::iter(last)
+            .for_each_concurrent(TOGETHER, |(uid, sign)| async move {
+                match sign {
+                    Sign::Back => self.link(uid, Link::Connected, "heard again").await,
+                    Sign::Left { connection } => {
+                        let detail = "connection closed by the agent";
+                        let came_elsewhere = || !self.owns(uid, connection);
+                        self.link_unless(came_elsewhere, uid, Link::Left, detail)
+                            .await;
+                    }
+                }
+            })
+            .await;
     }
 
     /// A gateway has been gone for a while: whoever it held is silent from now on if it does not come elsewhere.
@@ -126,6 +157,17 @@ impl Partition {
     }
 
     async fn link(&self, uid: Uid, link: Link, detail: &str) {
+        self.link_unless(
+            || link == Link::Lost && !self.core().is_lost(uid, self.monotonic_ms()),
+            uid,
+            link,
+            detail,
+        )
+        .await;
+    }
+
+    /// `is_past`: it is not so any more. Asked each time before it is stored.
+    async fn link_unless(&self, is_past: impl Fn() -> bool, uid: Uid, link: Link, detail: &str) {
         let through = match link {
             // It has said so itself.
             Link::Left => Through::Leader,
@@ -133,9 +175,7 @@ impl Partition {
         };
         let changed = self
             .change_through(through, uid, (String::new(), vec![]), |agent| {
-                let heard_meanwhile =
-                    link == Link::Lost && !self.core().is_lost(uid, self.monotonic_ms());
-                if heard_meanwhile {
+                if is_past() {
                     return None;
                 }
                 liveness::link(agent, link, detail, now_ms())

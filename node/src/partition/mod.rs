@@ -26,6 +26,7 @@ use state::partition::stand::verdicts::Verdicts;
 use tokio::sync::broadcast;
 
 pub use changes::Decided;
+pub use liveness::Sign;
 pub use members::{Candidate, MemberView};
 pub use occupancy::{Count, Counted, Occupancy, Older, Room};
 pub use state::inventory::state_word;
