@@ -104,7 +104,8 @@ impl<A: Access> BoundApi<A> {
             () = drain.cancelled() => {}
         }
         shared.drain.cancel();
-        shared.finish().await;
+        let by = tokio::time::Instant::now() + shared.limits.drain_timeout;
+        shared.finish(by).await;
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use proto::edge::Presence;
 use tokio::sync::{Semaphore, mpsc};
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::budget::Budget;
@@ -93,7 +93,8 @@ impl<L: Link, A: Access> Bound<L, A> {
         self.shared.metrics.clone()
     }
 
-    /// Serves until `drain` is cancelled, then ends what is under way within the limits `drain_*`.
+    /// Serves until `drain` is cancelled, then ends what is under way within the limits `drain_*`. Whoever connects
+    /// meanwhile is answered 503.
     pub async fn run(self, drain: CancellationToken) {
         let Bound {
             socket,
@@ -113,13 +114,23 @@ impl<L: Link, A: Access> Bound<L, A> {
             let edge = edge.clone();
             move |connection, request| http::respond(edge.clone(), connection, request)
         };
-        let accepting = socket.serve(shared.clone(), handle);
-        tokio::select! {
-            () = accepting => {}
-            () = drain.cancelled() => {}
-        }
-        shared.drain.cancel();
-        shared.finish().await;
+        let by = {
+            let mut accepting = pin!(socket.serve(shared.clone(), handle));
+            tokio::select! {
+                () = accepting.as_mut() => {}
+                () = drain.cancelled() => {}
+            }
+            shared.drain.cancel();
+            let (now, limits) = (Instant::now(), &shared.limits);
+            // Who polls meanwhile, or comes back from a WebSocket, is told when to try again rather than refused. Without
+            // a session there is nobody who would come.
+            if !edge.exchange.sessions.is_empty() {
+                let spread = limits.drain_spread.min(limits.drain_timeout);
+                let _over = tokio::time::timeout_at(now + spread, accepting).await;
+            }
+            now + limits.drain_timeout
+        };
+        shared.finish(by).await;
         let _late = tokio::time::timeout(LAST_PRESENCE, presence).await;
     }
 }

@@ -127,7 +127,8 @@ limits! {
     report_timeout: Duration as Time = Duration::from_secs(10),
     /// Presence is sent so often.
     presence_every: Duration as Time = Duration::from_millis(250),
-    /// WebSocket connections are closed spread over so long when draining.
+    /// WebSocket connections are closed spread over so long when draining, and who connects meanwhile is
+    /// answered 503.
     drain_spread: Duration as Time[0, MAX_MS] = Duration::from_secs(3),
     /// Draining ends by then, whatever is left.
     drain_timeout: Duration as Time = Duration::from_secs(5),

@@ -50,8 +50,10 @@ pub struct Shared {
     /// Connection numbers; unique over all gateways, as far as chance goes.
     pub numbers: Arc<AtomicU64>,
     pub tasks: TaskTracker,
-    /// Stop taking work, finish what is under way.
+    /// Stop taking work, finish what is under way. Who connects from now on is answered 503.
     pub drain: CancellationToken,
+    /// Accept nobody any more.
+    pub shut: CancellationToken,
     /// Stop now.
     pub kill: CancellationToken,
 }
@@ -61,8 +63,10 @@ pub struct Connection {
     pub number: u64,
     pub peer: SocketAddr,
     pub watch: Arc<Watch>,
-    /// Over the limit: every request is answered 503.
+    /// Over the limit, or accepted while draining: every request is answered 503.
     pub refused: bool,
+    /// Accepted while draining: it has its answer before it is ended.
+    late: bool,
     websocket: AtomicBool,
     shared: Shared,
     _place: OwnedSemaphorePermit,
@@ -100,7 +104,7 @@ impl Socket {
         })
     }
 
-    /// Accepts until drained. `handle` answers one request.
+    /// Accepts until shut. `handle` answers one request.
     pub async fn serve<H, F, B>(self, shared: Shared, handle: H)
     where
         H: Fn(Arc<Connection>, Request<Incoming>) -> F + Clone + Send + Sync + 'static,
@@ -114,12 +118,12 @@ impl Socket {
             tokio::spawn(async move { kill.run_until_cancelled(tls.watch(every)).await });
         }
         loop {
-            let Some(place) = shared.drain.run_until_cancelled(shared.place()).await else {
+            let Some(place) = shared.shut.run_until_cancelled(shared.place()).await else {
                 return;
             };
             let accepted = tokio::select! {
                 biased;
-                () = shared.drain.cancelled() => return,
+                () = shared.shut.cancelled() => return,
                 accepted = listener.accept() => accepted,
             };
             let (stream, peer) = match accepted {
@@ -151,6 +155,7 @@ impl Shared {
             numbers: Arc::new(AtomicU64::new(u64::from(rand::random::<u32>()) << 32)),
             tasks: TaskTracker::new(),
             drain: CancellationToken::new(),
+            shut: CancellationToken::new(),
             kill: CancellationToken::new(),
         }
     }
@@ -171,10 +176,11 @@ impl Shared {
         places(&self.limits) - self.places.available_permits()
     }
 
-    /// After `drain`: waits for connections to end, then ends those that have not.
-    pub async fn finish(&self) {
+    /// Accepts nobody any more, and waits for connections to end; ends those that have not by then.
+    pub async fn finish(&self, by: Instant) {
+        self.shut.cancel();
         self.tasks.close();
-        if tokio::time::timeout(self.limits.drain_timeout, self.tasks.wait())
+        if tokio::time::timeout_at(by, self.tasks.wait())
             .await
             .is_err()
         {
@@ -192,16 +198,18 @@ impl Shared {
 impl Connection {
     /// Counts a connection in: served, or refused by answer.
     fn admit(shared: &Shared, peer: SocketAddr, place: OwnedSemaphorePermit) -> Arc<Self> {
-        let refused = shared.open() > shared.limits.connections;
-        if refused {
+        let too_many = shared.open() > shared.limits.connections;
+        if too_many {
             shared.metrics.refused.connections.inc();
         }
+        let late = shared.drain.is_cancelled();
         shared.metrics.http_connections.inc();
         Arc::new(Connection {
             number: shared.numbers.fetch_add(1, Ordering::Relaxed) + 1,
             peer,
             watch: Watch::new(),
-            refused,
+            refused: too_many || late,
+            late,
             websocket: AtomicBool::new(false),
             shared: shared.clone(),
             _place: place,
@@ -254,10 +262,11 @@ async fn run<H, F, B>(
 {
     let _ignored = stream.set_nodelay(true);
     let limits = connection.shared.limits.clone();
-    let (drain, kill) = (
-        connection.shared.drain.clone(),
-        connection.shared.kill.clone(),
-    );
+    let kill = connection.shared.kill.clone();
+    let end = match connection.late {
+        true => connection.shared.shut.clone(),
+        false => connection.shared.drain.clone(),
+    };
     let transport = match tls {
         None => Transport::Plain(stream),
         Some(tls) => {
@@ -298,7 +307,7 @@ async fn run<H, F, B>(
                 return;
             }
             () = kill.cancelled() => return,
-            () = drain.cancelled(), if !ending => {
+            () = end.cancelled(), if !ending => {
                 ending = true;
                 served.as_mut().graceful_shutdown();
             }

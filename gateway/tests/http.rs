@@ -13,7 +13,7 @@ use proto::opamp::{
     AgentConfigMap, AgentDisconnect, AgentRemoteConfig, ServerErrorResponseType, ServerToAgent,
 };
 use support::*;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
@@ -1151,4 +1151,38 @@ async fn presence_is_sent_for_agents_that_spoke() {
             .any(|presence| presence.number == 1)
     })
     .await;
+}
+
+// W8
+#[tokio::test]
+async fn who_polls_during_a_drain_is_told_when_to_try_again_until_the_spread_is_over() {
+    let link = TestLink::content();
+    let limits = Limits {
+        drain_spread: Duration::from_secs(1),
+        ..Limits::default()
+    };
+    let running = start(&link, limits);
+    let mut kept = Http::connect(running.address).await;
+    kept.post(&described(1, 0)).await.message();
+    running.drain.cancel();
+    let began = std::time::Instant::now();
+    let mut rest = Vec::new();
+    within(kept.stream.read_to_end(&mut rest)).await.unwrap();
+    assert!(rest.is_empty(), "an idle connection is closed");
+    let mut polls = Http::connect(running.address).await;
+    let answer = polls.post(&bare(1, 1)).await;
+    assert_eq!(answer.status, 503);
+    let pause: u64 = answer.header("retry-after").unwrap().parse().unwrap();
+    assert!((30..=60).contains(&pause), "{pause}");
+    assert_eq!(answer.header("connection"), Some("close"));
+    let (_ws, answer) = Ws::upgrade(running.address, "").await;
+    assert_eq!(answer.status, 503);
+    assert_eq!(link.reports(), 1, "nothing is handled any more");
+    // One that asks nothing keeps nobody waiting.
+    let _silent = Http::connect(running.address).await;
+    within(running.task).await.unwrap();
+    assert!(began.elapsed() >= Duration::from_secs(1));
+    assert!(began.elapsed() < Duration::from_secs(4));
+    let refused = tokio::net::TcpStream::connect(running.address).await;
+    assert!(refused.is_err(), "nobody is accepted after the spread");
 }

@@ -222,6 +222,14 @@ impl Sessions {
         all
     }
 
+    /// Is there no conversation?
+    pub fn is_empty(&self) -> bool {
+        self.shards.iter().all(|shard| {
+            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            shard.table.is_empty()
+        })
+    }
+
     /// Drops sessions that were not used for the time that the limits say.
     pub fn sweep(&self) {
         let idle = u64::try_from(self.limits.session_idle.as_millis()).unwrap_or(Millis::MAX);
