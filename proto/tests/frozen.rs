@@ -693,6 +693,9 @@ fn nodes_of_a_cluster_are_frozen() {
         joined_ms: 91,
         version: text("0.1.0"),
         removed: true,
+        gone: false,
     };
     frozen("cluster-node", &node);
+    let gone = store::ClusterNode { gone: true, ..node };
+    frozen("cluster-node-gone", &gone);
 }

@@ -20,6 +20,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::arrivals::{self, Arrivals};
 use super::{Cluster, Told, members, rooms};
+use crate::control::Documents;
 use crate::ledger;
 use crate::local::Node;
 use crate::partition::{Count, Partition, chain};
@@ -116,8 +117,24 @@ impl Door {
     }
 
     fn running(&self, from: &Shown, caller: Option<&Caller>) -> Result<&Arc<Node>, Status> {
-        self.check(from, caller)?;
-        self.node.get().ok_or_else(|| self.starts())
+        let id = self.check(from, caller)?;
+        let node = self.node.get().ok_or_else(|| self.starts())?;
+        let disk = caller.map_or(&[][..], |caller| &caller.from_disk[..]);
+        self.takes_part(&node.control.read(), id, disk)?;
+        Ok(node)
+    }
+
+    /// A certificate is good for longer than what was agreed with who shows it.
+    fn takes_part(&self, documents: &Documents, id: NodeId, disk: &[u8]) -> Result<(), Status> {
+        let Some(known) = documents.nodes.get(&id.0) else {
+            return Ok(());
+        };
+        members::heard(&known.value, disk).map_err(|why| {
+            if self.refused.is_news(id.0, &why) {
+                tracing::warn!(refused = why, "a node is refused");
+            }
+            Status::permission_denied(why)
+        })
     }
 
     fn starts(&self) -> Status {
@@ -211,7 +228,11 @@ impl Peer for Door {
                     .get()
                     .ok_or_else(|| Status::unavailable("the node starts"))?
             }
-            caller => self.running(&from, caller)?,
+            // Of a disk that is another one, or a node that was removed, it is told what to do by who keeps the numbers.
+            caller => {
+                self.check(&from, caller)?;
+                self.node.get().ok_or_else(|| self.starts())?
+            }
         };
         members::register(node, request).await.map(Response::new)
     }
@@ -512,6 +533,34 @@ mod tests {
             (own.cluster_id.to_vec(), own.incarnation),
             (vec![0xbb; 16], 1)
         );
+    }
+
+    #[tokio::test]
+    async fn a_node_that_has_left_and_one_with_another_disk_are_refused_and_one_nobody_knows_is_not()
+     {
+        let dir = tempfile::tempdir().unwrap();
+        let door = door(dir.path(), false);
+        let control = Control::default();
+        let mut mirror = control.mirror();
+        for (id, removed, gone) in [(2u64, false, false), (3, true, false), (4, true, true)] {
+            let known = proto::store::ClusterNode {
+                id,
+                disk: vec![7; 16],
+                removed,
+                gone,
+                ..Default::default()
+            };
+            mirror.put(table::NODE, &id.to_be_bytes(), 1, &known.encode_to_vec());
+        }
+        mirror.publish(0);
+        let asks = |id, disk: &[u8]| door.takes_part(&control.read(), NodeId(id), disk);
+        for heard in [2, 3, 5] {
+            assert!(asks(heard, &[7; 16]).is_ok(), "n{heard}");
+        }
+        for (id, disk) in [(4, [7; 16]), (2, [8; 16])] {
+            let refused = asks(id, &disk).unwrap_err();
+            assert_eq!(refused.code(), tonic::Code::PermissionDenied);
+        }
     }
 
     #[test]

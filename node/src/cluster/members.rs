@@ -122,6 +122,7 @@ pub async fn register(node: &Arc<Node>, request: RegisterRequest) -> Result<Regi
             joined_ms: before.as_ref().map_or_else(now_ms, |known| known.joined_ms),
             version: request.version.clone(),
             removed: false,
+            gone: false,
         };
         let actor = format!("node-{id}");
         let (mut writes, mut acts) = (vec![], vec![]);
@@ -200,6 +201,21 @@ fn reply(node: &Node, id: u64) -> RegisterReply {
     RegisterReply {
         node: id,
         nodes: nodes.collect(),
+    }
+}
+
+/// May a node that is known take part? One that has just begun is not known yet. Who was removed goes on until nothing of
+/// it is left: it hands over, and brings who comes after it up to date.
+pub(super) fn heard(known: &ClusterNode, disk: &[u8]) -> Result<(), String> {
+    if known.gone {
+        return Err(format!(
+            "node {} was removed from the cluster for good, and nobody hears it any more: stop it. To use the machine again give it an empty data directory and --join",
+            known.id
+        ));
+    }
+    match known.disk == disk {
+        true => Ok(()),
+        false => Err(lost_its_data(known.id)),
     }
 }
 
@@ -433,7 +449,49 @@ async fn catch_up(node: &Node, group: u32, learner: u64) -> Result<(), String> {
     ))
 }
 
-/// Gives new nodes their documents and spreads leaders, a step at a time, while this node leads the control group.
+/// Who was removed and has no replica left, as the leaders of all groups say, is not heard from now on: its certificate is
+/// good for longer. No group gets a replica there again, so that what they say cannot be out of date.
+async fn shut_out(node: &Node, state: &plan::Cluster) {
+    let gone: Vec<(u64, ClusterNode)> = {
+        let documents = node.control.read();
+        let gone = documents
+            .nodes
+            .values()
+            .filter(|known| is_gone(&known.value, state));
+        gone.map(|known| (known.version, ClusterNode::clone(&known.value)))
+            .collect()
+    };
+    for (version, known) in gone {
+        let id = known.id;
+        let next = ClusterNode {
+            gone: true,
+            ..known
+        };
+        let writes = vec![put(table::NODE, id.to_be_bytes(), version, &next)];
+        let acts = vec![act(
+            "controller",
+            "node.gone",
+            format!("node/{id}"),
+            "no group has a replica there".to_owned(),
+        )];
+        match node.control_ledger.propose(entry(writes, acts)).await {
+            Ok(_) => tracing::info!(node = id, "it has left: it is not heard any more"),
+            Err(error) => {
+                tracing::debug!(node = id, error = %chain(&error), "that it has left is written down later");
+            }
+        }
+    }
+}
+
+fn is_gone(known: &ClusterNode, state: &plan::Cluster) -> bool {
+    let without = |group: &GroupState| {
+        let members = group.voters.union(&group.learners);
+        group.leader.is_some() && members.into_iter().all(|member| *member != known.id)
+    };
+    known.removed && !known.gone && !state.groups.is_empty() && state.groups.values().all(without)
+}
+
+/// Gives new nodes their documents and spreads leaders, a step at a time, and shuts out who has left, while this node leads the control group.
 pub async fn keep(node: Arc<Node>, stop: CancellationToken) {
     if node.cluster.is_none() {
         return;
@@ -446,7 +504,9 @@ pub async fn keep(node: Arc<Node>, stop: CancellationToken) {
         if !node.leads() {
             continue;
         }
-        let Some(step) = plan::by_itself(&state(&find(&node).await)) else {
+        let state = state(&find(&node).await);
+        shut_out(&node, &state).await;
+        let Some(step) = plan::by_itself(&state) else {
             continue;
         };
         match take(&node, &step).await {
@@ -516,4 +576,76 @@ pub fn removal(
         reason.to_owned(),
     )];
     Ok(Some(entry(vec![write], acts)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn known() -> ClusterNode {
+        ClusterNode {
+            id: 2,
+            disk: vec![2; 16],
+            ..ClusterNode::default()
+        }
+    }
+
+    #[test]
+    fn who_was_removed_is_heard_until_it_is_gone_and_another_disk_never_is() {
+        let removed = ClusterNode {
+            removed: true,
+            ..known()
+        };
+        let gone = ClusterNode {
+            gone: true,
+            ..removed.clone()
+        };
+        assert_eq!(heard(&known(), &[2; 16]), Ok(()));
+        assert_eq!(heard(&removed, &[2; 16]), Ok(()));
+        let why = heard(&gone, &[2; 16]).unwrap_err();
+        assert!(
+            why.contains("was removed") && why.contains("--join"),
+            "{why}"
+        );
+        for other in [&[3; 16][..], &[]] {
+            let why = heard(&known(), other).unwrap_err();
+            assert!(why.contains("another data directory"), "{why}");
+        }
+    }
+
+    #[test]
+    fn a_removed_node_is_gone_when_the_leaders_of_all_groups_say_that_they_have_no_replica_there() {
+        let group = |voters: &[u64], learners: &[u64]| GroupState {
+            leader: Some(1),
+            voters: voters.iter().copied().collect(),
+            learners: learners.iter().copied().collect(),
+            ..GroupState::default()
+        };
+        let cluster = |groups: Vec<GroupState>| plan::Cluster {
+            nodes: BTreeMap::new(),
+            groups: (0..).zip(groups).collect(),
+        };
+        let removed = ClusterNode {
+            removed: true,
+            ..known()
+        };
+        let without = group(&[1, 3, 4], &[5]);
+        let all = cluster(vec![without.clone(), without.clone()]);
+        assert!(is_gone(&removed, &all));
+        assert!(!is_gone(&known(), &all), "nobody has removed it");
+        for other in [
+            group(&[1, 2, 3], &[]),
+            group(&[1, 3, 4], &[2]),
+            GroupState::default(),
+        ] {
+            let some = cluster(vec![without.clone(), other]);
+            assert!(!is_gone(&removed, &some));
+        }
+        assert!(!is_gone(&removed, &cluster(vec![])), "nothing is known");
+        let gone = ClusterNode {
+            gone: true,
+            ..removed
+        };
+        assert!(!is_gone(&gone, &all), "it is written down once");
+    }
 }
