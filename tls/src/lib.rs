@@ -13,5 +13,5 @@ mod name;
 pub use files::{Files, Reloaded, TlsError, server};
 #[cfg(feature = "issue")]
 pub use issue::{Authority, IssueError, Issued};
-pub use mutual::{Accepted, Mutual, MutualFiles, Peer};
+pub use mutual::{Mutual, MutualFiles, Peer};
 pub use name::{Name, NameError, is_cluster_name};

@@ -2,8 +2,9 @@
 
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -12,9 +13,12 @@ use hyper_util::rt::TokioIo;
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, ServerConfig};
 use rustls_pki_types::{CertificateDer, ServerName};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::{Stream, StreamExt};
 use tower::Service;
 
 use crate::files::{Files, Reloaded, TlsError, roots};
@@ -22,6 +26,10 @@ use crate::name::Name;
 
 /// A peer that has not shown who it is within this is none.
 const HANDSHAKE: Duration = Duration::from_secs(5);
+
+/// Connections that have not shown yet who they are. Anybody can make them, and each takes a descriptor and some of the
+/// processor's time: who comes beyond waits in the backlog.
+const HANDSHAKES: usize = 128;
 
 /// Connections that have shown who they are and wait to be served.
 const WAITING: usize = 64;
@@ -52,9 +60,6 @@ struct Configs {
 /// The certificate that the other end of a connection has shown.
 #[derive(Clone, Debug)]
 pub struct Peer(Option<CertificateDer<'static>>);
-
-/// A connection that was accepted.
-pub type Accepted = server::TlsStream<TcpStream>;
 
 impl Mutual {
     /// Reads the files; at start they must be good. Needs a runtime, on which it looks at them from then on.
@@ -92,30 +97,38 @@ impl Mutual {
         })
     }
 
-    /// Connections whose other end has shown a certificate of the cluster's authority.
-    pub fn accept(&self, listener: TcpListener) -> ReceiverStream<io::Result<Accepted>> {
+    /// Those of the connections whose other end has shown a certificate of the cluster's authority.
+    pub fn accept<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+        &self,
+        incoming: impl Stream<Item = io::Result<(S, SocketAddr)>> + Send + 'static,
+    ) -> ReceiverStream<io::Result<server::TlsStream<S>>> {
         let (send, accepted) = tokio::sync::mpsc::channel(WAITING);
         let configs = self.configs.clone();
         tokio::spawn(async move {
+            let mut incoming = pin!(incoming);
+            let places = Arc::new(Semaphore::new(HANDSHAKES));
             loop {
-                let stream = tokio::select! {
-                    () = send.closed() => return,
-                    accepted = listener.accept() => accepted,
+                let next = async {
+                    let place = places.clone().acquire_owned().await.ok()?;
+                    Some((incoming.next().await?, place))
                 };
-                let (stream, peer) = match stream {
-                    Ok(accepted) => accepted,
-                    Err(error) => {
+                let next = tokio::select! {
+                    () = send.closed() => return,
+                    next = next => next,
+                };
+                let ((stream, peer), place) = match next {
+                    Some((Ok(accepted), place)) => (accepted, place),
+                    Some((Err(error), _)) => {
                         tracing::warn!(%error, "cannot accept");
-                        tokio::time::sleep(Duration::from_millis(100)).await;
                         continue;
                     }
+                    None => return,
                 };
                 let (send, acceptor) = (
                     send.clone(),
                     TlsAcceptor::from(configs.current().server.clone()),
                 );
                 tokio::spawn(async move {
-                    let _slower = stream.set_nodelay(true);
                     match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
                         Ok(Ok(stream)) => {
                             let _stopping = send.send(Ok(stream)).await;
@@ -125,6 +138,7 @@ impl Mutual {
                         }
                         Err(_) => tracing::debug!(%peer, "a connection has not shown who it is"),
                     }
+                    drop(place);
                 });
             }
         });

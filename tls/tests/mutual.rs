@@ -2,12 +2,15 @@
 
 #![allow(clippy::unwrap_used)] // helpers of tests are not marked as tests
 
+use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tls::{Accepted, Authority, Files, Mutual, MutualFiles, Name, Peer};
+use tls::{Authority, Files, Mutual, MutualFiles, Name, Peer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio_stream::StreamExt;
 use tower::Service;
 
@@ -29,14 +32,21 @@ fn load(files: &MutualFiles) -> Mutual {
     Mutual::load("prod", files.clone()).unwrap()
 }
 
+fn incoming(
+    listener: TcpListener,
+) -> impl tokio_stream::Stream<Item = std::io::Result<(TcpStream, SocketAddr)>> {
+    let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+    incoming.map(|stream| stream.and_then(|s| s.peer_addr().map(|peer| (s, peer))))
+}
+
 /// Serves one connection: who the other end says it is.
 async fn listen(server: &Mutual) -> (String, tokio::task::JoinHandle<Option<Peer>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    let mut accepted = server.accept(listener);
+    let mut accepted = server.accept(incoming(listener));
     let peer = tokio::spawn(async move {
         let next = tokio::time::timeout(Duration::from_secs(2), accepted.next()).await;
-        let mut stream: Accepted = next.ok()??.unwrap();
+        let mut stream = next.ok()??.unwrap();
         let peer = Peer::of(stream.get_ref().1.peer_certificates());
         let mut byte = [0];
         stream.read_exact(&mut byte).await.ok()?;
@@ -126,7 +136,7 @@ fn load_and_watch(files: &MutualFiles) -> Mutual {
 async fn shown(server: &Mutual, client: &Mutual, name: Name) -> (Vec<u8>, Vec<u8>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let mut accepted = server.accept(listener);
+    let mut accepted = server.accept(incoming(listener));
     let mut connector = client.connector(name).unwrap();
     let connected = connector.call(format!("http://{address}").parse().unwrap());
     let both = async { tokio::join!(connected, accepted.next()) };
@@ -206,6 +216,28 @@ async fn who_is_believed_changes_with_the_file_of_the_authority_without_a_restar
     })
     .await;
     assert!(!is_heard(&of_old).await, "and the old one no more");
+}
+
+#[tokio::test]
+async fn so_many_may_show_who_they_are_at_a_time_and_the_others_wait() {
+    let dir = tempfile::tempdir().unwrap();
+    let authority = Authority::new("prod", LIFE).unwrap();
+    let node = load(&issue(&authority, dir.path(), Name::Node(1), LIFE));
+    let taken = Arc::new(AtomicUsize::new(0));
+    let strangers = {
+        let taken = taken.clone();
+        // They say nothing, and do not go.
+        let mut standing = Vec::new();
+        tokio_stream::iter(std::iter::repeat_with(move || {
+            taken.fetch_add(1, Ordering::Relaxed);
+            let (near, far) = tokio::io::duplex(64);
+            standing.push(far);
+            Ok((near, ([192, 0, 2, 1], 1).into()))
+        }))
+    };
+    let _accepted = node.accept(strangers);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(taken.load(Ordering::Relaxed), 128);
 }
 
 #[test]

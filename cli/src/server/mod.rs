@@ -8,6 +8,7 @@ mod listeners;
 pub mod local_cluster;
 pub mod node;
 mod options;
+mod places;
 pub mod restore;
 pub mod serve;
 
@@ -34,11 +35,29 @@ async fn with_telemetry<F: Future<Output = anyhow::Result<()>>>(
         let term = Some(rustix::process::Signal::TERM);
         rustix::process::set_parent_process_death_signal(term)?;
     }
+    raise_descriptors();
     let stop = CancellationToken::new();
     tokio::spawn(signals(stop.clone()));
     let ended = work(stop).await;
     telemetry.stop();
     ended
+}
+
+/// Each connection and each file of the store takes a descriptor, and many systems give a process few of them at first for
+/// the sake of programs that use `select`.
+fn raise_descriptors() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = rustix::process::Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => tracing::debug!(descriptors = limit.maximum, "all that are allowed"),
+        Err(error) => {
+            tracing::warn!(%error, descriptors = limit.current, "no more descriptors are given");
+        }
+    }
 }
 
 /// The operators' services of a node, without reflection and health.

@@ -9,6 +9,7 @@ use anyhow::Context;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
+use futures::StreamExt;
 use node::Node;
 use node::api::{Actor, Role};
 use node::cluster::{Cluster, Config, Door, Identity, RESUME_ABOVE, join, may_found};
@@ -24,7 +25,7 @@ use tower::ServiceExt;
 use super::listeners::export;
 use super::options::{Certificates, Log, State, private_dir};
 use super::serve::gauge;
-use super::{access, operators, ready, with_telemetry};
+use super::{access, operators, places, ready, with_telemetry};
 use crate::observe::figures::Figures;
 
 /// What closing the store may take, below the 10 s after which service managers kill.
@@ -311,13 +312,14 @@ async fn answer(
         .accept_http1(true)
         .add_routes(routes.into());
     let stopped = stop.cancelled_owned();
+    let incoming = places::accept(listener);
     match certificates {
         None => {
-            let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+            let incoming = incoming.map(|accepted| accepted.map(|(stream, _)| stream));
             server.serve_with_incoming_shutdown(incoming, stopped).await
         }
         Some(certificates) => {
-            let incoming = certificates.accept(listener);
+            let incoming = certificates.accept(incoming);
             server.serve_with_incoming_shutdown(incoming, stopped).await
         }
     }
