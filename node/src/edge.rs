@@ -27,6 +27,14 @@ use crate::trace;
 /// A gateway that does not say who it is within this is none.
 const HELLO: Duration = Duration::from_secs(5);
 
+/// Connections of nodes and gateways to a node are asked to end at this age, and conversations on them end then: whoever
+/// does not show a certificate again, because it is none any more, is heard no longer than this. The others make a new
+/// connection well before, at a time of their own.
+pub const AGE: Duration = Duration::from_secs(90 * 60);
+
+/// By then a connection of this age has been asked to end, and is not used again.
+const ASKED: Duration = Duration::from_secs(1);
+
 /// Routes are looked at so often, and sent where they are new, or after [`ROUTES`].
 const LOOK: Duration = Duration::from_millis(100);
 const ROUTES: Duration = Duration::from_secs(1);
@@ -251,6 +259,7 @@ impl Conversation {
             () = self.routes() => {}
             () = self.tokens() => {}
             () = ended.cancelled() => {}
+            () = tokio::time::sleep(AGE + ASKED) => {}
             () = self.down.closed() => {}
         }
         tracing::info!(gateway, "the stream of a gateway has ended");

@@ -13,7 +13,7 @@ use futures::StreamExt;
 use node::Node;
 use node::api::{Actor, Role};
 use node::cluster::{Cluster, Config, Door, Identity, RESUME_ABOVE, join, may_found};
-use node::edge::EdgeDoor;
+use node::edge::{AGE, EdgeDoor};
 use prometheus_client::registry::Registry;
 use proto::edge::{ACTOR_HEADER, NOT_LEADER_HEADER, ROLE_HEADER};
 use raft::NodeId;
@@ -309,6 +309,7 @@ async fn answer(
         .http2_keepalive_interval(Some(PING))
         .http2_adaptive_window(Some(true))
         .max_concurrent_streams(None)
+        .max_connection_age(AGE)
         .accept_http1(true)
         .add_routes(routes.into());
     let stopped = stop.cancelled_owned();

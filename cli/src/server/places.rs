@@ -15,7 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Sleep;
 use tonic::transport::server::{Connected, TcpConnectInfo};
 
-/// Connections at a time: three of each node, and one of each gateway, with room for many gateways. The next one waits until
+/// Connections at a time: two of each node, and one of each gateway, with room for many gateways. The next one waits until
 /// one of them has gone.
 const CONNECTIONS: usize = 2048;
 

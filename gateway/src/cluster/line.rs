@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use proto::cluster_id::ClusterId;
 use proto::edge::edge_client::EdgeClient;
 use proto::edge::{Ask, Asks, Closed, Hello, Report, Upward, answered, downward, upward};
@@ -28,6 +29,11 @@ const SILENT: Duration = Duration::from_secs(4);
 const AGAIN: Duration = Duration::from_millis(50);
 const AGAIN_MAX: Duration = Duration::from_secs(2);
 
+/// A line is made anew after this, with up to a quarter more by chance, on a new connection: so both ends show their
+/// certificates again. Well before a node ends it for its age.
+const RENEW: Duration = Duration::from_secs(3600);
+const RENEWED: &str = "it is made anew after a while";
+
 /// Messages before the first that says where everything is, which a node sends at once.
 const EARLY: usize = 64;
 
@@ -43,7 +49,8 @@ const MESSAGE_BYTES_MAX: usize = 80 << 20;
 /// To one node.
 pub struct Line {
     address: String,
-    channel: Channel,
+    /// Another one each time the line is made.
+    channel: ArcSwap<Channel>,
     state: Mutex<State>,
     next: AtomicU64,
     /// When the node said something last, in milliseconds of the gateway's clock; 0: not since the line was made.
@@ -73,7 +80,7 @@ impl Line {
     /// Begins to connect.
     pub fn start(cluster: Arc<Cluster>, address: String, stop: &CancellationToken) -> Arc<Line> {
         let line = Arc::new(Line {
-            channel: channel(&cluster.config, &address),
+            channel: ArcSwap::from_pointee(channel(&cluster.config, &address)),
             address,
             state: Mutex::default(),
             next: AtomicU64::new(1),
@@ -84,13 +91,18 @@ impl Line {
         tokio::spawn(stop.clone().run_until_cancelled_owned(async move {
             let mut pause = AGAIN;
             loop {
-                let why = running.hold(&cluster).await;
+                let renew = RENEW.mul_f64(rand::rng().random_range(1.0..1.25));
+                let why = running.hold(&cluster, renew).await;
                 let heard = running.fall_silent();
                 tracing::debug!(
                     address = running.address,
                     why,
                     "the line to a node does not stand"
                 );
+                if why == RENEWED {
+                    pause = AGAIN;
+                    continue;
+                }
                 if heard {
                     running.breaks.fetch_add(1, Ordering::Relaxed);
                     tracing::warn!(address = running.address, why, "the line to a node broke");
@@ -157,7 +169,7 @@ impl Line {
 
     /// For calls beside the stream.
     pub fn channel(&self) -> Channel {
-        self.channel.clone()
+        Channel::clone(&self.channel.load())
     }
 
     /// Asks the node. None: the line broke, or the node has gone; whether it has handled the report is not known.
@@ -209,8 +221,8 @@ impl Line {
         self.heard_ms.swap(0, Ordering::Relaxed) > 0
     }
 
-    /// Connects and holds the line until it breaks; answers why.
-    async fn hold(&self, cluster: &Cluster) -> String {
+    /// Connects and holds the line until it breaks or is to be made anew; answers why.
+    async fn hold(&self, cluster: &Cluster, renew: Duration) -> String {
         let (up, said) = mpsc::channel(WAITING);
         let id = cluster.id();
         let hello = Hello {
@@ -224,7 +236,9 @@ impl Line {
         if up.try_send(message(upward::What::Hello(hello))).is_err() {
             return "it cannot be told anything".to_owned();
         }
-        let mut client = EdgeClient::new(self.channel.clone())
+        let channel = channel(&cluster.config, &self.address);
+        self.channel.store(Arc::new(channel.clone()));
+        let mut client = EdgeClient::new(channel)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
         let connecting = client.converse(ReceiverStream::new(said));
@@ -306,6 +320,7 @@ impl Line {
             }
         };
         tokio::select! {
+            () = tokio::time::sleep(renew) => RENEWED.to_owned(),
             why = sending_asks => why,
             why = sending_others => why,
             why = sending_closes => why,
@@ -405,7 +420,11 @@ fn channel(config: &super::Config, address: &str) -> Channel {
 #[cfg(test)]
 mod tests {
     use futures::FutureExt;
-    use proto::edge::{Notice, Notices};
+    use proto::edge::edge_server::{Edge, EdgeServer};
+    use proto::edge::{Downward, Notice, Notices, Routes};
+    use tokio::net::TcpListener;
+    use tokio_stream::wrappers::TcpListenerStream;
+    use tonic::{Request, Response, Status, Streaming};
 
     use super::*;
     use crate::Link;
@@ -433,7 +452,9 @@ mod tests {
         };
         let line = Line {
             address: format!("127.0.0.1:{node}"),
-            channel: Endpoint::from_static("http://127.0.0.1:1").connect_lazy(),
+            channel: ArcSwap::from_pointee(
+                Endpoint::from_static("http://127.0.0.1:1").connect_lazy(),
+            ),
             state: Mutex::new(state),
             next: AtomicU64::new(1),
             heard_ms: AtomicU64::new(0),
@@ -492,5 +513,56 @@ mod tests {
             tell().unwrap();
         }
         assert!(tell().unwrap_err().contains("is behind"));
+    }
+
+    /// Says where everything is, once, and notes from which connection it was asked.
+    struct Node(mpsc::UnboundedSender<std::net::SocketAddr>);
+
+    #[tonic::async_trait]
+    impl Edge for Node {
+        type ConverseStream = ReceiverStream<Result<Downward, Status>>;
+
+        async fn converse(
+            &self,
+            asked: Request<Streaming<Upward>>,
+        ) -> Result<Response<Self::ConverseStream>, Status> {
+            self.0.send(asked.remote_addr().unwrap()).unwrap();
+            let (down, stream) = mpsc::channel(2);
+            let routes = Routes {
+                node: 1,
+                cluster_id: vec![1; 16].into(),
+                ..Routes::default()
+            };
+            let what = Some(downward::What::Routes(routes));
+            down.send(Ok(Downward { what })).await.unwrap();
+            tokio::spawn(async move { down.closed().await });
+            Ok(Response::new(ReceiverStream::new(stream)))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_line_that_is_made_anew_after_a_while_shows_its_certificate_on_a_new_connection() {
+        let stop = CancellationToken::new();
+        let _ends = stop.clone().drop_guard();
+        let cluster = cluster(&stop);
+        let (mut line, _, _node) = standing(1);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        Arc::get_mut(&mut line).unwrap().address = address;
+        line.fall_silent();
+        let (asks, mut asked) = mpsc::unbounded_channel();
+        let served = tonic::transport::Server::builder()
+            .add_service(EdgeServer::new(Node(asks)))
+            .serve_with_incoming(TcpListenerStream::new(listener));
+        tokio::spawn(served);
+        let mut connections = std::collections::BTreeSet::new();
+        for _ in 0..2 {
+            let why = line.hold(&cluster, Duration::from_millis(300)).await;
+            assert_eq!(why, RENEWED);
+            assert!(line.reaches(1), "it stood until then");
+            connections.insert(asked.recv().await.unwrap());
+            line.fall_silent();
+        }
+        assert_eq!(connections.len(), 2);
     }
 }

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use raft::NodeId;
 use tonic::transport::{Channel, Endpoint};
@@ -15,6 +15,11 @@ const CONNECT: Duration = Duration::from_secs(1);
 /// Silent for so long, a connection is tried by a ping, and given up when that is not answered.
 const PING: Duration = Duration::from_secs(2);
 const PONG: Duration = Duration::from_secs(3);
+
+/// Connections are made anew after this, with up to a quarter more by chance, so that both ends show their certificates
+/// again. What is under way on the old one comes to its end there. Well before the other end asks for it: then a call could
+/// meet a connection that is closed just now.
+const RENEW: Duration = Duration::from_secs(3600);
 
 /// To every node that is known.
 pub struct Channels {
@@ -27,6 +32,7 @@ struct Node {
     address: String,
     calls: Channel,
     snapshots: Channel,
+    renew: Instant,
 }
 
 impl Channels {
@@ -51,32 +57,41 @@ impl Channels {
         {
             return;
         }
-        let channel = || self.channel(node, address);
-        let (Some(calls), Some(snapshots)) = (channel(), channel()) else {
+        let Some(made) = self.make(node, address) else {
             tracing::error!(%node, address, "this address cannot be used: the node is not reached");
             return;
         };
-        let address = address.to_owned();
-        nodes.insert(
-            node,
-            Node {
-                address,
-                calls,
-                snapshots,
-            },
-        );
+        nodes.insert(node, made);
+    }
+
+    fn make(&self, node: NodeId, address: &str) -> Option<Node> {
+        Some(Node {
+            address: address.to_owned(),
+            calls: self.channel(node, address)?,
+            snapshots: self.channel(node, address)?,
+            renew: Instant::now() + RENEW.mul_f64(rand::random_range(1.0..1.25)),
+        })
     }
 
     /// For everything but snapshots.
     pub fn calls(&self, node: NodeId) -> Option<Channel> {
-        let nodes = self.nodes();
-        nodes.get(&node).map(|node| node.calls.clone())
+        self.current(node, |node| node.calls.clone())
     }
 
     /// For snapshots.
     pub fn snapshots(&self, node: NodeId) -> Option<Channel> {
-        let nodes = self.nodes();
-        nodes.get(&node).map(|node| node.snapshots.clone())
+        self.current(node, |node| node.snapshots.clone())
+    }
+
+    fn current(&self, id: NodeId, take: impl Fn(&Node) -> Channel) -> Option<Channel> {
+        let mut nodes = self.nodes();
+        let node = nodes.get_mut(&id)?;
+        if Instant::now() >= node.renew
+            && let Some(made) = self.make(id, &node.address)
+        {
+            *node = made;
+        }
+        Some(take(node))
     }
 
     /// Where each node is.
@@ -101,5 +116,38 @@ impl Channels {
                 Some(endpoint.connect_with_connector_lazy(connector))
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::cluster::DescribeRequest;
+    use proto::cluster::peer_client::PeerClient;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn connections_are_made_anew_after_a_while_and_not_for_each_call() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let channels = Channels::new(None);
+        channels.set(NodeId(2), &address);
+        // Nobody answers: it is enough to see who connects.
+        let call = async || {
+            let mut client = PeerClient::new(channels.calls(NodeId(2)).unwrap());
+            let called = client.describe(DescribeRequest::default());
+            let _unanswered = tokio::time::timeout(Duration::from_millis(300), called).await;
+        };
+        let connects = || tokio::time::timeout(Duration::from_millis(300), listener.accept());
+        call().await;
+        let _first = connects().await.unwrap().unwrap();
+        call().await;
+        assert!(connects().await.is_err(), "it stands");
+        channels.nodes().get_mut(&NodeId(2)).unwrap().renew = Instant::now();
+        call().await;
+        let _second = connects().await.unwrap().unwrap();
+        call().await;
+        assert!(connects().await.is_err(), "it stands for as long again");
     }
 }
