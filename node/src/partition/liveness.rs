@@ -211,3 +211,96 @@ impl Partition {
         self.core().full_asks_postponed() as u64
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::controller::ask;
+    use crate::ledger::{entry, put, table};
+    use crate::local::{self, Node};
+    use crate::partition::Config;
+
+    fn uid() -> Uid {
+        Uid::from_wire(&[7; 16]).unwrap()
+    }
+
+    fn speaks(number: u64, connection: u64) -> [Presence; 1] {
+        [Presence {
+            instance_uid: uid().as_bytes().to_vec().into(),
+            number,
+            connection,
+            ..Presence::default()
+        }]
+    }
+
+    /// A node by itself that leads, with one agent that is there.
+    async fn node(dir: &std::path::Path) -> std::sync::Arc<Node> {
+        let config = local::Config {
+            store: local::open(dir).await.unwrap(),
+            cluster: None,
+            partition: Config::default(),
+            group: raft::GroupConfig::default(),
+            ask: ask::Config::default(),
+            otelcol: vec![],
+        };
+        let node = Node::start(config).await.unwrap();
+        let agent = proto::store::Agent {
+            uid: uid().as_bytes().to_vec(),
+            link: Link::Connected.into(),
+            ..proto::store::Agent::default()
+        };
+        let write = put(table::AGENT, *uid().as_bytes(), 0, &agent);
+        let partition = node.partition(uid());
+        partition
+            .ledger
+            .propose(entry(vec![write], vec![]))
+            .await
+            .unwrap();
+        let leads = async {
+            while !partition.leads() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), leads)
+            .await
+            .unwrap();
+        node
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn who_has_left_and_has_come_again_before_that_is_written_down_has_not_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let node = node(dir.path()).await;
+        let partition = node.partition(uid());
+        let link = || partition.agent(uid()).unwrap().unwrap().1.link();
+        assert_eq!(partition.heard("g", &speaks(1, 1)), []);
+        let left = partition.closed(uid(), 1, true);
+        assert_eq!(left, Some((uid(), Sign::Left { connection: 1 })));
+        assert_eq!(partition.heard("g", &speaks(2, 2)), []);
+        partition.note(left).await;
+        assert_eq!(link(), Link::Connected);
+        assert_eq!(partition.closed(uid(), 1, true), None, "it came elsewhere");
+        assert_eq!(partition.closed(uid(), 2, false), None, "it only broke");
+        partition.note(partition.closed(uid(), 2, true)).await;
+        assert_eq!(link(), Link::Left);
+        node.stop().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn of_what_is_written_down_together_the_last_word_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        let node = node(dir.path()).await;
+        let partition = node.partition(uid());
+        let link = || partition.agent(uid()).unwrap().unwrap().1.link();
+        let left = (uid(), Sign::Left { connection: 1 });
+        partition.note([(uid(), Sign::Back), left]).await;
+        assert_eq!(link(), Link::Left);
+        let back = partition.heard("g", &speaks(1, 2));
+        assert_eq!(back, [(uid(), Sign::Back)]);
+        partition.note([left].into_iter().chain(back)).await;
+        assert_eq!(link(), Link::Connected);
+        node.stop().await;
+    }
+}
