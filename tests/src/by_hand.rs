@@ -19,7 +19,7 @@ pub struct ByHand {
     directory: Option<tempfile::TempDir>,
     /// What `--cluster` says.
     name: String,
-    /// Where the founders listen, in the order of their numbers.
+    /// Where everybody finds the founders, in the order of their numbers.
     founders: Vec<SocketAddr>,
     /// Where gateways listen for agents and for operators.
     gateways: Vec<(SocketAddr, SocketAddr)>,
@@ -69,15 +69,28 @@ impl ByHand {
 
     /// Starts the founders, `node-1` and so on.
     pub fn found(&mut self, program: &Path, nodes: u64) {
-        self.founders = (0..nodes).map(|_| free_address()).collect();
-        let founders = (1..).zip(&self.founders);
+        let listen: Vec<SocketAddr> = (0..nodes).map(|_| free_address()).collect();
+        self.found_behind(program, &listen, &listen, &[]);
+    }
+
+    /// Starts founders with these options, which listen at `listen`; everybody else is told that they are at `known`.
+    pub fn found_behind(
+        &mut self,
+        program: &Path,
+        listen: &[SocketAddr],
+        known: &[SocketAddr],
+        options: &[&str],
+    ) {
+        self.founders = known.to_vec();
+        let founders = (1..).zip(known);
         let founders: Vec<String> = founders.map(|(id, at)| format!("{id}={at}")).collect();
-        for (id, listen) in (1..).zip(self.founders.clone()) {
-            let own = [
+        for (id, listen) in (1..).zip(listen) {
+            let mut own = vec![
                 format!("--id={id}"),
                 format!("--founders={}", founders.join(",")),
             ];
-            self.start_node(&node(id), program, listen, &own);
+            own.extend(options.iter().map(|option| (*option).to_owned()));
+            self.start_node(&node(id), program, *listen, &own);
         }
     }
 
@@ -224,7 +237,7 @@ impl ByHand {
         self.processes[name].ready
     }
 
-    /// Where the first founder listens.
+    /// Where the first founder is found.
     pub fn first(&self) -> SocketAddr {
         self.founders[0]
     }

@@ -9,6 +9,7 @@ use muster_loadtest::{Fleet, FleetConfig};
 
 use crate::api::Api;
 use crate::cli::Cli;
+use crate::grants::{Acts, unexplained};
 use crate::manifest::{config, family, role};
 use crate::scene::{assert_adds_up, plans};
 use crate::wait::{SOON, eventually, holds};
@@ -184,5 +185,25 @@ impl Crowd {
     pub fn assert_audit_verifies(&self) {
         let verified = self.cli.run(&["audit", "verify"]);
         assert_eq!(verified.code, 0, "{verified:?}");
+    }
+
+    /// Nor has anybody been called lost for a while.
+    pub async fn assert_nobody_was_lost(&self) {
+        for agent in self.api.list("").await {
+            let seen = self.api.agent(&agent.name).await;
+            let lost = seen.history.iter().find(|was| was.kind == "lost");
+            assert!(lost.is_none(), "{}: {:#?}", agent.name, seen.history);
+        }
+    }
+
+    /// No offer came without a reason; one that was not answered may come again after the time of [`NODE`].
+    pub fn assert_offers_are_explained(&self) {
+        let acts = Acts {
+            timeout: Duration::from_secs(20),
+            ..Acts::default()
+        };
+        let record = self.fleet.record();
+        let unexplained = unexplained(&record.offers(), &record.reports(), &acts);
+        assert!(unexplained.is_empty(), "{unexplained:#?}");
     }
 }

@@ -17,6 +17,7 @@ pub mod metrics;
 pub mod network;
 pub mod otlp;
 pub mod process;
+pub mod proxy;
 pub mod raw;
 pub mod scene;
 pub mod server;
