@@ -2,10 +2,16 @@
  * A disk that fails: preloaded into a node, it answers for the system calls by which data reaches a disk.
  *
  * $MUSTER_TEST_DISK names a file with one word and a number, read anew each time:
- *   slow 200   each sync takes 200 ms longer
- *   eio 0      syncs fail with EIO, as those of a dying disk do
- *   enospc 0   writes and new space fail with ENOSPC, as on a full one
- * No such file, or another word: the disk is sound. Only files of a RocksDB are meant, so that logs and the rest go on.
+ *   slow 200           each sync takes 200 ms longer
+ *   eio 0              syncs fail with EIO, as those of a dying disk do
+ *   eio-once 0         one sync of this process does, and all others succeed
+ *   eio-write 0        writes fail with EIO
+ *   eio-write-once 0   one write of this process does
+ *   enospc 0           writes and new space fail with ENOSPC, as on a full one
+ *   eio-snapshot 0     writes of snapshots fail with EIO, and nothing else does
+ *   enospc-snapshot 0  the same with ENOSPC
+ * No such file, or another word: the disk is sound. Only files of a RocksDB and snapshots are meant, so that logs and the rest
+ * go on.
  *
  * Beside it, in a file of the same name with `.synced` behind it, stands how far each write-ahead log is on the disk for
  * certain: a power cut may take all that lies beyond.
@@ -54,13 +60,28 @@ static int path_of(int fd, char *path, size_t room) {
     return length > 0;
 }
 
-/* Is it a write-ahead log or a table file? */
-static int is_data(int fd) {
+enum kind { OTHER, DATABASE, SNAPSHOT };
+
+/* A write-ahead log or a table file, a snapshot whether it is finished or not, or something else? */
+static enum kind kind_of(int fd) {
     char path[512];
     int kept = errno;
-    int is = path_of(fd, path, sizeof path) && (has_end(path, ".log") || has_end(path, ".sst"));
+    enum kind kind = OTHER;
+    if (path_of(fd, path, sizeof path)) {
+        if (strstr(path, "/snapshots/"))
+            kind = SNAPSHOT;
+        else if (has_end(path, ".log") || has_end(path, ".sst"))
+            kind = DATABASE;
+    }
     errno = kept;
-    return is;
+    return kind;
+}
+
+static int spent;
+
+/* The first one who asks gets it. */
+static int once(const char *word) {
+    return fault(word) >= 0 && !__atomic_exchange_n(&spent, 1, __ATOMIC_RELAXED);
 }
 
 static long long size_of(int fd) {
@@ -84,18 +105,30 @@ static void is_synced(int fd, long long size) {
 }
 
 static int sync_fault(int fd) {
-    if (!is_data(fd))
+    if (kind_of(fd) == OTHER)
         return 0;
     long slow = fault("slow");
     if (slow > 0) {
         struct timespec pause = {slow / 1000, (slow % 1000) * 1000000};
         nanosleep(&pause, NULL);
     }
-    return fault("eio") >= 0;
+    return fault("eio") >= 0 || once("eio-once");
 }
 
-static int full(int fd) {
-    return fault("enospc") >= 0 && is_data(fd);
+/* The error with which a write to this file fails; 0: with none. */
+static int write_fault(int fd) {
+    enum kind kind = kind_of(fd);
+    if (kind == OTHER)
+        return 0;
+    if (fault("eio-write") >= 0 || once("eio-write-once"))
+        return EIO;
+    if (fault("enospc") >= 0)
+        return ENOSPC;
+    if (kind == SNAPSHOT && fault("eio-snapshot") >= 0)
+        return EIO;
+    if (kind == SNAPSHOT && fault("enospc-snapshot") >= 0)
+        return ENOSPC;
+    return 0;
 }
 
 #define FAIL(code) do { errno = code; return -1; } while (0)
@@ -128,25 +161,28 @@ int sync_file_range(int fd, off64_t offset, off64_t length, unsigned flags) {
 
 /* Of a log that was never synced, a power cut may take everything. */
 static void is_begun(int fd) {
-    if (is_data(fd) && size_of(fd) == 0)
+    if (kind_of(fd) == DATABASE && size_of(fd) == 0)
         is_synced(fd, 0);
 }
 
 ssize_t write(int fd, const void *data, size_t length) {
-    if (full(fd))
-        FAIL(ENOSPC);
+    int error = write_fault(fd);
+    if (error)
+        FAIL(error);
     is_begun(fd);
     return REAL(write)(fd, data, length);
 }
 
 ssize_t pwrite64(int fd, const void *data, size_t length, off64_t offset) {
-    if (full(fd))
-        FAIL(ENOSPC);
+    int error = write_fault(fd);
+    if (error)
+        FAIL(error);
     return REAL(pwrite64)(fd, data, length, offset);
 }
 
 int fallocate64(int fd, int mode, off64_t offset, off64_t length) {
-    if (full(fd))
-        FAIL(ENOSPC);
+    int error = write_fault(fd);
+    if (error)
+        FAIL(error);
     return REAL(fallocate64)(fd, mode, offset, length);
 }

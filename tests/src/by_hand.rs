@@ -2,6 +2,7 @@
 //! one again but the test.
 
 use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -24,6 +25,8 @@ pub struct ByHand {
     /// Where gateways listen for agents and for operators.
     gateways: Vec<(SocketAddr, SocketAddr)>,
     processes: BTreeMap<String, Process>,
+    /// What processes are started with, by their names.
+    variables: BTreeMap<String, Vec<(OsString, OsString)>>,
 }
 
 struct Process {
@@ -64,7 +67,15 @@ impl ByHand {
             founders: vec![],
             gateways: vec![],
             processes: BTreeMap::new(),
+            variables: BTreeMap::new(),
         }
+    }
+
+    /// A process of this name is started with these variables.
+    pub fn with(&mut self, name: &str, variables: &[(&str, &OsStr)]) {
+        let owned = variables.iter();
+        let owned = owned.map(|(key, value)| (key.into(), value.into()));
+        self.variables.insert(name.to_owned(), owned.collect());
     }
 
     /// Starts the founders, `node-1` and so on.
@@ -149,10 +160,12 @@ impl ByHand {
             .unwrap();
         let process = self.processes.get_mut(name).unwrap();
         assert!(process.child.is_none(), "{name} runs");
+        let variables = self.variables.get(name).into_iter().flatten();
         let child = Command::new(program)
             .args(&process.args)
             .env_remove("MUSTER_TOKEN")
             .env_remove("OTEL_EXPORTER_OTLP_ENDPOINT")
+            .envs(variables.map(|(key, value)| (key, value)))
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
@@ -205,6 +218,17 @@ impl ByHand {
             holds(ended.is_some(), "still running").map(|()| ended.unwrap())
         });
         assert_eq!(status.code(), Some(0), "{}", self.log(name));
+    }
+
+    /// Waits until a process has ended by itself, and not as after a clean stop.
+    pub fn fails(&mut self, name: &str) {
+        let child = self.processes.get_mut(name).unwrap().child.as_mut();
+        let child = child.expect("it was started");
+        eventually_blocking(PATIENCE, &format!("{name} to end"), || {
+            holds(child.try_wait().unwrap().is_some(), "it runs")
+        });
+        let status = self.take(name).wait().unwrap();
+        assert_ne!(status.code(), Some(0), "{}", self.log(name));
     }
 
     fn take(&mut self, name: &str) -> Child {
