@@ -67,7 +67,8 @@ static enum kind kind_of(int fd) {
     char path[512];
     int kept = errno;
     enum kind kind = OTHER;
-    if (path_of(fd, path, sizeof path)) {
+    /* What a process says of itself may go to a file that looks like a write-ahead log. */
+    if (fd > STDERR_FILENO && path_of(fd, path, sizeof path)) {
         if (strstr(path, "/snapshots/"))
             kind = SNAPSHOT;
         else if (has_end(path, ".log") || has_end(path, ".sst"))

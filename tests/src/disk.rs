@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+
+use crate::shim::compiled;
 
 /// One process's disk.
 #[derive(Debug)]
@@ -18,15 +19,7 @@ pub struct Disk {
 impl Disk {
     /// So many, sound ones, with what they need in this directory.
     pub fn several(directory: &Path, disks: usize) -> Vec<Disk> {
-        let shim = directory.join("disk.so");
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("shim/disk.c");
-        let compiled = Command::new("cc")
-            .args(["-shared", "-fPIC", "-O1", "-o"])
-            .arg(&shim)
-            .arg(source)
-            .arg("-ldl")
-            .status();
-        assert!(compiled.unwrap().success(), "cc cannot compile the shim");
+        let shim = compiled("disk", directory);
         let disk = |number| Disk {
             shim: shim.clone(),
             control: directory.join(format!("disk-{number}")),
