@@ -36,7 +36,7 @@ pub struct Weather {
     pub one_lost_in: u64,
 }
 
-/// A link to one address. It ends with the last connection's bytes when it is dropped.
+/// A link to one address. Dropping it ends its connections.
 #[derive(Debug)]
 pub struct Proxy {
     address: SocketAddr,
