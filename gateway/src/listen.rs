@@ -66,7 +66,7 @@ pub struct Connection {
     /// Over the limit, or accepted while draining: every request is answered 503.
     pub refused: bool,
     /// Accepted while draining: it has its answer before it is ended.
-    late: bool,
+    pub late: bool,
     websocket: AtomicBool,
     shared: Shared,
     _place: OwnedSemaphorePermit,

@@ -34,7 +34,10 @@ pub async fn respond<L: Link, A: Access>(
 ) -> Answer {
     let _active = connection.watch.begin();
     if connection.refused {
-        let mut answer = overloaded();
+        let mut answer = match connection.late {
+            true => draining(),
+            false => overloaded(),
+        };
         answer
             .headers_mut()
             .insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -238,6 +241,12 @@ fn unauthorised() -> Answer {
 /// Too much to do: 503 and a pause that spreads those who come back.
 pub fn overloaded() -> Answer {
     unavailable(Refusal::Overloaded.retry_after())
+}
+
+/// It is about to stop: 503 and a short pause, since another gateway is there, or this one is soon again. Spread, so that they
+/// do not come all at once.
+fn draining() -> Answer {
+    unavailable(Duration::from_secs(rand::random_range(1..=10)))
 }
 
 fn unavailable(retry_after: Duration) -> Answer {
