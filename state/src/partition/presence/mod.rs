@@ -52,6 +52,9 @@ struct Said {
 /// What two gateways say of one agent may be under way for so long, and come in the wrong order.
 const UNDER_WAY_MS: u64 = 5_000;
 
+/// What is late by that is not so many messages behind: a client of a lower number has begun anew.
+const UNDER_WAY_MAX: u64 = 10;
+
 /// Timing of liveness.
 #[derive(Clone, Copy, Debug)]
 pub struct Timing {
@@ -142,12 +145,16 @@ impl Core {
             let digest = presence.digest.as_ref().try_into().unwrap_or_default();
             let seen_ms = now_ms.saturating_sub(presence.age_ms.into());
             // What a gateway says of an agent that another one serves by now is news only if it goes further. How long ago
-            // it was cannot be told exactly enough, as it has been under way. Much later it is a client that began anew.
+            // it was cannot be told exactly enough, as it has been under way. Much later, or far behind, it is a client that
+            // began anew.
             let elsewhere = |live: &&Live| {
+                let late = || {
+                    live.number - presence.number <= UNDER_WAY_MAX
+                        && seen_ms < live.seen_ms + UNDER_WAY_MS
+                };
                 live.gateway != gateway
                     && live.number >= presence.number
-                    && (leads && live.seen_ms >= led_from_ms
-                        || seen_ms < live.seen_ms + UNDER_WAY_MS)
+                    && (leads && live.seen_ms >= led_from_ms || late())
             };
             if let Some(live) = self.live.get(&uid).filter(elsewhere).copied() {
                 // The same message, repeated elsewhere: whoever serves the agent, it was there.

@@ -197,6 +197,35 @@ fn and_by_who_leads_only_since_then() {
 }
 
 #[test]
+fn and_at_once_where_its_number_is_too_low_to_be_late() {
+    let mut core = Core::new(TIMING, 0);
+    let said = |number, age_ms| Presence {
+        instance_uid: vec![1; 16].into(),
+        number,
+        digest: vec![1; 16].into(),
+        age_ms,
+        connection: 1,
+        closed: false,
+    };
+    let last = |core: &Core| core.last(uid(1)).map(|(number, _)| number);
+    core.heard("a", &[said(16, 0)], false, 23_000);
+    core.heard("b", &[said(16 - UNDER_WAY_MAX, 0)], false, 24_000);
+    assert_eq!(last(&core), Some(16), "it was said before");
+    core.heard("b", &[said(1, 2_000)], false, 24_000);
+    assert_eq!(last(&core), Some(16), "and so was this");
+    // Another node leads, and has handled its first message.
+    core.heard("b", &[said(1, 0)], false, 24_000);
+    core.begin(25_000);
+    core.heard("b", &[said(3, 0)], true, 26_000);
+    assert_eq!(last(&core), Some(3));
+    assert_eq!(core.holder(uid(1), "b"), None, "its session counts");
+    // Whoever handles messages itself knows better.
+    core.handled(uid(1), 16, [1; 16], ("a", 2), false, 27_000);
+    core.heard("b", &[said(4, 0)], true, 27_500);
+    assert_eq!(last(&core), Some(16));
+}
+
+#[test]
 fn connections_of_a_gateway_that_is_gone_are_closed_and_those_of_others_are_not() {
     let mut core = Core::new(TIMING, 0);
     core.handled(uid(1), 1, [0; 16], ("a", 1), false, 0);
