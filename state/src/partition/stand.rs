@@ -170,7 +170,6 @@ fn excluded(
         many_collectors: row.many_collectors(),
         lacks_components: held == Held::Lacking,
         conflict: matches!(doubt, Doubt::Conflict(_)),
-        ..Circumstances::default()
     });
     // It runs the target by its own word: no longer matching its role takes nothing back.
     let has_target = delivery.is_some_and(|d| Some(d.hash) == target);

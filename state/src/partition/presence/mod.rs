@@ -55,6 +55,9 @@ const UNDER_WAY_MS: u64 = 5_000;
 /// What is late by that is not so many messages behind: a client of a lower number has begun anew.
 const UNDER_WAY_MAX: u64 = 10;
 
+/// Ages and clocks are whole milliseconds: of two messages in a moment the later one may seem to be older by so much.
+const ROUNDED_MS: u64 = 2;
+
 /// Timing of liveness.
 #[derive(Clone, Copy, Debug)]
 pub struct Timing {
@@ -224,8 +227,10 @@ impl Core {
             backs: 0,
             back_ms: 0,
         });
-        let latest = seen_ms >= live.seen_ms;
+        let latest =
+            seen_ms >= live.seen_ms || number > live.number && seen_ms + ROUNDED_MS >= live.seen_ms;
         if latest {
+            let seen_ms = seen_ms.max(live.seen_ms);
             (live.number, live.digest, live.seen_ms) = (number, digest, seen_ms);
             (live.connection, live.gateway) = (connection, gateway);
             live.open = open;

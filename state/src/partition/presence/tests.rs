@@ -226,6 +226,28 @@ fn and_at_once_where_its_number_is_too_low_to_be_late() {
 }
 
 #[test]
+fn of_two_messages_in_one_moment_the_one_with_the_higher_number_is_the_later() {
+    let mut core = Core::new(TIMING, 0);
+    let said = |number, age_ms| Presence {
+        instance_uid: vec![1; 16].into(),
+        number,
+        digest: vec![1; 16].into(),
+        age_ms,
+        connection: 1,
+        closed: false,
+    };
+    let last = |core: &Core| core.last(uid(1)).map(|(number, _)| number);
+    core.begin(0);
+    core.handled(uid(1), 71, [1; 16], ("a", 1), false, 1_000);
+    core.heard("b", &[said(73, 1)], true, 1_000);
+    assert_eq!(last(&core), Some(73));
+    // Who has begun anew since has a low number, and what came before it is late.
+    core.handled(uid(1), 1, [1; 16], ("a", 2), false, 2_000);
+    core.heard("b", &[said(75, 5)], true, 2_000);
+    assert_eq!(last(&core), Some(1));
+}
+
+#[test]
 fn connections_of_a_gateway_that_is_gone_are_closed_and_those_of_others_are_not() {
     let mut core = Core::new(TIMING, 0);
     core.handled(uid(1), 1, [0; 16], ("a", 1), false, 0);
