@@ -334,13 +334,18 @@ impl Counts {
         }
     }
 
-    /// Members that have converged, failed, or are a named exception: for whom there is nothing more to wait for.
+    /// Members for whom there is nothing more to wait for. Not those that may still come to take the config, since they
+    /// return, are let go by a pin, or may be configured again.
     pub fn outcomes(&self) -> u64 {
         let open = [
             Bucket::Waiting,
             Bucket::PendingPickup,
             Bucket::Applying,
             Bucket::Soaking,
+            Bucket::NotReached,
+            Bucket::Unverifiable,
+            Bucket::Excluded,
+            Bucket::Pinned,
         ];
         self.members() - open.iter().map(|bucket| self.of(*bucket)).sum::<u64>()
     }

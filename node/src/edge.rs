@@ -266,7 +266,14 @@ impl Conversation {
         let node = self.node.clone();
         drop(self);
         node.gateways.ended();
-        node.gateway_is_here(&gateway, node.gateways.has(&gateway));
+        // Its next stream may begin just now.
+        loop {
+            let here = node.gateways.has(&gateway);
+            node.gateway_is_here(&gateway, here);
+            if here == node.gateways.has(&gateway) {
+                break;
+            }
+        }
         tokio::time::sleep(GONE).await;
         if !node.gateways.has(&gateway) {
             for partition in node.partitions.iter() {

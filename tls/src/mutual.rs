@@ -1,5 +1,6 @@
 //! TLS between the processes of one cluster: both ends show who they are.
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -15,7 +16,7 @@ use rustls::{ClientConfig, ServerConfig};
 use rustls_pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
+use tokio::task::AbortHandle;
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
@@ -106,19 +107,15 @@ impl Mutual {
         let configs = self.configs.clone();
         tokio::spawn(async move {
             let mut incoming = pin!(incoming);
-            let places = Arc::new(Semaphore::new(HANDSHAKES));
+            let mut open: VecDeque<AbortHandle> = VecDeque::new();
             loop {
-                let next = async {
-                    let place = places.clone().acquire_owned().await.ok()?;
-                    Some((incoming.next().await?, place))
-                };
                 let next = tokio::select! {
                     () = send.closed() => return,
-                    next = next => next,
+                    next = incoming.next() => next,
                 };
-                let ((stream, peer), place) = match next {
-                    Some((Ok(accepted), place)) => (accepted, place),
-                    Some((Err(error), _)) => {
+                let (stream, peer) = match next {
+                    Some(Ok(accepted)) => accepted,
+                    Some(Err(error)) => {
                         tracing::warn!(%error, "cannot accept");
                         continue;
                     }
@@ -128,7 +125,14 @@ impl Mutual {
                     send.clone(),
                     TlsAcceptor::from(configs.current().server.clone()),
                 );
-                tokio::spawn(async move {
+                // Who says nothing gives way: otherwise a few strangers could keep everybody else out.
+                open.retain(|handshake| !handshake.is_finished());
+                if open.len() >= HANDSHAKES
+                    && let Some(oldest) = open.pop_front()
+                {
+                    oldest.abort();
+                }
+                let handshake = tokio::spawn(async move {
                     match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
                         Ok(Ok(stream)) => {
                             let _stopping = send.send(Ok(stream)).await;
@@ -138,8 +142,8 @@ impl Mutual {
                         }
                         Err(_) => tracing::debug!(%peer, "a connection has not shown who it is"),
                     }
-                    drop(place);
                 });
+                open.push_back(handshake.abort_handle());
             }
         });
         ReceiverStream::new(accepted)

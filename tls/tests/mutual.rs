@@ -4,8 +4,6 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tls::{Authority, Files, Mutual, MutualFiles, Name, Peer};
@@ -219,25 +217,22 @@ async fn who_is_believed_changes_with_the_file_of_the_authority_without_a_restar
 }
 
 #[tokio::test]
-async fn so_many_may_show_who_they_are_at_a_time_and_the_others_wait() {
+async fn strangers_that_say_nothing_keep_nobody_out() {
     let dir = tempfile::tempdir().unwrap();
     let authority = Authority::new("prod", LIFE).unwrap();
     let node = load(&issue(&authority, dir.path(), Name::Node(1), LIFE));
-    let taken = Arc::new(AtomicUsize::new(0));
-    let strangers = {
-        let taken = taken.clone();
-        // They say nothing, and do not go.
-        let mut standing = Vec::new();
-        tokio_stream::iter(std::iter::repeat_with(move || {
-            taken.fetch_add(1, Ordering::Relaxed);
-            let (near, far) = tokio::io::duplex(64);
-            standing.push(far);
-            Ok((near, ([192, 0, 2, 1], 1).into()))
-        }))
-    };
-    let _accepted = node.accept(strangers);
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    assert_eq!(taken.load(Ordering::Relaxed), 128);
+    let gateway = load(&issue(&authority, dir.path(), Name::Gateway, LIFE));
+    let (address, peer) = listen(&node).await;
+    let mut strangers = Vec::new();
+    for _ in 0..200 {
+        strangers.push(TcpStream::connect(&address).await.unwrap());
+    }
+    connect(&gateway, &address, Name::Node(1)).await.unwrap();
+    assert!(peer.await.unwrap().unwrap().is(Name::Gateway, "prod"));
+    // No more of them are kept than may show who they are at a time.
+    let mut first = strangers.swap_remove(0);
+    let ended = tokio::time::timeout(Duration::from_secs(2), first.read(&mut [0])).await;
+    assert!(matches!(ended, Ok(Ok(0) | Err(_))), "{ended:?}");
 }
 
 #[test]

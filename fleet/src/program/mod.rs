@@ -447,11 +447,12 @@ impl<'a, F> Subject<'a, F> {
     }
 
     /// What its build lacks of what the config of this role uses, in words. None: nothing, or it has not said what it has,
-    /// or it was offered that config before.
+    /// or it was offered that config before, or it was stopped by order: keeping what it has would leave it so.
     fn lacks(&self, role: &ProgramRole) -> Option<String> {
         let available = self.components?;
         let was_offered = self.delivery == Some(role.delivery);
-        (!was_offered)
+        let was_stopped = self.delivery == Some(crate::family::stop_delivery());
+        (!was_offered && !was_stopped)
             .then(|| lacking(&role.needs, available))
             .flatten()
     }

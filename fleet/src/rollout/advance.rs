@@ -8,6 +8,9 @@ use super::gate::{Inconclusive, Verdict};
 use super::plan::{Plan, Step};
 use super::{Clock, INCONCLUSIVE_MS_MAX, Observed, Role, Rollout, Waiting};
 
+/// So many members that have had an outcome may be without one for a while.
+const COME_AND_GO: u64 = 10;
+
 /// One look at a running rollout.
 struct Look<'a> {
     rollout: &'a Rollout,
@@ -288,9 +291,10 @@ impl<'a> Look<'a> {
     }
 
     fn finish(mut self) -> Plan {
+        let goes_on = !self.plan.steps.is_empty();
         self.plan.inconclusive_ms = match self.undecided {
             Some(_) => self.rollout.inconclusive_ms + self.elapsed_ms,
-            None if self.passes_again => self.rollout.inconclusive_ms,
+            None if self.passes_again && !goes_on => self.rollout.inconclusive_ms,
             None => 0,
         };
         let undecided = self
@@ -324,15 +328,20 @@ impl<'a> Look<'a> {
         let before = role.clock;
         let counts = self.observed.waves(&role.name).iter();
         let outcomes: u64 = counts.map(|counts| counts.outcomes()).sum();
-        // More than ever before: a member that comes and goes gets nowhere.
-        let quiet_ms = match outcomes > before.outcomes {
+        // More than ever before: members that come and go get nowhere. But where many have none any more, as after a retry, it
+        // begins again from there.
+        let most = match outcomes + COME_AND_GO < before.outcomes {
+            true => outcomes,
+            false => before.outcomes,
+        };
+        let quiet_ms = match outcomes > most {
             true => 0,
             false => before.quiet_ms + self.elapsed_ms,
         };
         Clock {
             open_ms: before.open_ms + self.elapsed_ms,
             quiet_ms,
-            outcomes: outcomes.max(before.outcomes),
+            outcomes: outcomes.max(most),
         }
     }
 }

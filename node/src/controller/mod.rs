@@ -59,6 +59,8 @@ struct Memory {
     version: u64,
     /// What that document says of it; another word, as of who resumes, makes it void.
     counted: Counted,
+    /// What is being written, and may be stored or not.
+    attempted: Option<Counted>,
     soaked_ms: BTreeMap<String, u64>,
     clocks: BTreeMap<String, Clock>,
     forgiven: BTreeMap<String, Vec<u64>>,
@@ -303,9 +305,10 @@ impl Controller {
         if next.steps.is_empty() {
             if let Some(kept) = memory.to_keep(&stored, now.duration_since(memory.kept)) {
                 memory.kept = now;
-                memory.counted = Counted::of(&kept);
+                memory.attempted = Some(Counted::of(&kept));
                 let change = entry(vec![put(table::ROLLOUT, id, version, &kept)], vec![]);
                 memory.version = self.node.control_ledger.propose(change).await?;
+                memory.counted = Counted::of(&kept);
             }
             return Ok(());
         }
@@ -343,6 +346,7 @@ impl Memory {
             kept: now,
             version,
             counted: Counted::of(stored),
+            attempted: None,
             soaked_ms,
             clocks: BTreeMap::new(),
             forgiven: BTreeMap::new(),
@@ -356,8 +360,10 @@ impl Memory {
         if self.version == version {
             return;
         }
-        if self.counted == Counted::of(stored) {
+        let counted = Counted::of(stored);
+        if self.counted == counted || self.attempted.as_ref() == Some(&counted) {
             self.version = version;
+            self.counted = counted;
         } else {
             *self = Memory::of(stored, version, now);
         }
@@ -784,11 +790,20 @@ mod tests {
         };
         memory.follow(&answered, 2, now);
         assert_eq!((memory.version, memory.inconclusive_ms), (2, 840_000));
+        // What it has written itself may be stored without an answer.
+        let kept = store::Rollout {
+            inconclusive_ms: 840_000,
+            ..answered.clone()
+        };
+        memory.attempted = Some(Counted::of(&kept));
+        memory.follow(&answered, 3, now);
+        memory.follow(&kept, 4, now);
+        assert_eq!((memory.version, memory.inconclusive_ms), (4, 840_000));
         let resumed = store::Rollout {
             state: RolloutState::Halted.into(),
             ..stored
         };
-        memory.follow(&resumed, 3, now);
-        assert_eq!((memory.version, memory.inconclusive_ms), (3, 0));
+        memory.follow(&resumed, 5, now);
+        assert_eq!((memory.version, memory.inconclusive_ms), (5, 0));
     }
 }

@@ -213,3 +213,24 @@ fn a_wave_that_soaks_when_its_deadline_is_over_pauses() {
     };
     assert_eq!(plan(&r, &frozen, 500).steps, []);
 }
+
+#[test]
+fn who_wakes_up_or_is_retried_in_numbers_and_converges_one_by_one_does_not_pause_the_rollout() {
+    for before in [Bucket::NotReached, Bucket::Failed(Failure::NoAnswer)] {
+        let mut r = rollout(vec![role("agent", &[], &[1_000, 2_000], 1)]);
+        // Nobody counts failures here.
+        r.plan.waves[0].gate.max_failures = Some(Size::Count(1_000));
+        let wave = |of: &[(Bucket, u64)]| seen("agent", vec![counts(of)]);
+        let next = plan(&r, &wave(&[(Bucket::Converged, 600), (before, 400)]), 500);
+        r.apply(&next);
+        for converged in 600..640 {
+            let now = [
+                (Bucket::Converged, converged),
+                (Bucket::PendingPickup, 1_000 - converged),
+            ];
+            let next = plan(&r, &wave(&now), 60_000);
+            r.apply(&next);
+        }
+        assert_eq!(r.state, State::Running, "{before:?}");
+    }
+}

@@ -386,7 +386,10 @@ impl AgentService for Api {
                     let conflict = !std::mem::take(&mut agent.conflict).is_empty();
                     let open = agent.delivery.as_ref().is_some_and(|d| {
                         use store::DeliveryState::{Failed, NoAnswer, RolledBackByAgent};
-                        matches!(d.state(), Failed | NoAnswer | RolledBackByAgent)
+                        // Who has fallen silent after its offer stays a failure until it is heard.
+                        let silent = agent.link() != store::Link::Connected;
+                        matches!(d.state(), Failed | RolledBackByAgent)
+                            || d.state() == NoAnswer && !silent
                     });
                     if let Some(delivery) = agent.delivery.as_mut().filter(|_| open || conflict) {
                         delivery.state = store::DeliveryState::Withdrawn.into();
