@@ -207,7 +207,7 @@ fn progress(s: &Sighting<'_>, at_goal: bool) -> Bucket {
         (_, State::Failed) => Bucket::Failed(failure_of(error)),
         (_, State::RolledBackByAgent) => Bucket::Failed(Failure::RolledBackByAgent),
         (Presence::Left, _) => Bucket::Left,
-        // What was taken back unsent cannot be why it fell silent.
+        // It was taken back unsent, or a person has had it tried again: nothing stands that could be why it is silent.
         (Presence::Lost, State::Withdrawn) => Bucket::NotReached,
         (Presence::Lost, _) => Bucket::Failed(Failure::Vanished),
         (_, State::NoAnswer | State::Offered) if !s.reports_status => unverified(s),

@@ -428,7 +428,8 @@ mod tests {
 
     use super::*;
     use crate::Link;
-    use crate::cluster::{Config, NOTICES};
+    use crate::cluster::NOTICES;
+    use crate::cluster::tests::cluster;
 
     struct Nodes {
         closes: mpsc::Receiver<Closed>,
@@ -466,16 +467,6 @@ mod tests {
             _others: other,
         };
         (Arc::new(line), up, nodes)
-    }
-
-    fn cluster(stop: &CancellationToken) -> Arc<Cluster> {
-        let config = Config {
-            name: "gateway".to_owned(),
-            cluster: "prod".to_owned(),
-            nodes: Vec::new(),
-            certificates: None,
-        };
-        Cluster::start(config, stop.clone())
     }
 
     #[tokio::test]

@@ -206,7 +206,8 @@ impl Cluster {
 mod tests {
     use super::*;
 
-    fn cluster(stop: &CancellationToken) -> Arc<Cluster> {
+    /// It has heard of no node.
+    pub(super) fn cluster(stop: &CancellationToken) -> Arc<Cluster> {
         let config = Config {
             name: "gateway".to_owned(),
             cluster: "prod".to_owned(),

@@ -13,6 +13,23 @@ fn uid(n: u8) -> Uid {
     Uid::from_wire(&[n; 16]).unwrap()
 }
 
+/// What a gateway tells of a message of agent 1 that came so long ago.
+fn said(number: u64, age_ms: u32) -> Presence {
+    Presence {
+        instance_uid: vec![1; 16].into(),
+        number,
+        digest: vec![1; 16].into(),
+        age_ms,
+        connection: 1,
+        closed: false,
+    }
+}
+
+/// The number of agent 1's last message.
+fn last(core: &Core) -> Option<u64> {
+    core.last(uid(1)).map(|(number, _)| number)
+}
+
 #[test]
 fn an_agent_that_never_rests_writes_no_more_than_its_budget_and_owes_the_rest() {
     let mut core = Core::new(TIMING, 0);
@@ -159,37 +176,21 @@ fn an_agent_that_repeats_a_message_elsewhere_was_there() {
 #[test]
 fn a_client_that_began_anew_at_another_gateway_is_heard_by_replicas_that_do_not_lead() {
     let mut core = Core::new(TIMING, 0);
-    let said = |number| Presence {
-        instance_uid: vec![1; 16].into(),
-        number,
-        digest: vec![1; 16].into(),
-        age_ms: 0,
-        connection: 1,
-        closed: false,
-    };
-    core.heard("a", &[said(400)], false, 1_000);
+    core.heard("a", &[said(400, 0)], false, 1_000);
     // Only the leader has handled its first message.
-    core.heard("b", &[said(2)], false, 1_000 + UNDER_WAY_MS);
-    assert_eq!(core.last(uid(1)).map(|(number, _)| number), Some(2));
+    core.heard("b", &[said(2, 0)], false, 1_000 + UNDER_WAY_MS);
+    assert_eq!(last(&core), Some(2));
     assert_eq!(core.age_ms(uid(1), 7_000), 1_000);
 }
 
 #[test]
 fn and_by_who_leads_only_since_then() {
     let mut core = Core::new(TIMING, 0);
-    let said = |number, age_ms| Presence {
-        instance_uid: vec![1; 16].into(),
-        number,
-        digest: vec![1; 16].into(),
-        age_ms,
-        connection: 1,
-        closed: false,
-    };
     core.heard("a", &[said(400, 0)], false, 1_000);
     // The leader before has handled its first message.
     core.begin(3_000);
     core.heard("b", &[said(2, 0)], true, 1_000 + UNDER_WAY_MS);
-    assert_eq!(core.last(uid(1)).map(|(number, _)| number), Some(2));
+    assert_eq!(last(&core), Some(2));
     // What is handled here is known here.
     core.handled(uid(1), 3, [3; 16], ("a", 2), false, 10_000);
     core.heard("b", &[said(2, 0)], true, 10_000 + UNDER_WAY_MS);
@@ -199,15 +200,6 @@ fn and_by_who_leads_only_since_then() {
 #[test]
 fn and_at_once_where_its_number_is_too_low_to_be_late() {
     let mut core = Core::new(TIMING, 0);
-    let said = |number, age_ms| Presence {
-        instance_uid: vec![1; 16].into(),
-        number,
-        digest: vec![1; 16].into(),
-        age_ms,
-        connection: 1,
-        closed: false,
-    };
-    let last = |core: &Core| core.last(uid(1)).map(|(number, _)| number);
     core.heard("a", &[said(16, 0)], false, 23_000);
     core.heard("b", &[said(16 - UNDER_WAY_MAX, 0)], false, 24_000);
     assert_eq!(last(&core), Some(16), "it was said before");
@@ -228,15 +220,6 @@ fn and_at_once_where_its_number_is_too_low_to_be_late() {
 #[test]
 fn of_two_messages_in_one_moment_the_one_with_the_higher_number_is_the_later() {
     let mut core = Core::new(TIMING, 0);
-    let said = |number, age_ms| Presence {
-        instance_uid: vec![1; 16].into(),
-        number,
-        digest: vec![1; 16].into(),
-        age_ms,
-        connection: 1,
-        closed: false,
-    };
-    let last = |core: &Core| core.last(uid(1)).map(|(number, _)| number);
     core.begin(0);
     core.handled(uid(1), 71, [1; 16], ("a", 1), false, 1_000);
     core.heard("b", &[said(73, 1)], true, 1_000);
